@@ -1,0 +1,285 @@
+"""Every setting of the program: frozen dataclasses, one per part.
+
+A config is data: numbers, names and booleans. Names of choices are keys of the dicts that list them (``SPATIAL_FORMS``,
+``STARTS`` and so on), which report an unknown name together with the known ones. Nothing here imports torch, so that the
+command line can read these classes at once. The defaults are the recipe for all data; ``configs/paper.yaml`` holds the
+sizes and readings of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scamac_scale.errors import ConfigError
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How a raw file becomes a training store."""
+
+    kind: str = "auto"
+    """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected on the full pass)."""
+    matrix: str = "X"
+    """Where the values lie: X, raw, or the name of a layer."""
+    n_genes: int = 2000
+    """Highly variable genes to keep; all that pass the filter where there are fewer."""
+    min_cell_fraction: float = 0.05
+    """A gene is kept if at least this share of the cells expresses it, 0 to 1."""
+    target_sum: float | None = None
+    """Total that every cell is scaled to; null takes the median total, as scanpy does."""
+    block_cells: int = 4096
+    """Cells read and written at a time; memory grows with it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.n_genes >= 1, f"ingest.n_genes={self.n_genes}; it must be at least 1.")
+        _require(
+            0.0 <= self.min_cell_fraction <= 1.0,
+            f"ingest.min_cell_fraction={self.min_cell_fraction}; it is a share of cells, 0 to 1.",
+        )
+        _require(
+            self.target_sum is None or self.target_sum > 0,
+            f"ingest.target_sum={self.target_sum}; it must be positive, or null for the median.",
+        )
+        _require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """What the network sees: log-normalised values, rescaled, plus noise in training."""
+
+    unit_norm: bool = True
+    """Scale each cell to Euclidean length 1."""
+    center: bool = True
+    """Subtract the mean of each gene."""
+    gene_sd: float | None = 0.5
+    """Multiply everything by one number so that the mean standard deviation of a gene is this; null leaves it."""
+    noise_low: float = 0.0
+    """Lower bound of the uniform noise added in training."""
+    noise_high: float = 1.0
+    """Upper bound of the uniform noise added in training."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(
+            self.gene_sd is None or self.gene_sd > 0,
+            f"input.gene_sd={self.gene_sd}; it must be positive, or null to leave the scale alone.",
+        )
+        _require(
+            self.noise_low <= self.noise_high,
+            f"input.noise_low={self.noise_low} lies above input.noise_high={self.noise_high}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and forms of the network."""
+
+    encoder_width: int = 256
+    """Width H of the encoding and decoding layers."""
+    latent_width: int = 32
+    """Width D of the hidden layer and of the fused latent."""
+    encoder_activation: str = "leaky_relu"
+    """Activation of the encoding and decoding layers, Eqs. (1) and (3)."""
+    latent_activation: str = "linear"
+    """Activation of the hidden layer and of the two projections, Eqs. (2), (6) and (7)."""
+    output_activation: str = "linear"
+    """Activation of the output layer, Eq. (4)."""
+    negative_slope: float = 0.01
+    """Slope of LeakyReLU below zero."""
+    spatial_form: str = "landmark"
+    """Spatial attention, Eq. (10): landmark (a bank of cells) or batch (the cells of the batch, as printed)."""
+    bank_cells: int = 256
+    """Cells M in the bank of landmark attention."""
+    integration_kernel: int = 3
+    """Width of the convolution over the three scales (Figure 3); odd."""
+    fusion: str = "residual"
+    """How Z is put together: residual (mean over scales of Z' plus the gated attention) or gated_sum."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("encoder_width", "latent_width", "bank_cells", "integration_kernel"):
+            _require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}; it must be at least 1.")
+        _require(
+            self.integration_kernel % 2 == 1,
+            f"model.integration_kernel={self.integration_kernel}; it must be odd.",
+        )
+        _require(
+            0.0 < self.negative_slope <= 1.0,
+            f"model.negative_slope={self.negative_slope}; it must lie above 0 and at most at 1.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The terms of the objective and their weights."""
+
+    reconstruction: str = "mean"
+    """Eq. (5) as a mean over entries (mean), or summed over genes and averaged over cells (sum_genes)."""
+    clustering: str = "mean"
+    """Eq. (12) as a mean over cells (mean) or summed (sum)."""
+    clustering_weight: float = 0.01
+    """Factor of Eq. (12)."""
+    similarity_target: str = "consensus"
+    """U of Eq. (15): consensus (multi-scale memberships of the consensus members) or membership (as printed)."""
+    similarity_form: str = "auto"
+    """How Eq. (15) is computed: direct, gram, or auto (the cheaper one); the value is the same."""
+    similarity_scaling: str = "pairs"
+    """Eq. (15) over the number of pairs (pairs) or over the number of cells (paper)."""
+    similarity_weight: float | None = None
+    """Factor of Eq. (15); null measures it once, from `similarity_gradient_ratio`."""
+    similarity_gradient_ratio: float = 10.0
+    """Gradient norm of Eq. (15) at the hidden layer, as a multiple of the reconstruction's."""
+    epsilon: float = 0.01
+    """The epsilon of Eqs. (12) to (14)."""
+    temperature: str = "relative"
+    """Of Eq. (14): relative (gamma times the mean gap between nearest and second center) or absolute (gamma)."""
+    gamma: float = 0.1
+    """See `temperature`; the paper has absolute 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("epsilon", "gamma", "similarity_gradient_ratio"):
+            _require(getattr(self, name) > 0, f"loss.{name}={getattr(self, name)}; it must be positive.")
+        for name in ("clustering_weight", "similarity_weight"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"loss.{name}={value}; it must not be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """One stretch of gradient steps."""
+
+    terms: tuple[str, ...] = ("reconstruction", "layers")
+    """Terms of the objective: reconstruction, layers (both of Eq. 5), similarity, clustering."""
+    epochs: float = 10
+    """Passes over the cells."""
+    min_steps: int = 0
+    """At least so many steps, however few the cells."""
+    max_steps: int | None = None
+    """At most so many steps, however many the cells; null sets no limit."""
+    optimizer: str = "adamw"
+    """adamw, adam or sgd."""
+    learning_rate: float | None = None
+    """Step size; null takes 1e-3 at 256 cells a batch, growing with the batch."""
+    schedule: str = "constant"
+    """constant or cosine (to zero at the last step of the last round)."""
+    is_noisy: bool = True
+    """Whether uniform noise is added to the input."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.epochs >= 0, f"epochs={self.epochs}; it must not be negative.")
+        _require(
+            self.max_steps is None or self.max_steps >= self.min_steps,
+            f"max_steps={self.max_steps} lies below min_steps={self.min_steps}.",
+        )
+        _require(
+            self.learning_rate is None or self.learning_rate > 0,
+            f"learning_rate={self.learning_rate}; it must be positive, or null for the default.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """How the weights and the centers begin."""
+
+    weights: str = "pca"
+    """pca (the linear PCA autoencoder) or kaiming."""
+    pca_cells: int = 100_000
+    """Cells of the covariance; a random sample of so many where the atlas has more."""
+    centers: str = "consensus"
+    """consensus, ward, kmeans or random."""
+    landmark_cells: int = 1000
+    """Cells on which the centers are found."""
+    components: tuple[int, ...] = (10, 20, 40)
+    """Principal components of the spaces that the consensus members cluster in."""
+    cut_height: float = 0.6
+    """Where the consensus tree is cut when the number of clusters is not given, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.landmark_cells >= 2, f"start.landmark_cells={self.landmark_cells}; it must be at least 2.")
+        _require(self.pca_cells >= 2, f"start.pca_cells={self.pca_cells}; it must be at least 2.")
+        _require(len(self.components) > 0, "start.components is empty; name at least one number.")
+        _require(0 < self.cut_height < 1, f"start.cut_height={self.cut_height}; it lies between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop: batches, rounds, devices."""
+
+    batch_cells: int | None = None
+    """Cells in a global batch; null takes 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
+    pretrain: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000)
+    )
+    """Before the centers are found."""
+    rounds: int = 4
+    """Rounds of (phases, exact sweep)."""
+    phases: tuple[PhaseConfig, ...] = field(
+        default_factory=lambda: (
+            PhaseConfig(
+                terms=("reconstruction", "layers", "similarity", "clustering"),
+                epochs=3,
+                max_steps=1000,
+                schedule="cosine",
+            ),
+        )
+    )
+    """The phases of one round, in order."""
+    carries_centers: bool = False
+    """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
+    accelerator: str = "auto"
+    """cpu, cuda, mps or auto."""
+    precision: str = "auto"
+    """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
+    cache_bytes: int = 2**30
+    """A store whose matrix fits is read once into memory, bytes; 0 always streams."""
+    log_every_s: float = 10.0
+    """Seconds between plain progress lines where there is no terminal."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(
+            self.batch_cells is None or self.batch_cells >= 1,
+            f"train.batch_cells={self.batch_cells}; it must be at least 1, or null for the default.",
+        )
+        _require(self.rounds >= 0, f"train.rounds={self.rounds}; it must not be negative.")
+        _require(self.cache_bytes >= 0, f"train.cache_bytes={self.cache_bytes}; it must not be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScamacConfig:
+    """One whole run."""
+
+    n_clusters: int | str = "auto"
+    """Number of clusters K, or auto."""
+    seed: int = 0
+    """Every random choice derives from it."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """What the network sees."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes and forms of the network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The objective."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Weights and centers at the beginning."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        """Check the number of clusters."""
+        if isinstance(self.n_clusters, str):
+            _require(
+                self.n_clusters == "auto",
+                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
+            )
+        else:
+            _require(self.n_clusters >= 1, f"n_clusters={self.n_clusters}; it must be at least 1.")
+        _require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")

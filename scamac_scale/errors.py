@@ -1,0 +1,90 @@
+"""The exceptions of the package, and the exit code that each one means.
+
+A message says what came, what was expected, where, and what to do. Every class derives from `ScamacError` and from the
+built-in that fits, so that callers may catch either.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class ScamacError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Attributes
+    ----------
+    exit_code
+        What the command line returns: 2 for bad input, config or usage unless a subclass says otherwise.
+    """
+
+    exit_code: int = 2
+
+
+class ConfigError(ScamacError, ValueError):
+    """A setting that cannot be used: unknown, out of range, or at odds with another."""
+
+
+class InputError(ScamacError, ValueError):
+    """Input data that cannot be used: missing matrix, negative values, duplicate genes, too few cells."""
+
+
+class ShapeError(ScamacError, ValueError):
+    """A tensor whose shape does not fit the operation."""
+
+
+class StoreError(ScamacError, ValueError):
+    """A training store that is missing, incomplete, damaged or of another version."""
+
+
+class PlanError(ScamacError, ValueError):
+    """A reading plan that cannot be made, or a row that is not in the source."""
+
+
+class MissingExtraError(ScamacError, ImportError):
+    """An optional dependency that is not installed; the message names the extra that brings it."""
+
+
+class OutputError(ScamacError, OSError):
+    """An output that cannot be written: no space, no permission, or already there."""
+
+    exit_code = 4
+
+
+class NumericalError(ScamacError, ArithmeticError):
+    """NaN or infinity where a finite number must be."""
+
+    exit_code = 5
+
+
+def choose(options: Mapping[str, Entry], name: str, where: str) -> Entry:
+    """Look up a configured choice.
+
+    Parameters
+    ----------
+    options
+        The dict that lists every choice.
+    name
+        The choice asked for.
+    where
+        The config key, for the message.
+
+    Returns
+    -------
+    Entry
+        ``options[name]``.
+
+    Raises
+    ------
+    ConfigError
+        If `name` is not listed; the message lists the known names and the nearest one.
+    """
+    if name in options:
+        return options[name]
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{where}={name!r} is not known; it is one of {', '.join(sorted(options))}.{hint}")

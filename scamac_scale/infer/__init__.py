@@ -1,0 +1,1 @@
+"""Labels, latents and reconstructions of all cells, streamed to an output."""

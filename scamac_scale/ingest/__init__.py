@@ -1,0 +1,1 @@
+"""Raw files to a training store: open and check, gene statistics, variable genes, write."""

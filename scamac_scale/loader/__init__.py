@@ -1,0 +1,1 @@
+"""Cells in memory: sources, the plan of rows, the feed of batches."""

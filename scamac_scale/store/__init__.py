@@ -1,0 +1,1 @@
+"""The training store on disk: layout, writer, reader. No torch here."""
