@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scamac_scale.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KINDS = ("counts", "linear", "log")
 
