@@ -1,0 +1,82 @@
+"""From raw values to what the network's input is made of: ``log1p(x * target_sum / total)``.
+
+The one home of that formula. It is compiled, so that a reader may apply it while it gathers; every source calls it, so
+that the same cell has the same bits wherever it is read from. Which genes count for the total, and which are kept, is not
+decided here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+from scamac_scale.errors import ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def cell_scale(totals: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
+    """Factor that brings each cell to the target.
+
+    Parameters
+    ----------
+    totals
+        (B,) sum of each cell over the filtered genes, non-negative.
+    target_sum
+        Total that every cell is scaled to.
+
+    Returns
+    -------
+    ndarray
+        (B,) ``target_sum / total``; 0 for a cell without counts, which so stays zeros.
+    """
+    totals = np.asarray(totals, dtype=np.float64)
+    return np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
+
+
+@numba.njit(nogil=True, cache=True)
+def log_scaled(value: Any, scale: Any) -> Any:  # pragma: no cover  compiled
+    """``log1p(value * scale)``, computed in float64, returned in float32; callable from other kernels."""
+    return np.float32(np.log1p(np.float64(value) * scale))
+
+
+@numba.njit(nogil=True, cache=True)
+def _normalise(indptr: Any, data: Any, scale: Any, out: Any) -> None:  # pragma: no cover  compiled
+    for row in range(indptr.size - 1):
+        for at in range(indptr[row], indptr[row + 1]):
+            out[at] = log_scaled(data[at], scale[row])
+
+
+def normalise_values(indptr: NDArray[Any], data: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Log-normalise the values of sparse rows.
+
+    Parameters
+    ----------
+    indptr
+        (B + 1,) integers; row ``i`` lies at ``indptr[i]:indptr[i + 1]`` of `data`.
+    data
+        (nnz,) raw values of any real type, non-negative.
+    scale
+        (B,) from `cell_scale`.
+
+    Returns
+    -------
+    ndarray
+        (nnz,) float32.
+
+    Raises
+    ------
+    ShapeError
+        If the lengths do not fit each other.
+    """
+    if indptr.size != scale.size + 1 or indptr[-1] > data.size:
+        raise ShapeError(
+            f"{indptr.size} row pointers up to {indptr[-1]} for {scale.size} scales and {data.size} values; "
+            "expected one pointer more than scales, and none past the values."
+        )
+    out = np.empty(data.size, np.float32)
+    _normalise(indptr, data, scale, out)
+    return out
