@@ -35,12 +35,12 @@ def numpy_generator(seed: int, purpose: str, *keys: int) -> np.random.Generator:
     return np.random.default_rng(_sequence(seed, purpose, keys))
 
 
-def torch_generator(seed: int, purpose: str, *keys: int) -> torch.Generator:
-    """Torch stream (on the CPU) for one purpose; see `numpy_generator`."""
+def torch_generator(seed: int, purpose: str, *keys: int, device: torch.device | None = None) -> torch.Generator:
+    """Torch stream on a device (the CPU where None) for one purpose; see `numpy_generator`."""
     import torch
 
     state = int(_sequence(seed, purpose, keys).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(state & (2**63 - 1))
+    return torch.Generator(device=device or torch.device("cpu")).manual_seed(state & (2**63 - 1))
 
 
 def integer_seed(seed: int, purpose: str, *keys: int) -> int:

@@ -1,0 +1,263 @@
+"""The public face: fit, predict, save and load a model; ingest, simulate, evaluate and inspect files.
+
+Everything heavy is imported when it is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from scamac_scale.config import IngestConfig, ScamacConfig
+from scamac_scale.errors import InputError
+from scamac_scale.inspection import inspect
+from scamac_scale.simulation import simulate
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from scamac_scale.checkpoint import FittedModel
+
+__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
+
+
+def ingest(
+    data: str | Path | ad.AnnData, out: str | Path, config: IngestConfig | None = None, *, overwrite: bool = False
+) -> Path:
+    """Turn a raw file into a training store.
+
+    Parameters
+    ----------
+    data
+        h5ad, AnnData zarr or 10x h5 of N cells, or an AnnData in memory.
+    out
+        The store, a zarr folder.
+    config
+        What the values are, where they lie, which genes are kept.
+    overwrite
+        Replace an existing store.
+
+    Returns
+    -------
+    Path
+        The store.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be used; names the cell and gene, or the key.
+    OutputError
+        If the store exists or cannot be written.
+    """
+    from scamac_scale.ingestion.pipeline import ingest as write
+
+    return write(data, out, config or IngestConfig(), overwrite=overwrite)
+
+
+class ScAMAC:
+    """Clusters single cells with scAMAC, at any number of cells.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters K, or ``"auto"``; None leaves what `config` says.
+    seed
+        Every random choice derives from it; None leaves what `config` says.
+    config
+        All settings; the default is one recipe for all data.
+
+    Examples
+    --------
+    >>> model = ScAMAC(n_clusters=8).fit("atlas.h5ad")
+    >>> adata = model.predict("atlas.h5ad")
+    >>> adata.obs["scamac_cluster"], adata.obsm["X_scAMAC"]
+    """
+
+    def __init__(
+        self, n_clusters: int | str | None = None, *, seed: int | None = None, config: ScamacConfig | None = None
+    ) -> None:
+        settings = config or ScamacConfig()
+        if n_clusters is not None:
+            settings = replace(settings, n_clusters=n_clusters)
+        if seed is not None:
+            settings = replace(settings, seed=seed)
+        self.config = settings
+        self._fitted: FittedModel | None = None
+
+    def __repr__(self) -> str:
+        state = f"{self.fitted.n_clusters} clusters" if self._fitted else "not fitted"
+        return f"ScAMAC(n_clusters={self.config.n_clusters!r}, seed={self.config.seed}): {state}"
+
+    @property
+    def fitted(self) -> FittedModel:
+        """The fitted model.
+
+        Raises
+        ------
+        InputError
+            Before `fit` or `load`.
+        """
+        if self._fitted is None:
+            raise InputError("this ScAMAC is not fitted; call fit(data) or ScAMAC.load(path) first.")
+        return self._fitted
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the fit says of itself: cells, clusters, steps, seconds by part, versions."""
+        return self.fitted.provenance
+
+    def fit(
+        self, data: str | Path | ad.AnnData, *, run: str | Path | None = None, ingest: IngestConfig | None = None
+    ) -> Self:
+        """Fit to all cells.
+
+        Parameters
+        ----------
+        data
+            Training store, or anything that `ingest` takes: such data is normalised on the fly.
+        run
+            New folder for the settings, metrics, TensorBoard files and the model; None keeps nothing on disk.
+        ingest
+            How raw data is read; a store brings its own.
+
+        Returns
+        -------
+        ScAMAC
+            Itself, fitted.
+
+        Raises
+        ------
+        ConfigError, InputError, StoreError
+            If settings or data cannot be used.
+        NumericalError
+            If the loss is not finite.
+        """
+        from scamac_scale.sources import open_source
+
+        with open_source(data, ingest=ingest or IngestConfig(), cache_bytes=self.config.train.cache_bytes) as source:
+            from scamac_scale.checkpoint import save_model
+            from scamac_scale.train.logs import RunFolder
+            from scamac_scale.train.loop import check_fit, fit
+
+            check_fit(source, self.config)
+            folder = RunFolder(run) if run is not None else None
+            if folder:
+                folder.write_config(self.config)
+            fitted = fit(source, source.gene_space, self.config, folder)
+        fitted.network.cpu()
+        fitted.centers = fitted.centers.cpu()
+        self._fitted = fitted
+        if folder:
+            save_model(fitted, folder.model_path)
+            folder.write_report(fitted.provenance, self.config)
+        return self
+
+    @overload
+    def predict(
+        self, data: str | Path | ad.AnnData, out: None = None, *, denoised: bool = False, matrix: str = "X"
+    ) -> ad.AnnData: ...
+
+    @overload
+    def predict(
+        self, data: str | Path | ad.AnnData, out: str | Path, *, denoised: bool = False, matrix: str = "X"
+    ) -> Path: ...
+
+    def predict(
+        self,
+        data: str | Path | ad.AnnData,
+        out: str | Path | None = None,
+        *,
+        denoised: bool = False,
+        matrix: str = "X",
+    ) -> ad.AnnData | Path:
+        """Predict cells, those of the fit or new ones.
+
+        Parameters
+        ----------
+        data
+            As of `fit`; genes are matched by name, at least half of the model's must be there.
+        out
+            Zarr or h5ad to stream to; None gives an AnnData.
+        denoised
+            Add ``layers["scamac_denoised"]``, log-normalised units.
+        matrix
+            Where raw data holds its values: X, raw, or a layer.
+
+        Returns
+        -------
+        AnnData or Path
+            Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
+            ``obsm["scamac_membership"]``, ``uns["scamac"]``.
+
+        Raises
+        ------
+        InputError
+            If the data does not fit the model.
+        OutputError
+            If `out` exists or cannot be written.
+        """
+        from scamac_scale.infer.output import check_target
+        from scamac_scale.infer.predict import predict
+        from scamac_scale.sources import open_source
+
+        fitted = self.fitted
+        if out is not None:
+            check_target(out)
+        with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source:
+            return predict(fitted, source, source.obs, out, is_denoised=denoised)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model folder (safetensors and JSON); see `load`."""
+        from scamac_scale.checkpoint import save_model
+
+        return save_model(self.fitted, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model folder, such as ``RUN/model``."""
+        from scamac_scale.checkpoint import load_model
+
+        fitted = load_model(path)
+        model = cls(config=fitted.config)
+        model._fitted = fitted
+        return model
+
+
+def evaluate(data: str | Path | ad.AnnData, label: str, *, key: str = "scamac_cluster") -> dict[str, Any]:
+    """Score a clustering against labels.
+
+    Parameters
+    ----------
+    data
+        Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
+    label
+        Column of obs with the labels; cells without one are left out and counted.
+    key
+        Column of obs with the clusters.
+
+    Returns
+    -------
+    dict
+        ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``.
+
+    Raises
+    ------
+    InputError
+        If a column is missing; lists the known ones.
+    """
+    from scamac_scale.metrics.clustering import clustering_scores
+
+    obs = _read_obs(data)
+    for column in (label, key):
+        if column not in obs:
+            raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns))}.")
+    return clustering_scores(obs[label].to_numpy(), obs[key].to_numpy())
+
+
+def _read_obs(data: str | Path | ad.AnnData) -> Any:  # Any: a pandas DataFrame
+    if not isinstance(data, str | Path):
+        return data.obs
+    from scamac_scale.ingestion.open import read_obs
+
+    return read_obs(data)

@@ -1,0 +1,60 @@
+"""Latents of cells: frozen attention, no noise, no gradient, in blocks of one fixed size.
+
+A short block is padded, so that a cell meets the same matrix shapes whatever its batch: its latent does not depend on which
+cells come with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from scamac_scale.nn.model import NetworkOutput, ScamacNetwork
+
+BLOCK_CELLS = 1024
+
+
+@torch.no_grad()
+def forward_block(network: ScamacNetwork, x: torch.Tensor) -> NetworkOutput:
+    """Frozen forward pass of up to `BLOCK_CELLS` cells.
+
+    Parameters
+    ----------
+    network
+        With its bank and mean product set.
+    x
+        (b, G) scaled input on the device of the network, b <= `BLOCK_CELLS`.
+
+    Returns
+    -------
+    NetworkOutput
+        As of the padded block: rows past b mean nothing.
+    """
+    if len(x) < BLOCK_CELLS:
+        x = torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
+    return network(x, frozen=True)
+
+
+@torch.no_grad()
+def embed_rows(network: ScamacNetwork, x: torch.Tensor) -> torch.Tensor:
+    """Latents of a sample of cells that fits memory.
+
+    Parameters
+    ----------
+    network
+        With its bank and mean product set.
+    x
+        (n, G) scaled input, on any device.
+
+    Returns
+    -------
+    Tensor
+        (n, D) float32, on the device of the network.
+    """
+    device = network.gene_mean.device
+    latents = [
+        forward_block(network, piece.to(device)).latent[: len(piece)].float() for piece in x.split(BLOCK_CELLS)
+    ]
+    return torch.cat(latents)

@@ -1,0 +1,104 @@
+"""Labels, latents, memberships and reconstructions of all cells of a source, streamed to an output in input order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scamac_scale.infer.assign import assign
+from scamac_scale.infer.embed import BLOCK_CELLS, forward_block
+from scamac_scale.infer.output import (
+    DENOISED_KEY,
+    LATENT_KEY,
+    MEMBERSHIP_KEY,
+    DiskOutput,
+    MemoryOutput,
+)
+from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.sweep import sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata as ad
+    import pandas as pd
+
+    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.loader.feed import Batch
+    from scamac_scale.loader.source import CellSource
+
+
+def predict(
+    model: FittedModel,
+    source: CellSource,
+    obs: pd.DataFrame,
+    out: str | Path | None = None,
+    *,
+    is_denoised: bool = False,
+) -> ad.AnnData | Path:
+    """Predict all cells of a source.
+
+    Parameters
+    ----------
+    model
+        Fitted.
+    source
+        N cells, in the order of the result.
+    obs
+        (N) rows, carried over to the result.
+    out
+        Zarr or h5ad to stream to; None keeps the result in memory.
+    is_denoised
+        Also write the reconstruction, log-normalised units, N x G float32.
+
+    Returns
+    -------
+    AnnData or Path
+        The result in memory, or where it lies.
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written.
+    """
+    genes = list(model.genes.chosen)
+    widths = {LATENT_KEY: model.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
+    if is_denoised:
+        widths[DENOISED_KEY] = len(genes)
+    output = MemoryOutput(obs, genes, widths) if out is None else DiskOutput(out, obs, genes, widths)
+    network = model.network.eval()
+    device = network.gene_mean.device
+
+    def write(start: int, batch: Batch) -> int:
+        n_cells = len(batch.rows)
+        values = batch.values.to(device)
+        found = forward_block(network, network.scale_input(values))
+        latent = found.latent[:n_cells].float()
+        u = assign(model, latent)
+        blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
+        if is_denoised:
+            blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)
+        arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
+        output.write(start, u.argmax(dim=1).cpu().numpy(), arrays)
+        return start + n_cells
+
+    with torch.no_grad(), output:
+        sweep(source, write, 0, label="predict", batch_cells=BLOCK_CELLS)
+        return output.finish(model.n_clusters, description(model))
+
+
+def description(model: FittedModel) -> dict[str, Any]:
+    """What ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature."""
+    import json
+
+    return {
+        "config": json.dumps(asdict(model.config)),
+        "versions": dict(model.provenance["versions"]),
+        "seed": model.config.seed,
+        "n_clusters": model.n_clusters,
+        "is_count_estimated": bool(model.provenance["is_count_estimated"]),
+        "temperature": model.temperature,
+        "centers": model.centers.cpu().numpy(),
+    }

@@ -1,0 +1,30 @@
+"""Denoised expression: the network's output, back in log-normalised units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scamac_scale.nn.model import ScamacNetwork
+
+
+def denoise(network: ScamacNetwork, output: Tensor, values: Tensor) -> Tensor:
+    """Undo the scaling of the input.
+
+    Parameters
+    ----------
+    network
+        Knows the gene means and the scale.
+    output
+        (B, G) reconstruction X', scaled units.
+    values
+        (B, G) log-normalised input, for the length of each cell.
+
+    Returns
+    -------
+    Tensor
+        (B, G) log-normalised expression, clamped at 0.
+    """
+    return network.unscale(output, values.norm(dim=1, keepdim=True)).clamp_min(0.0)

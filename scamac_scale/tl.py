@@ -1,0 +1,65 @@
+"""Tools in scanpy's style: they work in place on an AnnData in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scamac_scale.config import IngestConfig
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from scamac_scale.config import ScamacConfig
+
+
+def scamac(
+    adata: ad.AnnData,
+    n_clusters: int | str | None = None,
+    *,
+    seed: int | None = None,
+    config: ScamacConfig | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    denoised: bool = False,
+) -> None:
+    """Cluster the cells of an AnnData with scAMAC, in place.
+
+    Parameters
+    ----------
+    adata
+        N cells with raw counts, linear values (RPKM, TPM) or log values; which is detected.
+    n_clusters
+        Number of clusters K, or ``"auto"`` (the default).
+    seed
+        Every random choice derives from it.
+    config
+        All settings.
+    layer
+        Layer with the values, instead of X.
+    use_raw
+        Take the values of ``adata.raw``.
+    denoised
+        Add ``obsm["scamac_denoised"]``, log-normalised expression of the genes of the model (their names are in
+        ``uns["scamac"]["genes"]``).
+
+    Raises
+    ------
+    InputError
+        If the data cannot be used.
+
+    Notes
+    -----
+    Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``.
+    """
+    from scamac_scale.api import ScAMAC
+    from scamac_scale.infer.output import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
+
+    matrix = "raw" if use_raw else (layer or "X")
+    model = ScAMAC(n_clusters, seed=seed, config=config).fit(adata, ingest=IngestConfig(matrix=matrix))
+    found = model.predict(adata, denoised=denoised, matrix=matrix)
+    adata.obs[CLUSTER_KEY] = found.obs[CLUSTER_KEY]
+    adata.obsm[LATENT_KEY] = found.obsm[LATENT_KEY]
+    adata.obsm[MEMBERSHIP_KEY] = found.obsm[MEMBERSHIP_KEY]
+    adata.uns[UNS_KEY] = found.uns[UNS_KEY]
+    if denoised:
+        adata.obsm[DENOISED_KEY] = found.layers[DENOISED_KEY]
