@@ -6,14 +6,14 @@ Plain data, so that the store, the loader and the ingest may share it without im
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scamac_scale.errors import InputError, PlanError
 
-IntArray = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CsrBlock:
     The check is O(nnz).
     """
 
-    indptr: IntArray
+    indptr: NDArray[np.int64]
     indices: NDArray[Any]
     data: NDArray[np.float32]
     n_genes: int
@@ -75,7 +75,7 @@ class CsrBlock:
         return self.indptr.size - 1
 
 
-def check_rows(rows: NDArray[Any], n_cells: int) -> IntArray:
+def check_rows(rows: NDArray[Any], n_cells: int) -> NDArray[np.int64]:
     """Check the rows asked of a source.
 
     Parameters

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_TABLE = 16
+
+
 def cell_scale(totals: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
     """Factor that brings each cell to the target.
 
@@ -45,9 +48,18 @@ def log_scaled(value: Any, scale: Any) -> Any:  # pragma: no cover  compiled
 
 @numba.njit(nogil=True, cache=True)
 def _normalise(indptr: Any, data: Any, scale: Any, out: Any) -> None:  # pragma: no cover  compiled
+    known = np.empty(_TABLE, np.float32)  # most counts are small: a table per cell costs a third of the logarithms
     for row in range(indptr.size - 1):
+        known[:] = -1.0
         for at in range(indptr[row], indptr[row + 1]):
-            out[at] = log_scaled(data[at], scale[row])
+            value = data[at]
+            if 0 <= value < _TABLE and value == np.int64(value):
+                small = np.int64(value)
+                if known[small] < 0:
+                    known[small] = log_scaled(value, scale[row])
+                out[at] = known[small]
+            else:
+                out[at] = log_scaled(value, scale[row])
 
 
 def normalise_values(indptr: NDArray[Any], data: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-    from scamac_scale.csr import IntArray
+    from numpy.typing import NDArray
+
+    from scamac_scale.arrays import IntArray
     from scamac_scale.loader.source import CellSource
 
 
@@ -36,7 +38,7 @@ class Batch(NamedTuple):
         same run is taken; ``clone`` what must live longer.
     """
 
-    rows: IntArray
+    rows: NDArray[np.int64]
     values: Tensor
 
 
@@ -162,14 +164,14 @@ class _Run:
         self._feed = feed
         self._requests = requests
         self._free: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[tuple[_Slot, IntArray] | BaseException | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[_Slot, NDArray[np.int64]] | BaseException | None] = queue.SimpleQueue()
         self._is_stopped = threading.Event()
         # daemon: a consumer that dies while it holds the iterator must not keep the interpreter alive
         self._thread = threading.Thread(target=self._read, name="scamac-feed", daemon=True)
         for slot in self.slots:
             self._free.put(slot)
 
-    def batches(self) -> Iterator[tuple[_Slot, IntArray]]:
+    def batches(self) -> Iterator[tuple[_Slot, NDArray[np.int64]]]:
         self._thread.start()
         while True:
             item = self._ready.get()

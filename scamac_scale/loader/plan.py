@@ -16,7 +16,7 @@ from scamac_scale.errors import PlanError
 from scamac_scale.world import World
 
 if TYPE_CHECKING:
-    from scamac_scale.csr import IntArray
+    from numpy.typing import NDArray
 
 _BLOCK_ORDER = 0  # purposes of the random streams of a plan
 _WINDOW_ORDER = 1
@@ -89,8 +89,8 @@ class EpochPlan:
         self._n_blocks = -(-n_cells // self._block_cells)
         self._n_windows = -(-self._n_blocks // self._blocks_per_window)
         self._lock = threading.Lock()
-        self._blocks: tuple[int, IntArray, IntArray] | None = None
-        self._windows: OrderedDict[tuple[int, int], IntArray] = OrderedDict()
+        self._blocks: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._windows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
     def bounds(self, index: int) -> tuple[int, int]:
         """Positions in the epoch of a global batch.
@@ -114,7 +114,7 @@ class EpochPlan:
             raise PlanError(f"Batch {index} does not exist; an epoch has batches 0 to {self.n_batches - 1}.")
         return index * self.n_cells // self.n_batches, (index + 1) * self.n_cells // self.n_batches
 
-    def rows(self, epoch: int, index: int) -> IntArray:
+    def rows(self, epoch: int, index: int) -> NDArray[np.int64]:
         """Rows of one batch that belong to this rank.
 
         Parameters
@@ -146,7 +146,7 @@ class EpochPlan:
             parts.append(order[max(start - offset, 0) : stop - offset])
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _block_order(self, epoch: int) -> tuple[IntArray, IntArray]:
+    def _block_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Blocks in the order of the epoch, and the position at which each window starts (one more for the end)."""
         with self._lock:
             known = self._blocks
@@ -161,7 +161,7 @@ class EpochPlan:
             self._blocks = (epoch, blocks, ends[edges])
         return blocks, ends[edges]
 
-    def _window_order(self, epoch: int, window: int, blocks: IntArray) -> IntArray:
+    def _window_order(self, epoch: int, window: int, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of a window in random order."""
         key = (epoch, window)
         with self._lock:
@@ -205,7 +205,7 @@ class SweepPlan:
         self.world = world
         self.n_batches = -(-n_cells // batch_cells)
 
-    def rows(self, index: int) -> IntArray:
+    def rows(self, index: int) -> NDArray[np.int64]:
         """Rows of one batch that belong to this rank.
 
         Parameters

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from scamac_scale.csr import CsrBlock, IntArray, check_rows
+from scamac_scale.csr import CsrBlock, check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CellSource", "CsrBlock", "IntArray", "check_rows"]
+    from scamac_scale.arrays import IntArray
+
+__all__ = ["CellSource", "CsrBlock", "check_rows"]
 
 
 @runtime_checkable
@@ -38,7 +40,7 @@ class CellSource(Protocol):
         Parameters
         ----------
         rows
-            (B,) int64, in any order, repeats allowed.
+            (B,) integers, in any order, repeats allowed.
 
         Returns
         -------
