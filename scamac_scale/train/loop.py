@@ -211,7 +211,7 @@ def freeze(network: ScamacNetwork, source: CellSource) -> None:
     @torch.no_grad()
     def add(total: torch.Tensor, batch: Batch) -> torch.Tensor:
         x = network.scale_input(batch.values.to(device))
-        return total + network.channel_sum(x).double().cpu()
+        return total + network.channel_sum(x).cpu()
 
     total = sweep(source, add, torch.zeros_like(network.mean_product, dtype=torch.float64, device="cpu"), label="freeze")
     network.mean_product.copy_(total / source.n_cells)
@@ -262,7 +262,7 @@ def _consensus_target(
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:
         x = network.scale_input(batch.values.to(device))
-        latent = network(x, frozen=True).latent
+        latent = network.embed(x)
         codes[batch.rows] = assigner.assign({"input": x.cpu().numpy(), "latent": latent.cpu().numpy()})
         return done + len(batch.rows)
 
@@ -328,10 +328,8 @@ def fuzzy_sweep(
 
     @torch.no_grad()
     def add(sums: CenterSums | None, batch: Batch) -> CenterSums:
-        x = network.scale_input(batch.values.to(device))
-        if not is_frozen:
-            product.add_(network.channel_sum(x).double().cpu())
-        z = network(x, frozen=True).latent.float()
+        z, channel_sum = network.embed_and_sum(network.scale_input(batch.values.to(device)))
+        product.add_(channel_sum.cpu())
         u, h = soft_assignment(z, start, config.loss.epsilon)
         found = center_sums(z, u, h)
         return found if sums is None else sums + found

@@ -12,7 +12,7 @@ import torch
 from scamac_scale.errors import choose
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
-from scamac_scale.losses.similarity import SIMILARITY_LOSSES
+from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
 from scamac_scale.ops.fuzzy import membership, relative_temperature
 
@@ -181,12 +181,6 @@ class Objective:
         """One term by its name in ``train.pretrain.terms`` or ``train.phases``."""
         return choose(TERMS, name, "train.phases.terms")(self, scene)
 
-
-SIMILARITY_SCALINGS: dict[str, Callable[[int], float]] = {
-    "pairs": lambda n_cells: 1.0,
-    "paper": float,
-}
-"""Factor on the mean over pairs: Eq. (15) as printed divides by n, not by n^2, and so grows with the batch."""
 
 TERMS: dict[str, Callable[[Objective, Scene], torch.Tensor]] = {
     "reconstruction": Objective.reconstruction,

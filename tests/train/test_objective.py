@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from scamac_scale.config import InputConfig, LossConfig, PhaseConfig
+from scamac_scale.errors import ConfigError
+from scamac_scale.train.consensus import Member
+from scamac_scale.train.objective import Clusters, ConsensusTarget, Objective, soft_assignment, temperature_of
+from scamac_scale.train.phases import batch_noise
+
+
+def members() -> tuple[Member, ...]:
+    return (
+        Member(0, "ward", np.array([0, 0, 1, 2]), 1.0),
+        Member(0, "leiden", np.array([0, 1, 1, 1]), 3.0),
+    )
+
+
+def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_association() -> None:
+    from scamac_scale.train.consensus import co_association
+
+    codes = np.stack([member.labels for member in members()], axis=1).astype(np.uint16)
+    target = ConsensusTarget(codes, members())
+    u = target.of(np.array([2, 0, 3, 1]), torch.zeros(4, 2), None).double().numpy()
+    np.testing.assert_allclose((u**2).sum(axis=1), 1, rtol=1e-6)
+    order = [2, 0, 3, 1]
+    np.testing.assert_allclose(u @ u.T, co_association(members())[np.ix_(order, order)], rtol=1e-6)
+
+
+def test_memberships_sum_to_one_and_follow_the_nearest_center() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, c = torch.randn(50, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    u, h = soft_assignment(z, Clusters(c, 0.1), 0.01)
+    torch.testing.assert_close(u.sum(dim=1), torch.ones(50))
+    assert torch.equal(u.argmax(dim=1), torch.cdist(z, c).argmin(dim=1))
+    assert (h > 0).all()
+
+
+def test_temperature_is_relative_or_absolute_and_others_are_refused() -> None:
+    z, c = torch.randn(50, 4), torch.randn(3, 4)
+    absolute = temperature_of(z, c, LossConfig(temperature="absolute", gamma=0.7))
+    assert absolute == 0.7
+    relative = temperature_of(z, c, LossConfig(gamma=0.1))
+    torch.testing.assert_close(temperature_of(10 * z, 10 * c, LossConfig(gamma=0.1)), 10 * relative, rtol=0.02, atol=0)
+    with pytest.raises(ConfigError, match=r"loss\.temperature='relativ'.*relative"):
+        temperature_of(z, c, LossConfig(temperature="relativ"))
+
+
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [
+        ("reconstruction", "loss.reconstruction"),
+        ("clustering", "loss.clustering"),
+        ("similarity_form", "loss.similarity_form"),
+        ("similarity_scaling", "loss.similarity_scaling"),
+    ],
+)
+def test_unknown_forms_are_refused_by_name(field: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=where):
+        Objective(LossConfig(**{field: "nonsense"}))
+
+
+def test_unknown_terms_are_refused_by_name() -> None:
+    objective = Objective(LossConfig())
+    with pytest.raises(ConfigError, match="reconstruction"):
+        objective.term("reconstructions", None)
+
+
+def test_noise_is_a_function_of_seed_step_and_cell_block() -> None:
+    config, cpu = InputConfig(noise_low=-1.0, noise_high=3.0), torch.device("cpu")
+    noise = batch_noise((19, 5), config, 7, 3, cpu)
+    torch.testing.assert_close(noise, batch_noise((19, 5), config, 7, 3, cpu), rtol=0, atol=0)
+    assert noise.min() >= -1
+    assert noise.max() < 3
+    assert not torch.equal(noise, batch_noise((19, 5), config, 7, 4, cpu))
+    assert not torch.equal(noise, batch_noise((19, 5), config, 8, 3, cpu))
+
+
+def test_a_phase_refuses_caps_below_its_floor() -> None:
+    with pytest.raises(ConfigError, match="max_steps=5 lies below min_steps=10"):
+        PhaseConfig(min_steps=10, max_steps=5)

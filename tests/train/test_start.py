@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
+from scamac_scale.csr import CsrBlock
+from scamac_scale.errors import ConfigError
+from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.train.start import (
+    fit_input_scale,
+    landmark_count,
+    principal_components,
+    read_cells,
+    sample_rows,
+    start_from_pca,
+)
+
+N_CELLS, N_GENES = 120, 30
+
+
+class ArraySource:
+    """Cells from a dense array."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values.astype(np.float32)
+        self.n_cells = len(values)
+        self.gene_names = [f"gene{index}" for index in range(values.shape[1])]
+
+    def read(self, rows: np.ndarray) -> CsrBlock:
+        from scipy import sparse
+
+        block = sparse.csr_matrix(self.values[rows])
+        return CsrBlock(block.indptr.astype(np.int64), block.indices, block.data, self.values.shape[1])
+
+
+@pytest.fixture
+def source() -> ArraySource:
+    rng = np.random.default_rng(0)
+    return ArraySource(rng.poisson(1.5, (N_CELLS, N_GENES)) * rng.lognormal(0, 0.5, N_GENES))
+
+
+def make(config: ScamacConfig) -> ScamacNetwork:
+    torch.manual_seed(0)
+    return ScamacNetwork(N_GENES, config.model, config.input)
+
+
+SMALL = ScamacConfig(model=ModelConfig(encoder_width=24, latent_width=6, bank_cells=8))
+
+
+def test_input_has_unit_cells_centered_genes_and_the_mean_sd_asked_for(source: ArraySource) -> None:
+    network = make(SMALL)
+    fit_input_scale(network, source, 0.5, True)
+    x = network.scale_input(torch.from_numpy(source.values)).numpy()
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(axis=0).mean(), 0.5, rtol=1e-5)
+    unit = source.values / np.linalg.norm(source.values, axis=1, keepdims=True)
+    np.testing.assert_allclose(x, (unit - unit.mean(axis=0)) * float(network.input_scale), rtol=1e-4, atol=1e-6)
+
+
+def test_input_is_left_alone_in_the_paper_config(source: ArraySource) -> None:
+    config = replace(SMALL, input=InputConfig(unit_norm=False, center=False, gene_sd=None))
+    network = make(config)
+    fit_input_scale(network, source, None, False)
+    values = torch.from_numpy(source.values)
+    torch.testing.assert_close(network.scale_input(values), values)
+
+
+def test_streamed_components_equal_scikit_learn(source: ArraySource) -> None:
+    from sklearn.decomposition import PCA
+
+    network = make(SMALL)
+    fit_input_scale(network, source, 0.5, True)
+    mean, axes = principal_components(network, source, 5, np.arange(N_CELLS))
+    x = network.scale_input(torch.from_numpy(source.values)).double().numpy()
+    expected = PCA(5, svd_solver="full").fit(x).components_
+    np.testing.assert_allclose(mean, x.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.abs((axes * expected.T).sum(axis=0)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "linear"])
+def test_network_starts_as_the_linear_pca_autoencoder(source: ArraySource, activation: str) -> None:
+    config = replace(SMALL, model=replace(SMALL.model, encoder_activation=activation))
+    network = make(config)
+    fit_input_scale(network, source, 0.5, True)
+    start_from_pca(network, source, config)
+    x = network.scale_input(torch.from_numpy(source.values))
+    with torch.no_grad():
+        out = network(x, frozen=False)
+    mean, axes = principal_components(network, source, 6, np.arange(N_CELLS))
+    scores = (x.double().numpy() - mean) @ axes
+    np.testing.assert_allclose(out.hidden.numpy(), scores, atol=2e-5)
+    np.testing.assert_allclose(out.output.numpy(), scores @ axes.T + mean, atol=2e-5)
+    for projected in out.projected:
+        np.testing.assert_allclose(projected.numpy(), scores, atol=2e-5)
+    np.testing.assert_allclose(out.latent.numpy(), scores, atol=2e-5)  # attention starts with no influence
+
+
+def test_pca_start_says_what_it_cannot_do(source: ArraySource) -> None:
+    leaky = replace(SMALL, model=replace(SMALL.model, latent_activation="leaky_relu"))
+    with pytest.raises(ConfigError, match="start.weights to 'kaiming'"):
+        start_from_pca(make(leaky), source, leaky)
+    narrow = replace(SMALL, model=replace(SMALL.model, encoder_width=10))
+    with pytest.raises(ConfigError, match="encoder_width >= 2"):
+        start_from_pca(make(narrow), source, narrow)
+
+
+def test_more_components_than_cells_leave_the_rest_at_zero(source: ArraySource) -> None:
+    few = ArraySource(source.values[:4])
+    network = make(SMALL)
+    fit_input_scale(network, few, 0.5, True)
+    start_from_pca(network, few, SMALL)
+    with torch.no_grad():
+        hidden = network(network.scale_input(torch.from_numpy(few.values)), frozen=False).hidden
+    assert hidden[:, 3:].abs().max() < 1e-6
+
+
+def test_samples_are_sorted_distinct_and_a_function_of_seed_and_purpose() -> None:
+    rows = sample_rows(1000, 50, 3, "bank")
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, sample_rows(1000, 50, 3, "bank"))
+    assert not np.array_equal(rows, sample_rows(1000, 50, 3, "landmarks"))
+    np.testing.assert_array_equal(sample_rows(20, 50, 3, "bank"), np.arange(20))
+
+
+def test_landmarks_grow_with_the_clusters_and_stop_at_the_cells() -> None:
+    assert landmark_count(10_000, ScamacConfig()) == 1000
+    assert landmark_count(10_000, ScamacConfig(n_clusters=500)) == 2500
+    assert landmark_count(300, ScamacConfig(n_clusters=200)) == 300
+
+
+def test_read_cells_gives_the_rows_asked_for(source: ArraySource) -> None:
+    network = make(SMALL)
+    rows = np.array([3, 17, 99])
+    expected = network.scale_input(torch.from_numpy(source.values[rows]))
+    torch.testing.assert_close(read_cells(source, rows, network), expected)
