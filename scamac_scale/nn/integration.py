@@ -1,0 +1,61 @@
+"""Multi-scale integration (MSI): how much each scale of each cell counts, Figure 3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from scamac_scale.errors import ConfigError
+from scamac_scale.ops.checks import full_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Integration(nn.Module):
+    """Gate of every scale: global average over D, convolution over the scales, sigmoid.
+
+    Parameters
+    ----------
+    kernel
+        Width of the convolution, odd; zeros are padded, so that S stays.
+
+    Raises
+    ------
+    ConfigError
+        If `kernel` is even.
+
+    Notes
+    -----
+    Pools E before its layer norm: the mean over D of a normalised vector is constant, and with the kernel of width 1
+    that the published rule gives for three scales the gate would be 0.5 for all. Leaves autocast.
+
+    References
+    ----------
+    scAMAC Figure 3.
+    """
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ConfigError(f"model.integration_kernel={kernel}; it must be odd, so that the scales stay aligned.")
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, synergy: Tensor) -> Tensor:
+        """Weigh the scales.
+
+        Parameters
+        ----------
+        synergy
+            (S, B, D), E, before any norm.
+
+        Returns
+        -------
+        Tensor
+            (S, B), between 0 and 1.
+        """
+        with full_precision(synergy):
+            pooled = synergy.mean(dim=-1).T.unsqueeze(1)  # (B, 1, S)
+            return torch.sigmoid(self.conv(pooled)).squeeze(1).T

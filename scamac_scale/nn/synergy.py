@@ -1,0 +1,125 @@
+"""Multi-scale synergy (MSS): shared queries and keys, spatial and channel attention, Eqs. (9) to (11).
+
+The attention itself lives in `ops.attention`; here are the weights around it and the bank of keys and values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from scamac_scale.errors import choose
+from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
+from scamac_scale.ops.checks import full_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scamac_scale.config import ModelConfig
+
+
+class Bank(NamedTuple):
+    """Projected keys and values of the cells that stand in for all cells.
+
+    Attributes
+    ----------
+    k, v
+        (S, M, D).
+    """
+
+    k: Tensor
+    v: Tensor
+
+
+class Synergy(nn.Module):
+    """E = SA + CA over the normalised scales.
+
+    Parameters
+    ----------
+    config
+        Width D, spatial form.
+
+    Raises
+    ------
+    ConfigError
+        If the spatial form is not known.
+
+    Notes
+    -----
+    All maps are D x D, act on each cell alone and are shared by the scales: weights that act on cells, as "projection" in
+    Eq. (10) might be read, would fix the number of cells. Queries and keys are shared by both attentions; channel
+    attention takes the keys before their spatial projection. Leaves autocast: the work is small.
+
+    References
+    ----------
+    scAMAC Eqs. (9) to (11), Figure 2.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.latent_width
+        self.w_q = nn.Linear(width, width)
+        self.w_k = nn.Linear(width, width)
+        self.w_vs = nn.Linear(width, width)
+        self.w_vc = nn.Linear(width, width)
+        self.w_p = nn.Linear(width, width)
+        self.w_s = nn.Linear(width, width)
+        self._attend = choose(SPATIAL_FORMS, config.spatial_form, "model.spatial_form")
+
+    def project_bank(self, normalised: Tensor) -> Bank:
+        """Keys and values for spatial attention.
+
+        Parameters
+        ----------
+        normalised
+            (S, M, D), Y of the cells of a bank (or batch).
+
+        Returns
+        -------
+        Bank
+            K_proj and V'_spatial of Eq. (10).
+        """
+        with full_precision(normalised):
+            return Bank(self.w_p(self.w_k(normalised)), self.w_s(self.w_vs(normalised)))
+
+    def channel_sum(self, normalised: Tensor) -> Tensor:
+        """Sum over cells of q^T k.
+
+        Parameters
+        ----------
+        normalised
+            (S, B, D), Y.
+
+        Returns
+        -------
+        Tensor
+            (S, D, D) float64, to be added over all cells and divided by their number.
+        """
+        with full_precision(normalised):
+            return channel_product(self.w_q(normalised), self.w_k(normalised)).double()
+
+    def forward(self, normalised: Tensor, bank: Bank | None, mean_product: Tensor | None) -> Tensor:
+        """Spatial plus channel attention.
+
+        Parameters
+        ----------
+        normalised
+            (S, B, D), Y.
+        bank
+            Keys and values that every cell attends to beside its own; None takes those of the batch.
+        mean_product
+            (S, D, D), mean over all cells of q^T k, for inference; None takes the mean over this batch, with gradient.
+
+        Returns
+        -------
+        Tensor
+            (S, B, D), E. With both given, row b depends on row b alone.
+        """
+        with full_precision(normalised):
+            q, k = self.w_q(normalised), self.w_k(normalised)
+            own = Bank(self.w_p(k), self.w_s(self.w_vs(normalised)))
+            spatial = self._attend(q, *own) if bank is None else self._attend(q, *bank, *own)
+            if mean_product is None:
+                mean_product = channel_product(q, k) / q.shape[1]
+            return spatial + channel_attention(self.w_vc(normalised), mean_product)
