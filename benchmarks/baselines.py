@@ -111,20 +111,24 @@ def add_graph(adata: AnnData, seed: int) -> None:
         sc.pp.neighbors(adata, n_neighbors=N_NEIGHBORS, use_rep="X_pca", random_state=seed)
 
 
-def warm_up(n_cells: int) -> None:
+def warm_up(n_cells: int, *, has_graph: bool) -> None:
     """Import and compile once what every fit uses, so that no timed one pays for it.
 
     Parameters
     ----------
     n_cells
         Of the largest set: scanpy searches exactly below 8,192 cells, and approximately from there on.
+    has_graph
+        Whether a neighbour graph will be needed.
     """
     import anndata
 
-    for size in (256, 8192) if n_cells >= 8192 else (256,):
+    for size in (256, 8192) if n_cells >= 8192 and has_graph else (256,):
         adata = normalise(anndata.AnnData(np.random.default_rng(0).poisson(1.0, (size, 60)).astype(np.float32)))
-        add_graph(adata, 0)
-        leiden(adata, 1.0, 0)
+        kmeans(adata, 2, 0)
+        if has_graph:
+            add_graph(adata, 0)
+            leiden(adata, 1.0, 0)
 
 
 def leiden(adata: AnnData, resolution: float, seed: int) -> Labels:

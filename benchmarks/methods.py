@@ -197,7 +197,7 @@ def scamac_method(title: str, config: ScamacConfig, ingest: IngestConfig, is_tol
 
         n_clusters: int | str = data.n_true if is_told else "auto"
         with measure() as cost:
-            model = ScAMAC(n_clusters, seed=seed, config=replace(config, n_clusters=n_clusters, seed=seed))
+            model = ScAMAC(n_clusters, seed=seed, config=config)
             labelled = model.fit(data.path, ingest=ingest).predict(data.path)
             labels = labelled.obs["scamac_cluster"].cat.codes.to_numpy().astype(np.int64)
         return labels, cost
@@ -255,7 +255,8 @@ def warm_up(names: Collection[str], n_cells: int) -> None:
         Of the largest set.
     """
     if any(not name.startswith("scamac") for name in names):
-        baselines.warm_up(n_cells)
+        has_graph = any(peer.has_graph for name, peer in PEERS.items() if name in names)
+        baselines.warm_up(n_cells, has_graph=has_graph)
     if any(name.startswith("scamac") for name in names):
         import anndata
 
