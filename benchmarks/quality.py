@@ -220,6 +220,7 @@ def report(options: argparse.Namespace, console: Console) -> None:
     broken = [run for run in runs if "error" in run]
     for run in broken:
         console.print(f"failed: {run['set']} {run['method']} seed {run['seed']}: {run['error']}", markup=False)
+    console.print("Consensus only: the consensus on the landmarks' input, others to the nearest center; no network.")
     console.print(f"Peak memory is that of one process for all methods, imports included. Tie: less than {TIE}.")
 
 
