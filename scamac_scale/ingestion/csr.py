@@ -1,0 +1,185 @@
+"""Blocks of cells as CSR: checks before use, and picking columns.
+
+A CSR matrix from a file is data from a stranger: an index out of range crashes the interpreter as soon as compiled code
+uses it, so every block is checked here first. Nothing in this module knows a file, a config or the paper.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+from scipy import sparse
+
+from scamac_scale.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array = Any
+"""A NumPy, h5py or zarr array: ``shape``, ``dtype``, slices."""
+
+
+def check_indptr(indptr: NDArray[Any], n_cells: int, n_stored: int, name: str) -> NDArray[np.int64]:
+    """Check the row pointer of a whole matrix.
+
+    Parameters
+    ----------
+    indptr
+        (n_cells + 1,) row pointer as read.
+    n_cells
+        Cells that the header promises.
+    n_stored
+        Length of the value and index arrays.
+    name
+        Where the matrix came from, for the message.
+
+    Returns
+    -------
+    ndarray
+        (n_cells + 1,) int64.
+
+    Raises
+    ------
+    InputError
+        If it does not start at 0, end at `n_stored`, and never fall.
+    """
+    if indptr.dtype.kind not in "iu" or indptr.shape != (n_cells + 1,):
+        raise InputError(
+            f"{name}: indptr is {indptr.dtype} of shape {indptr.shape}, expected {n_cells + 1} whole numbers for "
+            f"{n_cells} cells; the file is damaged, write it again."
+        )
+    pointer = indptr.astype(np.int64)
+    if pointer[0] != 0 or pointer[-1] != n_stored or (np.diff(pointer) < 0).any():
+        raise InputError(
+            f"{name}: indptr must rise from 0 to the {n_stored} stored values, it goes from {pointer[0]} to "
+            f"{pointer[-1]}{' and falls in between' if (np.diff(pointer) < 0).any() else ''}; the file is damaged, "
+            "write it again."
+        )
+    return pointer
+
+
+def checked_block(
+    indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], n_genes: int, *, first_cell: int, name: str
+) -> sparse.csr_matrix:
+    """Build a CSR block from arrays that have not been checked.
+
+    Parameters
+    ----------
+    indptr
+        (n + 1,) row pointer of this block, from 0 to the number of values; checked by `check_indptr`.
+    indices, data
+        Column and value of each stored entry.
+    n_genes
+        Columns.
+    first_cell
+        Row of the block's first cell in the whole matrix, for the message.
+    name
+        Where the block came from, for the message.
+
+    Returns
+    -------
+    csr_matrix
+        (n, n_genes), indices sorted within each row.
+
+    Raises
+    ------
+    InputError
+        If an index is out of range or occurs twice in a cell.
+    """
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"{name}: indices are {indices.dtype}, expected whole numbers; the file is damaged.")
+    if indices.size:
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= n_genes:
+            wrong = low if low < 0 else high
+            entry = int(np.argmax(indices == wrong))
+            cell = first_cell + int(np.searchsorted(indptr, entry, side="right")) - 1
+            raise InputError(
+                f"{name}: cell {cell} has a value for gene number {wrong}, but there are {n_genes} genes "
+                f"(0 to {n_genes - 1}); the file is damaged, write it again."
+            )
+    indices = np.ascontiguousarray(indices, dtype=_index_dtype(n_genes))
+    if _rises(indptr, indices):
+        block = sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes))
+        block.has_canonical_format = True
+        return block
+    block = sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes), copy=True)
+    block.has_sorted_indices = False
+    block.sort_indices()
+    cell = _first_repeat(indptr, block.indices)
+    if cell >= 0:
+        raise InputError(
+            f"{name}: cell {first_cell + cell} has two values for the same gene; the file is damaged, or was never "
+            "summed: call sum_duplicates() on the matrix and write it again."
+        )
+    return block
+
+
+def take_columns(block: sparse.csr_matrix, target: NDArray[np.int64], n_target: int) -> sparse.csr_matrix:
+    """Pick and renumber columns of a block.
+
+    Parameters
+    ----------
+    block
+        (n, G) CSR, indices sorted within each row.
+    target
+        (G,) new column of each old one, or -1 to leave it out; no two alike.
+    n_target
+        New number of columns; one that no old column maps to stays zero.
+
+    Returns
+    -------
+    csr_matrix
+        (n, n_target), dtype of `block`, indices sorted within each row; explicit zeros are kept.
+    """
+    indptr, entries, columns = _pick(block.indptr.astype(np.int64), block.indices, target)
+    taken = sparse.csr_matrix(
+        (block.data[entries], columns.astype(_index_dtype(n_target)), indptr), shape=(block.shape[0], n_target)
+    )
+    kept = target[target >= 0]
+    taken.has_sorted_indices = bool((np.diff(kept) > 0).all())
+    taken.sort_indices()
+    return taken
+
+
+def _index_dtype(n_columns: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if n_columns < 2**31 else np.int64
+
+
+@numba.njit(cache=True, nogil=True)
+def _rises(indptr: NDArray[np.int64], indices: NDArray[Any]) -> bool:
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row] + 1, indptr[row + 1]):
+            if indices[entry] <= indices[entry - 1]:
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_repeat(indptr: NDArray[np.int64], indices: NDArray[Any]) -> int:
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row] + 1, indptr[row + 1]):
+            if indices[entry] == indices[entry - 1]:
+                return row
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _pick(
+    indptr: NDArray[np.int64], indices: NDArray[Any], target: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    picked = np.zeros(len(indptr), dtype=np.int64)
+    entries = np.empty(len(indices), dtype=np.int64)
+    columns = np.empty(len(indices), dtype=np.int64)
+    n = 0
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            column = target[indices[entry]]
+            if column >= 0:
+                entries[n] = entry
+                columns[n] = column
+                n += 1
+        picked[row + 1] = n
+    return picked, entries[:n], columns[:n]

@@ -1,0 +1,174 @@
+"""Raw values of cells by genes, whatever they lie in: what every opener hands out.
+
+Nothing here knows a file format; ``open.py`` makes these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from scamac_scale.errors import InputError, PlanError, ScamacError
+from scamac_scale.genes import duplicates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    import pandas as pd
+    from scipy import sparse
+
+    from scamac_scale.ingestion.rows import Rows
+
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError)
+"""What h5py, zarr and anndata raise on a damaged file."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def blamed(name: str, what: str) -> Iterator[None]:
+    """Turn what a library raises on a damaged file into one `InputError`.
+
+    Parameters
+    ----------
+    name
+        The file.
+    what
+        What was being read.
+
+    Raises
+    ------
+    InputError
+        Instead of any of `READ_ERRORS`; errors of this package pass.
+    """
+    try:
+        yield
+    except ScamacError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(f"{name}: {what} cannot be read ({error}); the file is damaged, write it again.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class RawMatrix:
+    """Raw values of N cells by G genes, read by blocks of cells; a context manager.
+
+    Attributes
+    ----------
+    name
+        What it is called in messages: the path, or that it is in memory.
+    path
+        Where it lies; None in memory.
+    matrix
+        ``X``, ``raw`` or the layer.
+    gene_names
+        (G,) unique names.
+    rows
+        The storage; use `read_block`.
+    read_obs
+        Reads the annotation of the cells; use `obs`.
+    close
+        Closes the file.
+    """
+
+    name: str
+    path: Path | None
+    matrix: str
+    gene_names: tuple[str, ...]
+    rows: Rows
+    read_obs: Callable[[], pd.DataFrame]
+    close: Callable[[], None] = _nothing
+
+    def __post_init__(self) -> None:
+        """Check that the genes are named once each."""
+        if self.n_genes != len(self.gene_names):
+            raise InputError(
+                f"{self.name}: {self.matrix} has {self.n_genes} columns, but {len(self.gene_names)} genes are named; "
+                "the file is damaged, write it again."
+            )
+        repeated = duplicates(self.gene_names)
+        if repeated:
+            more = f" and {len(repeated) - 10} more" if len(repeated) > 10 else ""
+            raise InputError(
+                f"{self.name}: gene names must be unique, these are not: {', '.join(repeated[:10])}{more}; call "
+                "adata.var_names_make_unique(), or sum the columns of a gene, and write the file again."
+            )
+
+    @property
+    def n_cells(self) -> int:
+        """Cells N."""
+        return self.rows.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """Genes G."""
+        return self.rows.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values that `read_block` returns: as stored, in native byte order."""
+        return self.rows.dtype
+
+    @property
+    def n_stored(self) -> int:
+        """Values stored on disk or in memory: nonzeros of a sparse matrix, N G of a dense one."""
+        return self.rows.n_stored
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """Annotation of the cells, names as its index, read at first use; not to be changed."""
+        with blamed(self.name, "the annotation of the cells (obs)"):
+            obs = self.read_obs()
+        if len(obs) != self.n_cells:
+            raise InputError(
+                f"{self.name}: obs names {len(obs)} cells, but {self.matrix} has {self.n_cells}; the file is damaged, "
+                "write it again."
+            )
+        return obs
+
+    def read_block(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read a run of cells.
+
+        Parameters
+        ----------
+        start, stop
+            First cell, and the one after the last.
+
+        Returns
+        -------
+        csr_matrix
+            (stop - start, G) values as stored, not to be changed; indices checked and sorted within each row. Explicit
+            zeros are kept.
+
+        Raises
+        ------
+        PlanError
+            If the cells do not exist.
+        InputError
+            If the file is damaged there.
+
+        Notes
+        -----
+        Only this run is read, except from a matrix that is in memory anyway. Threads may read at once.
+        """
+        if not 0 <= start <= stop <= self.n_cells:
+            raise PlanError(f"cells {start} to {stop} of {self.name} do not exist; it has {self.n_cells}.")
+        with blamed(self.name, f"cells {start} to {stop}"):
+            return self.rows.read(start, stop)
+
+    def __enter__(self) -> RawMatrix:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()

@@ -1,0 +1,203 @@
+"""Rows of a matrix that lies in a file or in memory: any run of cells as a checked CSR block.
+
+``SparseRows`` and ``DenseRows`` take whatever is sliced like an array (NumPy, h5py, zarr); which file it came from is the
+business of ``open.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from scamac_scale.errors import InputError
+from scamac_scale.ingestion.csr import check_indptr, checked_block, take_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array = Any
+"""A NumPy, h5py or zarr array: has ``shape``, ``dtype`` and slices."""
+
+DENSE_SLAB_VALUES = 2**24
+"""Values of a dense matrix held at a time while a block is turned into CSR."""
+
+
+class Rows(Protocol):
+    """A matrix of N cells by G genes, read by runs of cells."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, G)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values that `read` returns."""
+
+    @property
+    def n_stored(self) -> int:
+        """Stored values, all N G of them where the matrix is dense."""
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read cells `start` to `stop` (exclusive) as (stop - start, G)."""
+
+
+def value_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """Choose the type that values of a matrix are read as.
+
+    Parameters
+    ----------
+    dtype
+        As stored.
+    name
+        Where the matrix came from, for the message.
+
+    Returns
+    -------
+    dtype
+        `dtype` in native byte order; float32 for half floats (scipy takes none), uint8 for booleans, float64 for long
+        doubles.
+
+    Raises
+    ------
+    InputError
+        If values are not real numbers.
+    """
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind not in "iuf":
+        raise InputError(f"{name} holds values of type {dtype}; expected real numbers.")
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A CSR matrix whose three arrays may lie on disk; only `indptr` is held in memory.
+
+    Attributes
+    ----------
+    indptr
+        (N + 1,) int64, checked.
+    indices, data
+        Sliceable arrays of equal length.
+    n_genes
+        Columns G of the stored matrix.
+    name
+        Where it came from, for messages.
+    kept
+        (G,) new column of each stored one, or -1 to leave it out; None keeps all.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: Array
+    data: Array
+    n_genes: int
+    name: str
+    kept: NDArray[np.int64] | None = None
+
+    @classmethod
+    def check(cls, parts: tuple[Array, Array, Array], shape: tuple[int, int], name: str) -> SparseRows:
+        """Check the parts of a CSR matrix that are cheap to check, and hold them.
+
+        Parameters
+        ----------
+        parts
+            indptr, indices and data, sliceable.
+        shape
+            (N, G) from the header.
+        name
+            Where the matrix came from, for messages.
+
+        Raises
+        ------
+        InputError
+            If they do not fit each other.
+        """
+        indptr, indices, data = parts
+        if len(indices.shape) != 1 or indices.shape != data.shape:
+            raise InputError(
+                f"{name}: {data.shape} values with {indices.shape} indices; expected one index for each value. "
+                "The file is damaged, write it again."
+            )
+        if tuple(indptr.shape) != (shape[0] + 1,):  # before reading it: a damaged header may promise terabytes
+            raise InputError(
+                f"{name}: indptr has shape {tuple(indptr.shape)}, expected ({shape[0] + 1},) for {shape[0]} cells; "
+                "the file is damaged, write it again."
+            )
+        value_dtype(data.dtype, name)
+        return cls(check_indptr(np.asarray(indptr[:]), shape[0], data.shape[0], name), indices, data, shape[1], name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, G) of what is read."""
+        n_genes = self.n_genes if self.kept is None else int((self.kept >= 0).sum())
+        return len(self.indptr) - 1, n_genes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values that `read` returns."""
+        return value_dtype(self.data.dtype, self.name)
+
+    @property
+    def n_stored(self) -> int:
+        """Stored values, explicit zeros and left-out columns included."""
+        return int(self.indptr[-1])
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read cells `start` to `stop` (exclusive); raises InputError where an index cannot be right."""
+        low, high = int(self.indptr[start]), int(self.indptr[stop])
+        block = checked_block(
+            self.indptr[start : stop + 1] - low,
+            np.asarray(self.indices[low:high]),
+            np.asarray(self.data[low:high]).astype(self.dtype, copy=False),
+            self.n_genes,
+            first_cell=start,
+            name=self.name,
+        )
+        return block if self.kept is None else take_columns(block, self.kept, self.shape[1])
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """A dense matrix that may lie on disk, read in slabs.
+
+    Attributes
+    ----------
+    values
+        (N, G) sliceable array.
+    name
+        Where it came from, for messages.
+    """
+
+    values: Array
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, G)."""
+        return int(self.values.shape[0]), int(self.values.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values that `read` returns."""
+        return value_dtype(self.values.dtype, self.name)
+
+    @property
+    def n_stored(self) -> int:
+        """N G: a dense matrix stores its zeros too."""
+        return self.shape[0] * self.shape[1]
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read cells `start` to `stop` (exclusive); NaN counts as a value."""
+        slab_cells = max(1, DENSE_SLAB_VALUES // max(1, self.shape[1]))
+        slabs = [
+            sparse.csr_matrix(np.asarray(self.values[low : min(low + slab_cells, stop)]).astype(self.dtype, copy=False))
+            for low in range(start, stop, slab_cells)
+        ]
+        if not slabs:
+            return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
+        return slabs[0] if len(slabs) == 1 else sparse.vstack(slabs, format="csr")
