@@ -55,7 +55,9 @@ def value_dtype(kind: str, largest: float) -> np.dtype[Any]:
     dtype
         The smallest unsigned type for counts, float32 otherwise.
     """
-    return np.dtype(np.min_scalar_type(int(largest))) if kind == "counts" else np.dtype(np.float32)
+    if kind != "counts":
+        return np.dtype(np.float32)
+    return next(np.dtype(name) for name in ("u1", "u2", "u4", "u8") if largest <= np.iinfo(name).max)
 
 
 def chunk_values(n_values: int, n_cells: int) -> int:

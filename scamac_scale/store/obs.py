@@ -37,9 +37,9 @@ def storable_frame(frame: pd.DataFrame) -> pd.DataFrame:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"Columns of the input repeat {', '.join(repeated[:10])}; rename or remove them.")
-    index = pd.Index(frame.index.astype(str), dtype=object, name=_index_name(frame.index.name, names))
+    index = pd.Index(frame.index.astype(str), dtype=object).rename(_index_name(frame.index.name, names))
     columns = {name: _storable(frame.iloc[:, i]) for i, name in enumerate(names)}
-    return pd.DataFrame(columns, index=index) if columns else pd.DataFrame(index=index)
+    return pd.DataFrame(columns, index=index)
 
 
 def _column_name(name: Any) -> str:  # Any: pandas allows every hashable

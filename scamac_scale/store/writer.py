@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from scamac_scale.store.atomic import atomic_folder, flush, flush_tree, writing
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -99,7 +98,7 @@ def write_store(
     Memory is one block, one chunk and 8 bytes per cell, beside `obs`.
     """
     with atomic_folder(out, overwrite=overwrite) as folder:
-        with _plain_zarr(), writing(Path(out)):
+        with writing(Path(out)):
             root = zarr.open_group(str(folder), mode="w", zarr_format=3)
             _write_frames(root, header, obs, var)
         values = _ValueWriter(root, header, Path(out))
@@ -113,29 +112,24 @@ def write_store(
     return Path(out)
 
 
-@contextmanager
-def _plain_zarr() -> Iterator[None]:
-    # a chunk that is all zeros must exist, or a missing chunk could not be told from it
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        yield
-
-
 def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var: pd.DataFrame) -> None:
     from anndata.io import write_elem
 
     options = {"compressors": [Crc32cCodec()], "shards": None}
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    write_elem(root, "obs", storable_frame(obs), dataset_kwargs=options)
-    write_elem(root, "var", storable_frame(var), dataset_kwargs=options)
-    for name in ("obsm", "obsp", "varm", "varp", "layers"):
-        write_elem(root, name, {}, dataset_kwargs=options)
-    about = {
-        "version": layout.VERSION,
-        "gene_space": json.dumps(header.gene_space.to_dict()),
-        "config": json.dumps(asdict(header.config)),
-        "inputs": json.dumps(header.inputs),
-    }
-    write_elem(root, "uns", {"scamac": about}, dataset_kwargs=options)
+    # a chunk that is all zeros must exist, too, or a missing one could not be told from it
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        write_elem(root, "obs", storable_frame(obs), dataset_kwargs=options)
+        write_elem(root, "var", storable_frame(var), dataset_kwargs=options)
+        for name in ("obsm", "obsp", "varm", "varp", "layers"):
+            write_elem(root, name, {}, dataset_kwargs=options)
+        about = {
+            "version": layout.VERSION,
+            "gene_space": json.dumps(header.gene_space.to_dict()),
+            "config": json.dumps(asdict(header.config)),
+            "inputs": json.dumps(header.inputs),
+        }
+        write_elem(root, "uns", {"scamac": about}, dataset_kwargs=options)
 
 
 class _ValueWriter:
@@ -185,7 +179,7 @@ class _ValueWriter:
             raise InputError(f"{lengths.size} cells were read, but the input announced {n_cells}; it has changed.")
         self._flush(self._n_pending)
         self._indptr = np.concatenate(([0], np.cumsum(lengths)))
-        with _plain_zarr(), writing(self._out):
+        with writing(self._out):
             array = self._create("indptr", np.dtype(np.int64), layout.INDPTR_CHUNK, n_cells + 1)
             array[:] = self._indptr
             self._group.attrs.update(
@@ -208,6 +202,7 @@ class _ValueWriter:
             compressors=[Crc32cCodec()],
             fill_value=0,
             attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+            config={"write_empty_chunks": True},
         )
 
     def _flush(self, n: int) -> None:
@@ -217,7 +212,7 @@ class _ValueWriter:
         start, stop = self._n_written, self._n_written + n
         arrays = (self._data, self._indices)
         joined = [np.concatenate(parts) for parts in zip(*self._pending, strict=True)]
-        with _plain_zarr(), writing(self._out):
+        with writing(self._out):
             for array, values in zip(arrays, joined, strict=True):
                 array.resize((stop,))
                 array[start:stop] = values[:n]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from scamac_scale.config import IngestConfig
+from scamac_scale.genes import GeneSpace
+from scamac_scale.store import layout
+from scamac_scale.store.writer import StoreHeader, write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass
+class Written:
+    """A store and what went into it."""
+
+    path: Path
+    raw: sparse.csr_matrix
+    totals: np.ndarray
+    space: GeneSpace
+    obs: pd.DataFrame
+
+    @property
+    def expected(self) -> np.ndarray:
+        """(N, G) log-normalised values in float64."""
+        dense = self.raw.toarray().astype(np.float64)
+        if self.space.target_sum is None:
+            return dense
+        scale = np.divide(self.space.target_sum, self.totals, out=np.zeros_like(self.totals), where=self.totals > 0)
+        return np.log1p(dense * scale[:, None])
+
+
+def counts(n_cells: int, n_genes: int, density: float = 0.2, seed: int = 0, mean: float = 2.0) -> sparse.csr_matrix:
+    rng = np.random.default_rng(seed)
+    matrix = sparse.random(n_cells, n_genes, density, format="csr", random_state=seed)
+    matrix.data = rng.poisson(mean, matrix.nnz) + 1
+    return matrix
+
+
+def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
+    """Write a store; options: kind, obs, chunk_values, block_cells, overwrite, blocks."""
+    n_cells, n_genes = raw.shape
+    kind = options.get("kind", "counts")
+    genes = tuple(f"gene{i}" for i in range(n_genes))
+    space = GeneSpace(kind, None if kind == "log" else 1000.0, (*genes, "other"), genes)
+    totals = np.asarray(raw.sum(1), dtype=np.float64).ravel() * 1.5  # filtered genes that were not chosen count, too
+    obs = options.get("obs", pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]))
+    ours = {layout.TOTAL: totals, layout.SOURCE_ROW: np.arange(n_cells)}
+    header = StoreHeader(
+        gene_space=space,
+        value_dtype=layout.value_dtype(kind, raw.max() if raw.nnz else 0),
+        chunk_values=options.get("chunk_values", layout.chunk_values(raw.nnz, n_cells)),
+        config=IngestConfig(kind=kind),
+        inputs=({"name": "here"},),
+    )
+    step = options.get("block_cells", 100)
+    blocks = options.get("blocks", (raw[start : start + step] for start in range(0, n_cells, step)))
+    write_store(
+        path,
+        blocks,
+        header=header,
+        obs=obs.assign(**ours),
+        var=pd.DataFrame({"n_cells": np.arange(n_genes)}, index=list(genes)),
+        overwrite=options.get("overwrite", False),
+    )
+    return Written(path, raw, totals, space, obs)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """650 cells by 40 genes in many small chunks, so that rows cross them."""
+    raw = counts(650, 40)
+    raw = sparse.diags(np.arange(650) != 17, dtype=raw.dtype).tocsr() @ raw  # cell 17 is without counts
+    raw.eliminate_zeros()
+    return write(tmp_path_factory.mktemp("store") / "a.zarr", raw, chunk_values=64)

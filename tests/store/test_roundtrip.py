@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+from scamac_scale.errors import InputError, PlanError
+from scamac_scale.store import layout
+from scamac_scale.store.reader import StoreReader
+from tests.store.conftest import Written, counts, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scamac_scale.csr import CsrBlock
+
+
+def dense(block: CsrBlock) -> np.ndarray:
+    parts = (block.data, block.indices.astype(np.int64), block.indptr)
+    return sparse.csr_matrix(parts, shape=(block.n_cells, block.n_genes)).toarray()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=hnp.arrays(np.int64, st.integers(0, 80), elements=st.integers(0, 649)), cache=st.sampled_from([0, 2000, 2**20])
+)
+def test_any_rows_read_are_that_slice_in_memory(written: Written, rows: np.ndarray, cache: int) -> None:
+    with StoreReader(written.path, cache_bytes=cache) as reader:
+        for _ in range(2):  # the second time partly from the kept chunks
+            # float32 rounds once, at the end
+            np.testing.assert_allclose(dense(reader.read(rows)), written.expected[rows], rtol=6e-8, atol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n_cells=st.integers(1, 40),
+    n_genes=st.integers(1, 12),
+    density=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    chunk=st.integers(1, 60),
+    step=st.integers(1, 50),
+    kind=st.sampled_from(["counts", "linear", "log"]),
+    seed=st.integers(0, 99),
+)
+def test_any_matrix_survives_the_disk(
+    tmp_path_factory: pytest.TempPathFactory,
+    n_cells: int,
+    n_genes: int,
+    density: float,
+    chunk: int,
+    step: int,
+    kind: str,
+    seed: int,
+) -> None:
+    raw = counts(n_cells, n_genes, density, seed)
+    if kind != "counts":
+        raw = (raw * 0.37).astype(np.float32)
+    path = tmp_path_factory.mktemp("any") / "a.zarr"
+    stored = write(path, raw, chunk_values=chunk, block_cells=step, kind=kind)
+    reader = StoreReader(path)
+    assert (reader.n_cells, reader.n_genes, reader.n_values) == (*raw.shape, raw.nnz)
+    np.testing.assert_allclose(dense(reader.read(np.arange(n_cells))), stored.expected, rtol=6e-8, atol=0)
+    np.testing.assert_array_equal(anndata.read_zarr(path).X.toarray(), raw.toarray())
+
+
+def test_anndata_opens_a_store_and_shows_the_counts(written: Written) -> None:
+    adata = anndata.read_zarr(written.path)
+    np.testing.assert_array_equal(adata.X.toarray(), written.raw.toarray())
+    assert adata.X.dtype == np.uint8
+    assert list(adata.obs_names) == list(written.obs.index)
+    assert list(adata.var_names) == list(written.space.chosen)
+    assert adata.var["n_cells"].tolist() == list(range(40))
+    np.testing.assert_array_equal(adata.obs[layout.TOTAL], written.totals)
+
+
+def test_reader_says_what_the_store_holds(written: Written) -> None:
+    reader = StoreReader(written.path)
+    assert reader.gene_space == written.space
+    assert tuple(reader.gene_names) == written.space.chosen
+    assert reader.missing_genes == ()
+    assert reader.config["kind"] == "counts"
+    assert reader.inputs == [{"name": "here"}]
+    np.testing.assert_array_equal(reader.source_rows, np.arange(650))
+    pd.testing.assert_frame_equal(reader.obs, written.obs, check_column_type=False)
+
+
+def test_cell_without_counts_stays_zeros(written: Written) -> None:
+    block = StoreReader(written.path).read(np.array([17, 17]))
+    assert block.data.size == 0
+    assert block.indptr.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32), (2**32, np.uint64)],
+)
+def test_counts_take_the_smallest_type_that_holds_them(tmp_path: Path, largest: int, dtype: type) -> None:
+    raw = counts(20, 5)
+    raw.data[3] = largest
+    stored = write(tmp_path / "a.zarr", raw)
+    adata = anndata.read_zarr(stored.path)
+    assert adata.X.dtype == dtype
+    assert adata.X.max() == largest
+    # the largest entry is 2^32 with a total of the same size: float64 throughout
+    np.testing.assert_allclose(dense(StoreReader(stored.path).read(np.arange(20))), stored.expected, rtol=6e-8)
+
+
+def test_gene_indices_are_uint32_beyond_65535_genes(tmp_path: Path) -> None:
+    raw = sparse.csr_matrix(([1, 2], [0, 70_000], [0, 1, 2]), shape=(2, 70_001))
+    reader = StoreReader(write(tmp_path / "a.zarr", raw).path)
+    block = reader.read(np.array([1, 0]))
+    assert block.indices.dtype == np.uint32
+    assert block.indices.tolist() == [70_000, 0]
+
+
+def test_explicit_zeros_and_unsorted_rows_are_tidied(tmp_path: Path) -> None:
+    untidy = sparse.csr_matrix((np.array([3, 0, 1]), np.array([2, 1, 0]), np.array([0, 2, 3])), shape=(2, 3))
+    stored = write(tmp_path / "a.zarr", untidy, blocks=iter([untidy]))
+    block = StoreReader(stored.path).read(np.array([0, 1]))
+    assert block.indptr.tolist() == [0, 1, 2]
+    assert untidy.nnz == 3  # the caller's block is left alone
+
+
+def test_row_outside_the_store_is_refused(written: Written) -> None:
+    with pytest.raises(PlanError, match="Row 650 is not in the source, which has rows 0 to 649"):
+        StoreReader(written.path).read(np.array([3, 650]))
+
+
+def test_reads_from_several_threads_agree(written: Written) -> None:
+    reader = StoreReader(written.path, cache_bytes=3000)
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            rows = rng.integers(0, 650, 50)
+            if not np.allclose(dense(reader.read(rows)), written.expected[rows], rtol=6e-8, atol=0):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_kept_chunks_stay_within_their_bytes(written: Written) -> None:
+    reader = StoreReader(written.path, cache_bytes=2000)
+    reader.read(np.arange(650))
+    assert 0 < reader._cache._bytes <= 2000
+    assert sum(a.nbytes for pair in reader._cache._entries.values() for a in pair) == reader._cache._bytes
+
+
+def test_value_that_the_type_cannot_hold_is_refused(tmp_path: Path) -> None:
+    raw = counts(20, 5)
+    changed = raw.copy()
+    changed.data[0] = 300
+    with pytest.raises(InputError, match="has changed since it was checked"):
+        write(tmp_path / "a.zarr", raw, blocks=iter([changed]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_input_that_ends_early_is_refused(tmp_path: Path) -> None:
+    raw = counts(20, 5)
+    with pytest.raises(InputError, match="15 cells were read, but the input announced 20"):
+        write(tmp_path / "a.zarr", raw, blocks=iter([raw[:15]]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("n_values", "n_cells", "expected"),
+    [(0, 1, 2**14), (500_000, 1000, 2**19), (10**11, 10**8, 2**20), (2_000_000, 4096, 2**19), (2**19, 1024, 2**19)],
+)
+def test_chunks_hold_about_a_thousand_cells(n_values: int, n_cells: int, expected: int) -> None:
+    assert layout.chunk_values(n_values, n_cells) == expected
