@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import InputError, PlanError, ScamacError
 from scamac_scale.genes import duplicates
+from scamac_scale.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,3 +173,29 @@ class RawMatrix:
     ) -> None:
         """Close the file."""
         self.close()
+
+
+def read_blocks(raw: RawMatrix, block_cells: int, label: str) -> Iterator[tuple[int, sparse.csr_matrix]]:
+    """Read all cells in order, block by block, and report progress.
+
+    Parameters
+    ----------
+    raw
+        What is read.
+    block_cells
+        Cells in a block; the last one may be smaller.
+    label
+        What is being done, for the progress report.
+
+    Yields
+    ------
+    start : int
+        First cell of the block.
+    block : csr_matrix
+        (cells, G), see `RawMatrix.read_block`.
+    """
+    with track(label, raw.n_cells, "cells") as progress:
+        for start in range(0, raw.n_cells, block_cells):
+            block = raw.read_block(start, min(start + block_cells, raw.n_cells))
+            yield start, block
+            progress.advance(block.shape[0])

@@ -1,0 +1,363 @@
+"""Gene statistics in two passes over the cells: which genes pass, what the values are, which genes vary most.
+
+Pass one checks every value and counts; pass two sums. Both fold pure functions of one block, so memory does not depend on
+the number of cells (but for 8 bytes a cell: its total). The whole matrix is never held.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numba
+import numpy as np
+
+from scamac_scale.errors import InputError, choose
+from scamac_scale.genes import GeneSpace
+from scamac_scale.ingestion.normalise import cell_totals, kernel_values
+from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from scamac_scale.config import IngestConfig
+    from scamac_scale.ingestion.raw import RawMatrix
+
+logger = logging.getLogger(__name__)
+
+LOG_MAX_DETECTED = 25.0
+"""Values that are not whole and never above this are taken for logged: e**25 is more than any cell holds."""
+LOG_MAX = 88.0
+"""Above this, values that are said to be logged cannot be: the exponential leaves float32."""
+
+
+class Entry(NamedTuple):
+    """One value of the matrix: where it lies, and what it is."""
+
+    cell: int
+    gene: int
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Census:
+    """What one look at every value tells.
+
+    Attributes
+    ----------
+    n_cells
+        Cells seen.
+    n_expressing
+        (G,) cells with a value above zero.
+    largest
+        (G,) largest value.
+    fraction
+        The first value that is not whole; None if there is none.
+    """
+
+    n_cells: int
+    n_expressing: NDArray[np.int64]
+    largest: NDArray[np.float64]
+    fraction: Entry | None
+
+
+@dataclass(frozen=True, eq=False)
+class RawStatistics:
+    """All that is known of an input before it is written.
+
+    Attributes
+    ----------
+    gene_space
+        Kind, target sum, filtered and chosen genes.
+    totals
+        (N,) sum of each cell over the filtered genes; float64.
+    n_empty
+        Cells whose total is 0; they stay.
+    n_stored
+        Values above zero of the chosen genes: what the store will hold.
+    largest
+        Largest value of a chosen gene.
+    var
+        (chosen genes) ``n_cells`` that express it, ``means``, ``dispersions``, ``dispersions_norm`` as in scanpy; gene
+        names as its index.
+    """
+
+    gene_space: GeneSpace
+    totals: NDArray[np.float64]
+    n_empty: int
+    n_stored: int
+    largest: float
+    var: pd.DataFrame
+
+
+def fit_gene_space(raw: RawMatrix, config: IngestConfig) -> GeneSpace:
+    """Choose the genes and the normalisation for an input; see `measure`."""
+    return measure(raw, config).gene_space
+
+
+def measure(raw: RawMatrix, config: IngestConfig) -> RawStatistics:
+    """Check every value and gather the statistics of all genes.
+
+    Parameters
+    ----------
+    raw
+        (N, G) raw values.
+    config
+        Kind, filter, number of genes, target, and cells held at a time.
+
+    Returns
+    -------
+    RawStatistics
+        The chosen genes are those of ``sc.pp.filter_genes``, ``normalize_total``, ``log1p`` and
+        ``highly_variable_genes(flavor="seurat")``; where fewer pass than are asked for, all of them.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two cells, a value is negative or not finite (cell and gene are named), values are not of
+        the kind that was said, or no gene is left.
+
+    Notes
+    -----
+    A gene passes if it is above zero in at least ``min_cell_fraction`` of all cells, taken as the decimal number it is
+    written as: of 140 cells, 0.05 asks for 7, where ``ceil(0.05 * 140)`` gives 8 in binary. The default target is the
+    median total of the cells that have any, over the genes that pass.
+    """
+    if raw.n_cells < 2:
+        raise InputError(f"{raw.name} has {raw.n_cells} cells; at least 2 are needed.")
+    census = take_census(raw, config.block_cells)
+    kind = choose(KIND_RULES, config.kind, "ingest.kind")(raw, census)
+    is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
+    totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells)
+    n_empty = int((totals == 0).sum())
+    if n_empty:
+        logger.warning(
+            "%s: %d of %d cells have no counts in the genes that pass; they stay, as zeros",
+            raw.name,
+            n_empty,
+            raw.n_cells,
+        )
+    target_sum = _target_sum(raw, kind, totals, config.target_sum)
+    table = dispersion_table(moments if target_sum is None else moments.scaled(target_sum))
+    is_variable = variable_genes(table["dispersions_norm"].to_numpy(), config.n_genes)
+    _log_choice(raw, is_variable, config.n_genes)
+    filtered = np.flatnonzero(is_filtered)
+    chosen = filtered[is_variable]
+    names = np.array(raw.gene_names, dtype=object)
+    var = table[is_variable].set_index(names[chosen])
+    var.insert(0, "n_cells", census.n_expressing[chosen])
+    return RawStatistics(
+        GeneSpace(kind, target_sum, tuple(names[filtered]), tuple(names[chosen])),
+        totals,
+        n_empty,
+        int(census.n_expressing[chosen].sum()),
+        float(census.largest[chosen].max()),
+        var,
+    )
+
+
+def take_census(raw: RawMatrix, block_cells: int) -> Census:
+    """Look at every value once: the first pass.
+
+    Parameters
+    ----------
+    raw
+        (N, G) raw values.
+    block_cells
+        Cells held at a time.
+
+    Returns
+    -------
+    Census
+        Counts of each gene.
+
+    Raises
+    ------
+    InputError
+        If a value is negative, NaN or infinite; the first such cell and its gene are named.
+    """
+    n_expressing = np.zeros(raw.n_genes, dtype=np.int64)
+    largest = np.zeros(raw.n_genes, dtype=np.float64)
+    fraction: Entry | None = None
+    for start, block in read_blocks(raw, block_cells, "checking values"):
+        wrong, broken = _count(block.indices, kernel_values(block.data), n_expressing, largest)
+        if wrong >= 0:
+            entry = _entry(block, wrong, start)
+            raise InputError(
+                f"{raw.name}: {raw.matrix} holds {entry.value:g} for {_place(raw, entry)}; expected counts, linear or "
+                "log values, which are finite and not negative. Give the matrix before scaling or correction, with "
+                "ingest.matrix if it is in raw or a layer."
+            )
+        if fraction is None and broken >= 0:
+            fraction = _entry(block, broken, start)
+    return Census(raw.n_cells, n_expressing, largest, fraction)
+
+
+def sum_moments(
+    raw: RawMatrix, is_filtered: NDArray[np.bool_], kind: str, block_cells: int
+) -> tuple[NDArray[np.float64], Moments]:
+    """Sum over cells what the choice of genes needs: the second pass.
+
+    Parameters
+    ----------
+    raw
+        (N, G) raw values.
+    is_filtered
+        (G,) genes that pass.
+    kind
+        Of the values.
+    block_cells
+        Cells held at a time.
+
+    Returns
+    -------
+    totals : ndarray
+        (N,) sum of each cell over the genes that pass.
+    moments : Moments
+        Of the genes that pass: ``x / total``, or ``exp(x) - 1`` for log values.
+    """
+    column = np.where(is_filtered, np.cumsum(is_filtered) - 1, -1)
+    n_filtered = int(is_filtered.sum())
+    totals = np.zeros(raw.n_cells, dtype=np.float64)
+    moments = Moments(0, np.zeros(n_filtered), np.zeros(n_filtered))
+    for start, block in read_blocks(raw, block_cells, "measuring genes"):
+        total = cell_totals(block, is_filtered)
+        totals[start : start + len(total)] = total
+        sums, squares = np.zeros(n_filtered), np.zeros(n_filtered)
+        values = kernel_values(block.data)
+        if kind == "log":
+            _add_moments(block.indptr, block.indices, np.expm1(values), np.ones_like(total), column, sums, squares)
+        else:
+            scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+            _add_moments(block.indptr, block.indices, values, scale, column, sums, squares)
+        moments = moments + Moments(len(total), sums, squares)
+    return totals, moments
+
+
+def _detect_kind(raw: RawMatrix, census: Census) -> str:
+    largest = float(census.largest.max(initial=0.0))
+    kind = "counts" if census.fraction is None else "log" if largest <= LOG_MAX_DETECTED else "linear"
+    why = (
+        "all are whole"
+        if census.fraction is None
+        else f"{census.fraction.value:g} is not whole, the largest is {largest:g}"
+    )
+    logger.info("%s: values taken as %s (%s)", raw.name, kind, why)
+    return kind
+
+
+def _require_counts(raw: RawMatrix, census: Census) -> str:
+    if census.fraction is not None:
+        raise InputError(
+            f"{raw.name}: ingest.kind=counts, but {raw.matrix} holds {census.fraction.value:g} for "
+            f"{_place(raw, census.fraction)}; counts are whole. Say linear or log, or give the matrix of counts."
+        )
+    return "counts"
+
+
+def _require_log(raw: RawMatrix, census: Census) -> str:
+    if census.largest.max(initial=0.0) > LOG_MAX:
+        gene = int(census.largest.argmax())
+        raise InputError(
+            f"{raw.name}: ingest.kind=log, but {raw.matrix} holds {census.largest[gene]:g} for gene "
+            f"{raw.gene_names[gene]!r}, which is no logarithm; say counts or linear."
+        )
+    return "log"
+
+
+KIND_RULES: dict[str, Callable[[RawMatrix, Census], str]] = {
+    "auto": _detect_kind,
+    "counts": _require_counts,
+    "linear": lambda raw, census: "linear",
+    "log": _require_log,
+}
+"""How ``ingest.kind`` becomes the kind of the values, and what is refused."""
+
+
+def min_cells(fraction: float, n_cells: int) -> int:
+    """Count the cells that a share means: the smallest whole number at or above it, 0.05 being a twentieth exactly."""
+    share = Fraction(repr(float(fraction))) * n_cells
+    return -(-share.numerator // share.denominator)
+
+
+def _filter_genes(raw: RawMatrix, census: Census, fraction: float) -> NDArray[np.bool_]:
+    needed = min_cells(fraction, census.n_cells)
+    is_filtered = census.n_expressing >= needed
+    if not is_filtered.any():
+        most = int(census.n_expressing.max(initial=0))
+        raise InputError(
+            f"{raw.name}: no gene is left: none of {raw.n_genes} is above zero in at least {needed} of {census.n_cells} "
+            f"cells (ingest.min_cell_fraction={fraction}), the commonest is in {most}; lower it, or check {raw.matrix}."
+        )
+    logger.info("%s: %d of %d genes are in at least %d cells", raw.name, is_filtered.sum(), raw.n_genes, needed)
+    return np.asarray(is_filtered)
+
+
+def _target_sum(raw: RawMatrix, kind: str, totals: NDArray[np.float64], asked: float | None) -> float | None:
+    if kind == "log":
+        if asked is not None:
+            logger.warning("%s: ingest.target_sum=%g is not used, for the values are logged already", raw.name, asked)
+        return None
+    if asked is not None:
+        return asked
+    filled = totals[totals > 0]
+    if not filled.size:
+        raise InputError(f"{raw.name}: no cell is left: all {len(totals)} are empty; check {raw.matrix}.")
+    return float(np.median(filled))
+
+
+def _log_choice(raw: RawMatrix, is_variable: NDArray[np.bool_], asked: int) -> None:
+    n_chosen, n_filtered = int(is_variable.sum()), len(is_variable)
+    if n_chosen < asked:
+        logger.warning(
+            "%s: %d genes asked for, %d pass the filter and vary; all of them are taken", raw.name, asked, n_chosen
+        )
+    elif n_chosen > asked:
+        logger.info("%s: %d genes for %d asked, for some vary equally", raw.name, n_chosen, asked)
+    logger.info("%s: %d of %d genes chosen", raw.name, n_chosen, n_filtered)
+
+
+def _entry(block: sparse.csr_matrix, at: int, start: int) -> Entry:
+    cell = int(np.searchsorted(block.indptr, at, side="right")) - 1
+    return Entry(start + cell, int(block.indices[at]), float(block.data[at]))
+
+
+def _place(raw: RawMatrix, entry: Entry) -> str:
+    return f"cell {str(raw.obs.index[entry.cell])!r} (number {entry.cell}), gene {raw.gene_names[entry.gene]!r}"
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(indices: Any, data: Any, n_expressing: Any, largest: Any) -> Any:  # pragma: no cover  compiled
+    broken = -1
+    for at in range(len(indices)):
+        value = data[at]
+        if not (value >= 0 and value < np.inf):
+            return at, broken
+        if value > 0:
+            gene = indices[at]
+            n_expressing[gene] += 1
+            if value > largest[gene]:
+                largest[gene] = value
+            if broken < 0 and value != np.floor(value):
+                broken = at
+    return -1, broken
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_moments(
+    indptr: Any, indices: Any, data: Any, scale: Any, column: Any, sums: Any, squares: Any
+) -> None:  # pragma: no cover  compiled
+    for row in range(len(indptr) - 1):
+        for at in range(indptr[row], indptr[row + 1]):
+            to = column[indices[at]]
+            if to >= 0:
+                value = np.float64(data[at]) * scale[row]
+                sums[to] += value
+                squares[to] += value * value
