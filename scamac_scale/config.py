@@ -59,10 +59,11 @@ class InputConfig:
     """Subtract the mean of each gene."""
     gene_sd: float | None = 0.5
     """Multiply everything by one number so that the mean standard deviation of a gene is this; null leaves it."""
-    noise_low: float = 0.0
-    """Lower bound of the uniform noise added in training."""
-    noise_high: float = 1.0
-    """Upper bound of the uniform noise added in training."""
+    noise_low: float = -0.5
+    """Lower bound of the uniform noise added in training; the published code has 0."""
+    noise_high: float = 0.5
+    """Upper bound of the uniform noise added in training; the published code has 1. Noise of mean 0 leaves clean cells,
+    which inference sees, where training saw them."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -227,6 +228,7 @@ class TrainConfig:
             PhaseConfig(
                 terms=("reconstruction", "layers", "similarity", "clustering"),
                 epochs=3,
+                min_steps=50,
                 max_steps=1000,
                 schedule="cosine",
             ),
