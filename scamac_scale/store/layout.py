@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from scamac_scale.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 VERSION = 1
 RECORD = "scamac_store"
@@ -165,6 +165,8 @@ def read_record(root: Path) -> CommitRecord:
 
 def _check_metadata(root: Path, record: CommitRecord, remake: str) -> None:
     for name, expected in record.metadata.items():
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise StoreError(f"The commit record of {root} names {name!r}, which leads out of it; {remake} again.")
         try:
             content = (root / name).read_bytes()
         except OSError as error:

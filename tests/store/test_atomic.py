@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from scamac_scale.errors import OutputError
+from scamac_scale.store.atomic import atomic_folder, check_output
+from scamac_scale.store.reader import StoreReader
+from tests.store.conftest import Written, counts, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scipy import sparse
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def failing(raw: sparse.csr_matrix, error: BaseException) -> Iterator[sparse.csr_matrix]:
+    yield raw[:60]
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bad block"), OSError(errno.EIO, "bad sector")])
+def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, error: BaseException) -> None:
+    raw = counts(100, 8)
+    with pytest.raises(type(error)) as raised:
+        write(tmp_path / "a.zarr", raw, blocks=failing(raw, error), chunk_values=16)
+    assert raised.value is error  # an error of the input is not blamed on the output
+    assert names(tmp_path) == []
+
+
+def test_failure_leaves_the_store_that_was_to_be_replaced(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.zarr", counts(50, 8))
+    raw = counts(100, 8, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.zarr", raw, blocks=failing(raw, KeyboardInterrupt()), overwrite=True)
+    assert names(tmp_path) == ["a.zarr"]
+    assert StoreReader(first.path).n_cells == 50
+
+
+def test_overwrite_replaces_a_store_in_whole(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", counts(900, 8), chunk_values=16)
+    (tmp_path / "a.zarr" / "stray").write_text("of the old store")
+    write(tmp_path / "a.zarr", counts(50, 8, seed=1), overwrite=True)
+    assert names(tmp_path) == ["a.zarr"]
+    assert StoreReader(tmp_path / "a.zarr").n_cells == 50
+    assert not (tmp_path / "a.zarr" / "stray").exists()
+
+
+def test_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    raw = counts(50, 8)
+    write(tmp_path / "a.zarr", raw)
+    blocks = iter([raw])
+    with pytest.raises(OutputError, match=r"a\.zarr is already there; remove it"):
+        write(tmp_path / "a.zarr", raw, blocks=blocks)
+    assert next(blocks) is raw
+
+
+def test_only_zarr_folders_are_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "final.docx").write_text("years of work")
+    (tmp_path / "notes.txt").write_text("more")
+    for name in ("thesis", "notes.txt"):
+        with pytest.raises(OutputError, match=r"is not a zarr folder|Not a directory"):
+            write(tmp_path / name, counts(50, 8), overwrite=True)
+    assert (tmp_path / "thesis" / "final.docx").exists()
+
+
+def test_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", counts(50, 8))
+    (tmp_path / "b.zarr").symlink_to(tmp_path / "a.zarr")
+    write(tmp_path / "b.zarr", counts(60, 8), overwrite=True)
+    assert names(tmp_path) == ["a.zarr", "b.zarr"]
+    assert StoreReader(tmp_path / "a.zarr").n_cells == 50
+    assert StoreReader(tmp_path / "b.zarr").n_cells == 60
+
+
+def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    def work() -> None:
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "mine").write_text("1")
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "theirs").write_text("2")
+
+    with pytest.raises(OutputError, match="appeared in the meantime"):
+        work()
+    assert names(tmp_path / "a") == ["theirs"]
+    assert names(tmp_path) == ["a"]
+
+
+def test_missing_folder_above_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"there is no folder {tmp_path / 'no'}; make it first"):
+        check_output(tmp_path / "no" / "a.zarr")
+
+
+def test_file_above_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        check_output(tmp_path / "file" / "a.zarr")
+    with pytest.raises(OutputError):
+        check_output(tmp_path / "file" / "deeper" / "a.zarr")
+
+
+def test_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    nobody = 65534
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(nobody)
+        with pytest.raises(OutputError, match=r"not writable|may not write") as raised:
+            write(tmp_path / "a.zarr", counts(50, 8))
+    finally:
+        if is_root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+    assert raised.value.exit_code == 4
+    assert names(tmp_path) == []
+
+
+def test_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    mount = shutil.which("mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        raw = counts(4000, 100)
+        with pytest.raises(OutputError, match=r"No space left on device; free some space") as raised:
+            write(disk / "a.zarr", raw, chunk_values=4096)
+        assert raised.value.errno == errno.ENOSPC
+        assert names(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+FILE_TOO_LARGE = """
+import resource, sys
+from pathlib import Path
+from scamac_scale.errors import OutputError
+from tests.store.conftest import counts, write
+raw = counts(2000, 100)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+try:
+    write(Path(sys.argv[1]), raw, chunk_values=32768)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_limit_on_file_sizes_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FILE_TOO_LARGE, tmp_path / "a.zarr"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "a.zarr cannot be written: File too large" in done.stdout, done.stderr
+    assert names(tmp_path) == []
+
+
+def test_store_is_readable_by_others_like_any_new_folder(tmp_path: Path) -> None:
+    stored: Written = write(tmp_path / "a.zarr", counts(20, 4))
+    (tmp_path / "plain").mkdir()
+    assert stored.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert np.all(StoreReader(stored.path).read(np.arange(20)).data > 0)
