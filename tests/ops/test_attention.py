@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scamac_scale.errors import ShapeError
+from scamac_scale.ops.attention import BANK_FORMS, SPATIAL_FORMS, channel_attention, channel_product
+from tests.mathematics import LAWS, normal
+
+
+@LAWS
+@given(st.integers(0, 99), st.integers(1, 9))
+def test_each_output_channel_is_a_weighted_mean_of_the_channels(seed: int, n_cells: int) -> None:
+    v, product = normal(seed, 2, n_cells, 4), 5 * normal(seed + 1, 2, 4, 4)
+    out = channel_attention(v, product)
+    assert (out <= v.max(dim=-1, keepdim=True).values + 1e-9).all()
+    assert (out >= v.min(dim=-1, keepdim=True).values - 1e-9).all()
+    torch.testing.assert_close(channel_attention(torch.ones_like(v), product), torch.ones_like(v))
+
+
+@LAWS
+@given(st.integers(0, 99), st.integers(1, 12), st.integers(0, 12))
+def test_channel_products_add_up_over_any_cut(seed: int, n_cells: int, cut: int) -> None:
+    q, k = normal(seed, 3, n_cells, 4), normal(seed + 1, 3, n_cells, 4)
+    parts = channel_product(q[:, :cut], k[:, :cut]) + channel_product(q[:, cut:], k[:, cut:])
+    torch.testing.assert_close(parts, channel_product(q, k), rtol=1e-12, atol=1e-12)
+
+
+def test_channel_attention_of_a_cell_ignores_its_batch_mates() -> None:
+    v, product = normal(1, 3, 8, 4), normal(2, 3, 4, 4)
+    torch.testing.assert_close(channel_attention(v[:, 2:3], product), channel_attention(v, product)[:, 2:3])
+
+
+def test_bank_forms_are_known_forms() -> None:
+    assert set(SPATIAL_FORMS) >= BANK_FORMS
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ShapeError, match=r"q \(S, B, D\)"):
+        channel_product(torch.zeros(3, 4), torch.zeros(3, 4))
+    with pytest.raises(ShapeError, match="same shape"):
+        channel_product(torch.zeros(1, 3, 4), torch.zeros(1, 3, 5))
+    with pytest.raises(ShapeError, match=r"mean_product came with shape \(1, 4, 3\)"):
+        channel_attention(torch.zeros(1, 3, 4), torch.zeros(1, 4, 3))

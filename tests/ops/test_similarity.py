@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scamac_scale.errors import ShapeError
+from scamac_scale.ops.similarity import gram_matrices, similarity_from_grams, unit_rows
+from tests.mathematics import LAWS, matrix, memberships, normal
+
+
+@LAWS
+@given(matrix())
+def test_rows_have_length_one_or_zero(x: torch.Tensor) -> None:
+    lengths = unit_rows(x).norm(dim=1)
+    expected = (x.norm(dim=1) > 0).double()
+    torch.testing.assert_close(lengths, expected)
+
+
+@LAWS
+@given(matrix(low=0.1), st.floats(1e-3, 1e3))
+def test_the_length_of_a_row_does_not_matter(x: torch.Tensor, factor: float) -> None:
+    torch.testing.assert_close(unit_rows(x * factor), unit_rows(x), rtol=1e-12, atol=1e-12)
+
+
+@LAWS
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40))
+def test_grams_of_any_split_add_up_to_the_whole(seed: int, n_cells: int, size: int) -> None:
+    u, z = memberships(seed, n_cells, 3), normal(seed, n_cells, 4)
+    parts = [gram_matrices(u[rows], z[rows]) for rows in torch.arange(n_cells).split(size)]
+    for found, whole in zip(reduce(add, parts), gram_matrices(u, z), strict=True):
+        torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)
+
+
+@LAWS
+@given(st.integers(0, 99), st.integers(1, 20))
+def test_loss_is_zero_where_similarities_agree_and_never_negative(seed: int, n_cells: int) -> None:
+    z_hat = unit_rows(normal(seed, n_cells, 3))
+    rotation = torch.linalg.qr(normal(seed + 1, 3, 3)).Q
+    value = similarity_from_grams(gram_matrices(z_hat @ rotation, z_hat))
+    assert value >= 0
+    # The three squared norms cancel to the last digits of float64.
+    assert value < 1e-14
+
+
+def test_count_of_cells_may_be_given() -> None:
+    grams = gram_matrices(unit_rows(memberships(1, 10, 3)), unit_rows(normal(2, 10, 4)))
+    torch.testing.assert_close(similarity_from_grams(grams, 20) * 4, similarity_from_grams(grams))
+
+
+def test_grams_are_double_whatever_the_input() -> None:
+    grams = gram_matrices(torch.ones(4, 2), torch.ones(4, 3))
+    assert all(field.dtype == torch.float64 for field in grams)
+    assert float(grams.n_cells) == 4
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ShapeError, match=r"x \(B, D\)"):
+        unit_rows(torch.zeros(3))
+    with pytest.raises(ShapeError, match="cells of u_hat and z_hat: got 3 and 4"):
+        gram_matrices(torch.zeros(3, 2), torch.zeros(4, 2))
