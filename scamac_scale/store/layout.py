@@ -118,6 +118,14 @@ def digest_metadata(root: Path) -> dict[str, str]:
     }
 
 
+def is_store(root: Path) -> bool:
+    """Whether a folder says that it is a training store; whether it is a sound one is for `read_record`."""
+    try:
+        return RECORD in json.loads((root / METADATA).read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def read_record(root: Path) -> CommitRecord:
     """Read and check the commit record of a store.
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numba
 import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from scamac_scale.csr import CsrBlock, check_rows
+from scamac_scale.csr import CsrBlock, check_rows, copy_rows
 from scamac_scale.errors import StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.store import layout
@@ -93,6 +92,10 @@ class StoreReader:
 
     def close(self) -> None:
         """Let the kept chunks go; no file stays open between reads."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Let the kept chunks go; they are read again when they are wanted."""
         self._cache.clear()
 
     @property
@@ -104,6 +107,11 @@ class StoreReader:
     def missing_genes(self) -> tuple[str, ...]:
         """Chosen genes that the input lacks: none."""
         return ()
+
+    @property
+    def csr_bytes(self) -> int:
+        """Bytes of all cells as `read` returns them."""
+        return 8 * (self.n_cells + 1) + self.n_values * (4 + layout.index_dtype(self.n_genes).itemsize)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -180,7 +188,7 @@ class StoreReader:
         for at, (data, indices) in enumerate(self._chunks(chunks)):
             part = slice(lows[at], highs[at])
             offset = chunks[at] * self._chunk
-            _copy(offset, data, indices, starts[part], stops[part], targets[part], raw, genes)
+            copy_rows(offset, data, indices, starts[part], stops[part], targets[part], raw, genes)
 
     def _chunks(self, chunks: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
         """Give the chunks in order, reading runs of consecutive ones that are not kept."""
@@ -270,17 +278,3 @@ def _covered(firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> NDArray[np.
     lengths = lasts - firsts + 1
     steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.unique(np.repeat(firsts, lengths) + steps)
-
-
-@numba.njit(nogil=True, cache=True)
-def _copy(
-    offset: Any, data: Any, indices: Any, starts: Any, stops: Any, targets: Any, raw: Any, genes: Any
-) -> None:  # pragma: no cover  compiled
-    for row in range(starts.size):
-        start = max(starts[row], offset)
-        stop = min(stops[row], offset + data.size)
-        if start < stop:
-            target = targets[row] + start - starts[row]
-            size = stop - start
-            raw[target : target + size] = data[start - offset : stop - offset]
-            genes[target : target + size] = indices[start - offset : stop - offset]
