@@ -178,7 +178,9 @@ def simulate(
         raise ConfigError(f"simulate: n_types={n_types} for n_genes={n_genes}; each type needs a gene of its own.")
     model = CellModel.draw(n_genes, n_types, seed)
     with atomic_folder(out, overwrite=overwrite) as folder, writing(Path(out)):
-        writer = _AtlasWriter(folder, model, block_cells, seed)
+        # one type for both, or scikit-learn refuses what anndata reads
+        index_dtype = np.dtype(np.int32 if n_cells * n_genes < 2**31 else np.int64)
+        writer = _AtlasWriter(folder, model, block_cells, seed, index_dtype)
         with track("simulating", n_cells, "cells") as progress:
             for block, start in enumerate(range(0, n_cells, DRAWN_CELLS)):
                 cells = draw_cells(model, min(DRAWN_CELLS, n_cells - start), seed, block)
@@ -191,13 +193,14 @@ def simulate(
 class _AtlasWriter:
     """An AnnData zarr that grows by runs of cells; whole chunks go to disk."""
 
-    def __init__(self, folder: Path, model: CellModel, block_cells: int, seed: int) -> None:
+    def __init__(self, folder: Path, model: CellModel, block_cells: int, seed: int, index_dtype: np.dtype[Any]) -> None:
         import zarr
 
         self._root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         self._model = model
         self._block_cells = block_cells
         self._seed = seed
+        self._index_dtype = index_dtype
         self._n_cells = 0
         self._n_values = 0
         self._arrays: dict[str, Any] = {}  # zarr arrays
@@ -250,8 +253,8 @@ class _AtlasWriter:
         self._root.create_group("X").attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         values = max(1024, len(first.data) * self._block_cells // len(first.label))
         cells = max(DRAWN_CELLS, 16 * self._block_cells)
-        self._grow_from("X/indptr", np.dtype(np.int64), cells)
-        self._grow_from("X/indices", np.dtype(np.int32), values)
+        self._grow_from("X/indptr", self._index_dtype, cells)
+        self._grow_from("X/indices", self._index_dtype, values)
         self._grow_from("X/data", np.dtype(np.float32), values)
         self._grow_from("obs/_index", None, cells)
         self._grow_from("obs/cell_type/codes", None, cells)

@@ -8,10 +8,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from scipy import sparse
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+settings.register_profile("scamac", deadline=None)  # no test asserts a time
+settings.load_profile("scamac")
 
 N_CELLS, N_GENES, N_TYPES, N_MARKERS = 300, 200, 4, 20
 
