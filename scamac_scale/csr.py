@@ -170,7 +170,7 @@ def gather(
     """
     order = np.argsort(rows, kind="stable")
     blocks, lows = np.unique(rows[order] // block_cells, return_index=True)
-    highs = np.append(lows[1:], rows.size)
+    highs = np.append(lows, rows.size)[1:]
     parts = []
     lengths = np.zeros(rows.size, np.int64)
     for block, low, high, piece in zip(blocks, lows, highs, pieces(blocks), strict=True):

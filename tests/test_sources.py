@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from scamac_scale.config import IngestConfig
+from scamac_scale.errors import InputError, StoreError
+from scamac_scale.genes import GeneSpace
+from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.ingestion.source import NormalisedSource
+from scamac_scale.sources import CachedSource, open_source
+from scamac_scale.store.reader import StoreReader
+from tests.contracts.cell_source import dense
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata as ad
+
+CONFIG = IngestConfig(n_genes=50)
+
+
+@pytest.fixture(scope="module")
+def store(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ingest(tiny_atlas, tmp_path_factory.mktemp("store") / "tiny.zarr", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def space(store: Path) -> GeneSpace:
+    return StoreReader(store).gene_space
+
+
+def test_store_of_the_model_is_read_as_it_is(store: Path, space: GeneSpace) -> None:
+    with open_source(str(store), space) as source:
+        assert isinstance(source, StoreReader)
+    with open_source(StoreReader(store)) as source:
+        assert source.n_cells == 300
+
+
+def test_store_with_other_genes_is_refused_with_the_way_out(store: Path, space: GeneSpace, tiny_atlas: Path) -> None:
+    other = GeneSpace(space.kind, space.target_sum, space.filtered, space.chosen[:30])
+    with pytest.raises(InputError, match=f"30 of the model's 30 genes.*made from: {tiny_atlas}"):
+        open_source(store, other)
+
+
+def test_damaged_store_is_not_taken_for_raw_data(store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(store, copy)
+    (copy / "X" / "zarr.json").write_text("{}")
+    with pytest.raises(StoreError, match="is not what was written"):
+        open_source(copy)
+
+
+def test_new_cells_are_matched_by_name_in_any_order(tiny_adata: ad.AnnData, space: GeneSpace, store: Path) -> None:
+    order = np.random.default_rng(0).permutation(tiny_adata.n_vars)
+    with open_source(tiny_adata[:, order].copy(), space) as source, open_source(store) as stored:
+        rows = np.arange(300)
+        np.testing.assert_array_equal(dense(source.read(rows)), dense(stored.read(rows)))
+        assert source.missing_genes == ()
+
+
+def test_missing_genes_are_counted_and_zero(
+    tiny_adata: ad.AnnData, space: GeneSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = space.chosen[::5]
+    kept = [name for name in tiny_adata.var_names if name not in lost]
+    with caplog.at_level(logging.WARNING), open_source(tiny_adata[:, kept].copy(), space) as source:
+        assert source.missing_genes == lost
+        values = dense(source.read(np.arange(300)))
+    assert f"lacks {len(lost)} of the {len(space.chosen)} genes of the model ({lost[0]}, " in caplog.text
+    assert (values[:, ::5] == 0).all()
+    totals = tiny_adata[:, [name for name in space.filtered if name not in lost]].X.sum(1).A1
+    gene = space.chosen[1]
+    expected = np.log1p(tiny_adata[:, gene].X.toarray().ravel() * (space.target_sum or 0) / totals)
+    np.testing.assert_allclose(values[:, 1], expected, rtol=1e-6)  # the expected values are float32
+
+
+def test_less_than_half_of_the_genes_is_refused(tiny_adata: ad.AnnData, space: GeneSpace) -> None:
+    kept = [name for name in tiny_adata.var_names if name not in space.chosen[:26]]
+    with pytest.raises(InputError, match=r"has 24 of the 50 genes of the model \(48%\); at least 50% are needed"):
+        open_source(tiny_adata[:, kept].copy(), space)
+    half = [name for name in tiny_adata.var_names if name not in space.chosen[:25]]
+    assert len(open_source(tiny_adata[:, half].copy(), space).missing_genes) == 25
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (-1.0, "is not a finite number of at least 0"),
+        (np.nan, "is not a finite number"),
+        (np.inf, "is not a finite number"),
+        (1.5, "is not a whole number, and the model was fitted to counts"),
+    ],
+)
+def test_value_that_does_not_fit_the_model_is_named(
+    tiny_adata: ad.AnnData, space: GeneSpace, value: float, message: str
+) -> None:
+    counts = sparse.lil_matrix(tiny_adata.X)
+    counts[250, 3] = value
+    tiny_adata.X = counts.tocsr()
+    named = f"for cell 'cell250' and gene 'gene003'; it {message}"
+    with open_source(tiny_adata, space) as source, pytest.raises(InputError, match=named):
+        source.read(np.array([7]))
+
+
+def test_raw_matrix_and_layers_are_read(tiny_adata: ad.AnnData, space: GeneSpace, store: Path) -> None:
+    tiny_adata.layers["counts"] = tiny_adata.X.copy()
+    tiny_adata.raw = tiny_adata.copy()
+    tiny_adata.X = tiny_adata.X * 0.5
+    expected = dense(StoreReader(store).read(np.arange(10)))
+    for matrix in ("raw", "counts"):
+        with open_source(tiny_adata, space, ingest=IngestConfig(matrix=matrix)) as source:
+            np.testing.assert_array_equal(dense(source.read(np.arange(10))), expected)
+
+
+def bytes_of(source: Any) -> int:
+    block = source.read(np.arange(source.n_cells))
+    return int(block.indptr.nbytes + block.indices.nbytes + block.data.nbytes)
+
+
+@pytest.mark.parametrize("kind", ["store", "h5ad"])
+def test_cells_are_kept_in_memory_only_where_they_fit(store: Path, tiny_atlas: Path, kind: str) -> None:
+    data = {"store": store, "h5ad": tiny_atlas}[kind]
+    with open_source(data, ingest=CONFIG) as source:
+        needed = bytes_of(source)
+        assert not isinstance(source, CachedSource)
+    with open_source(data, ingest=CONFIG, cache_bytes=needed - 1) as source:
+        assert not isinstance(source, CachedSource)
+    with open_source(data, ingest=CONFIG, cache_bytes=needed) as source:
+        assert isinstance(source, CachedSource)
+        assert bytes_of(source) == needed
+
+
+def test_sizes_of_a_store_are_known_without_reading_it(store: Path) -> None:
+    reader = StoreReader(store)
+    assert reader.csr_bytes == bytes_of(reader)
+
+
+def test_blocks_kept_of_raw_data_stay_within_their_bytes(tiny_atlas: Path, space: GeneSpace) -> None:
+    import anndata as ad
+
+    adata = ad.concat([ad.read_h5ad(tiny_atlas)] * 8, index_unique="-")
+    with NormalisedSource(open_raw(adata), space, window_bytes=150_000) as source:
+        whole = dense(source.read(np.arange(2400)))
+        kept = source._cache._entries
+        assert 1 <= len(kept) < 3
+        assert sum(array.nbytes for piece in kept.values() for array in piece) <= 150_000
+        rows = np.random.default_rng(0).integers(0, 2400, 500)
+        np.testing.assert_array_equal(dense(source.read(rows)), whole[rows])
+
+
+def test_file_is_closed_with_the_source(tiny_atlas: Path, space: GeneSpace) -> None:
+    with open_source(tiny_atlas, space) as source:
+        source.read(np.arange(3))
+    with pytest.raises(InputError):
+        source.read(np.arange(3))
+
+
+def test_file_is_closed_where_opening_fails(tiny_atlas: Path, space: GeneSpace, tmp_path: Path) -> None:
+    other = GeneSpace("counts", 1.0, ("a", "b"), ("a", "b"))
+    with pytest.raises(InputError, match="0 of the 2 genes"):
+        open_source(tiny_atlas, other)
+    # an open HDF5 file could not be opened for writing
+    import h5py
+
+    h5py.File(tiny_atlas, "r+").close()
