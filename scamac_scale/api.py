@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.errors import InputError
-from scamac_scale.inspection import inspect
+
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from scamac_scale.checkpoint import FittedModel
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
+
+
+def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
+    """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
+    from scamac_scale.inspection import inspect as look
+
+    return look(path, verify=verify)
 
 
 def ingest(
@@ -144,7 +151,11 @@ class ScAMAC:
             folder = RunFolder(run) if run is not None else None
             if folder:
                 folder.write_config(self.config)
-            fitted = fit(source, source.gene_space, self.config, folder)
+            try:
+                fitted = fit(source, source.gene_space, self.config, folder)
+            finally:
+                if folder:
+                    folder.close()
         fitted.network.cpu()
         fitted.centers = fitted.centers.cpu()
         self._fitted = fitted
@@ -246,18 +257,12 @@ def evaluate(data: str | Path | ad.AnnData, label: str, *, key: str = "scamac_cl
     InputError
         If a column is missing; lists the known ones.
     """
+    from scamac_scale.infer.output import read_obs
     from scamac_scale.metrics.clustering import clustering_scores
 
-    obs = _read_obs(data)
+    obs = read_obs(data)
     for column in (label, key):
         if column not in obs:
             raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns))}.")
-    return clustering_scores(obs[label].to_numpy(), obs[key].to_numpy())
+    return dict(clustering_scores(obs[label].to_numpy(), obs[key].to_numpy()))
 
-
-def _read_obs(data: str | Path | ad.AnnData) -> Any:  # Any: a pandas DataFrame
-    if not isinstance(data, str | Path):
-        return data.obs
-    from scamac_scale.ingestion.open import read_obs
-
-    return read_obs(data)

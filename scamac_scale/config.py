@@ -238,7 +238,7 @@ class TrainConfig:
     carries_centers: bool = False
     """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
     accelerator: str = "auto"
-    """cpu, cuda, mps or auto."""
+    """cpu, cuda or auto (cuda where there is one)."""
     precision: str = "auto"
     """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
     cache_bytes: int = 2**30

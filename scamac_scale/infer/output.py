@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.errors import OutputError
+from scamac_scale.errors import InputError, OutputError
+from scamac_scale.store.atomic import atomic_folder, check_output, flush, writing
+from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     import anndata as ad
@@ -83,9 +87,7 @@ class MemoryOutput:
 
 
 class DiskOutput:
-    """Predictions streamed to an AnnData zarr, or to an h5ad by way of one.
-
-    The zarr is written beside the target and renamed at the end; nothing stays after an error.
+    """Predictions streamed to an AnnData zarr, or to an h5ad by way of one; complete or absent.
 
     Parameters
     ----------
@@ -103,27 +105,39 @@ class DiskOutput:
     def __init__(self, path: str | Path, obs: pd.DataFrame, genes: list[str], widths: dict[str, int]) -> None:
         self.path = check_target(path)
         self._obs, self._genes, self._widths = obs, genes, widths
-        self._partial = self.path.with_name(f".{self.path.stem}.partial-{os.getpid()}.zarr")
         self._labels = np.zeros(len(obs), dtype=np.int64)
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        import anndata as ad
-        import pandas as pd
         import zarr
 
-        var = pd.DataFrame(index=pd.Index(self._genes, dtype=object))
+        is_zarr = self.path.suffix == ".zarr"
+        self._folder = self._stack.enter_context(atomic_folder(self.path) if is_zarr else _scratch(self.path))
         try:
-            ad.settings.zarr_write_format = 3
-            ad.AnnData(obs=self._obs, var=var).write_zarr(self._partial)
-            self._group = zarr.open_group(self._partial, mode="r+")
-            self._arrays = {name: self._create(name, width) for name, width in self._widths.items()}
-        except OSError as error:
-            self._discard()
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+            with writing(self.path):
+                self._group = zarr.open_group(self._folder, mode="w", zarr_format=3)
+                self._write_frame_of_anndata()
+                self._arrays = {name: self._create(name, width) for name, width in self._widths.items()}
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
         return self
 
+    def _write_frame_of_anndata(self) -> None:
+        import pandas as pd
+
+        self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self._write("var", pd.DataFrame(index=pd.Index(self._genes, dtype=object)))
+        for name in ("obsm", "obsp", "varm", "varp", "layers"):
+            self._write(name, {})
+
+    def _write(self, name: str, value: Any) -> None:  # Any: whatever AnnData can write
+        from anndata.io import write_elem
+
+        write_elem(self._group, name, value, dataset_kwargs={"shards": None})
+
     def _create(self, name: str, width: int) -> Any:  # Any: zarr's array type is not typed for slicing
-        parent = self._group["layers" if name == DENOISED_KEY else "obsm"]
+        parent: Any = self._group["layers" if name == DENOISED_KEY else "obsm"]
         chunk_cells = max(1, min(len(self._obs), CHUNK_BYTES // (4 * max(width, 1))))
         return parent.create_array(
             name,
@@ -136,52 +150,42 @@ class DiskOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._discard()
-
-    def _discard(self) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._stack.__exit__(kind, error, trace)
 
     def write(self, start: int, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
         """Write the rows from `start` on."""
         self._labels[start : start + len(labels)] = labels
-        try:
+        with writing(self.path):
             for name, block in blocks.items():
                 self._arrays[name][start : start + len(block)] = block
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
 
     def finish(self, n_clusters: int, uns: dict[str, Any]) -> Path:
-        """Write the columns, then move everything to the target."""
-        from anndata.io import write_elem
-
+        """Write the columns; the target appears when the context ends."""
         obs = self._obs.copy()
         obs[CLUSTER_KEY] = cluster_column(self._labels, n_clusters)
-        try:
-            write_elem(self._group, "obs", obs)
-            write_elem(self._group, "uns", {UNS_KEY: uns})
+        with writing(self.path):
+            self._write("obs", storable_frame(obs))
+            self._write("uns", {UNS_KEY: uns})
             if self.path.suffix == ".h5ad":
-                _to_h5ad(self._partial, self.path)
-            else:
-                self._partial.rename(self.path)
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+                _to_h5ad(self._folder, self.path)
         return self.path
 
 
 def check_target(path: str | Path) -> Path:
     """Refuse a target that cannot be written, before any work."""
-    path = Path(path)
-    if path.suffix not in (".zarr", ".h5ad"):
+    if Path(path).suffix not in (".zarr", ".h5ad"):
         raise OutputError(f"the output {path} must end in .zarr or .h5ad.")
-    if path.exists():
-        raise OutputError(f"the output {path} exists already; name another path, or remove it first.")
+    return check_output(path)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A hidden zarr folder beside the target, removed at the end."""
+    folder = target.with_name(f".{target.stem}.partial-{os.getpid()}.zarr")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder of {path} cannot be made: {error.strerror}.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written; name another output.")
-    return path
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _CONVERT = "import sys, anndata; anndata.read_zarr(sys.argv[1]).write_h5ad(sys.argv[2], compression='gzip')"
@@ -192,7 +196,7 @@ def _to_h5ad(source: Path, target: Path) -> None:
     size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
     free = shutil.disk_usage(target.parent).free
     if free < 2 * size:
-        raise OutputError(f"{target} needs up to {2 * size:,} bytes, {free:,} are free; write .zarr instead, or make room.")
+        raise OutputError(f"{target} needs up to {2 * size:,} bytes, {free:,} are free; write .zarr, or make room.")
     partial = target.with_name(f".{target.stem}.partial-{os.getpid()}.h5ad")
     try:
         done = subprocess.run(
@@ -201,6 +205,41 @@ def _to_h5ad(source: Path, target: Path) -> None:
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             raise OutputError(f"{target} cannot be written: {reason[0]}")
+        flush(partial)
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_obs(data: str | Path | ad.AnnData) -> pd.DataFrame:
+    """The rows of an output, without its arrays.
+
+    Parameters
+    ----------
+    data
+        AnnData, or the path of an AnnData zarr or h5ad.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``obs``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is no AnnData.
+    """
+    import h5py
+    import zarr
+    from anndata.io import read_elem
+
+    if not isinstance(data, str | Path):
+        return data.obs
+    path = Path(data)
+    try:
+        if path.is_dir():
+            return read_elem(zarr.open_group(path, mode="r")["obs"])
+        with h5py.File(path) as file:
+            return read_elem(file["obs"])
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not an AnnData zarr or h5ad that can be read ({error}).") from error

@@ -354,7 +354,7 @@ class MemberAssigner:
         Returns
         -------
         IntArray
-            (n, R), uint16.
+            (n, R), unsigned integers.
         """
         points = [space.project(sources[space.source]) for space in self.spaces]
         codes = np.empty((len(points[0]), len(self.members)), dtype=np.uint16)

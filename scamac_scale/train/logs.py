@@ -75,6 +75,13 @@ class RunFolder:
     path
         New or empty folder.
 
+    Attributes
+    ----------
+    path
+        The folder.
+    loggers
+        For Fabric: metrics.csv and TensorBoard files in the folder.
+
     Raises
     ------
     OutputError
@@ -95,20 +102,24 @@ class RunFolder:
             raise
         except OSError as error:
             raise OutputError(f"the run folder {self.path} cannot be written: {error.strerror}.") from error
+        self.loggers = self._make_loggers()
 
     @property
     def model_path(self) -> Path:
         """Where the model is exported."""
         return self.path / "model"
 
-    def loggers(self) -> list[Logger]:
-        """Loggers for Fabric: metrics.csv and TensorBoard files in the folder."""
+    def _make_loggers(self) -> list[Logger]:
         from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 
-        return [
-            CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50),
-            TensorBoardLogger(root_dir=self.path, name="tensorboard", version=""),
-        ]
+        table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
+        _ = table.experiment  # opens metrics.csv now: it warns of a folder that is not empty
+        return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="")]
+
+    def close(self) -> None:
+        """Flush the metrics."""
+        for logger in self.loggers:
+            logger.finalize("success")
 
     def write_config(self, config: ScamacConfig) -> None:
         """Write the resolved settings."""

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_CELLS = 10
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclass
@@ -171,6 +173,8 @@ def check_fit(source: CellSource, config: ScamacConfig) -> None:
         raise ConfigError(
             f"n_clusters={config.n_clusters} exceeds the number of cells, {source.n_cells}; ask for fewer clusters."
         )
+    choose(dict.fromkeys(ACCELERATORS), config.train.accelerator, "train.accelerator")
+    choose(dict.fromkeys(PRECISIONS), config.train.precision, "train.precision")
     choose(WEIGHT_STARTS, config.start.weights, "start.weights")
     choose(CENTER_STARTS, config.start.centers, "start.centers")
     choose(TARGETS, config.loss.similarity_target, "loss.similarity_target")
@@ -181,16 +185,16 @@ def check_fit(source: CellSource, config: ScamacConfig) -> None:
 
 
 def launch(config: ScamacConfig, run: RunFolder | None) -> Fabric:
-    """Fabric on one device of this process."""
-    fabric = Fabric(accelerator=config.train.accelerator, devices=1, loggers=run.loggers() if run else None)
+    """Fabric on one device of this process: CUDA where there is one, in bf16 where it has that."""
+    accelerator = config.train.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     precision = config.train.precision
     if precision == "auto":
-        is_bf16 = fabric.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16-mixed" if is_bf16 else "32-true"
-    if precision != "32-true":
-        fabric = Fabric(
-            accelerator=config.train.accelerator, devices=1, precision=precision, loggers=run.loggers() if run else None
-        )
+        precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=run.loggers if run else None)
     fabric.launch()
     return fabric
 
@@ -256,7 +260,8 @@ def _consensus_target(
         return None
     sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
     assigner = MemberAssigner.from_consensus(consensus, sources)
-    codes = np.empty((source.n_cells, len(consensus.members)), dtype=np.uint16)
+    largest = max(member.n_clusters for member in consensus.members)
+    codes = np.empty((source.n_cells, len(consensus.members)), dtype=np.min_scalar_type(largest))
     device = network.gene_mean.device
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ class ConsensusTarget:
     Parameters
     ----------
     codes
-        (N, R) cluster of each cell in each member: two bytes per cell and member.
+        (N, R) cluster of each cell in each member: one byte each while a member has fewer than 256 clusters.
     members
         The R members, for their sizes and weights.
     """

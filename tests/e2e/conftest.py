@@ -1,0 +1,32 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scamac_scale import IngestConfig, ScAMAC, ingest
+from scamac_scale.config import ModelConfig, PhaseConfig, ScamacConfig, StartConfig, TrainConfig
+
+ALL_TERMS = ("reconstruction", "layers", "similarity", "clustering")
+QUICK = ScamacConfig(
+    n_clusters=4,
+    model=ModelConfig(encoder_width=32, latent_width=8, bank_cells=32),
+    start=StartConfig(landmark_cells=200, components=(5, 10)),
+    train=TrainConfig(
+        batch_cells=64,
+        pretrain=PhaseConfig(epochs=2),
+        rounds=2,
+        phases=(PhaseConfig(terms=ALL_TERMS, epochs=1, schedule="cosine"),),
+        accelerator="cpu",
+    ),
+)
+STREAMED = replace(QUICK, train=replace(QUICK.train, cache_bytes=0))
+
+
+@pytest.fixture(scope="session")
+def store(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ingest(tiny_atlas, tmp_path_factory.mktemp("store") / "tiny.store.zarr", IngestConfig(n_genes=100))
+
+
+@pytest.fixture(scope="session")
+def model(store: Path) -> ScAMAC:
+    return ScAMAC(config=QUICK).fit(store)

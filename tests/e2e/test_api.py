@@ -1,0 +1,222 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scamac_scale import IngestConfig, ScAMAC, evaluate, tl
+from scamac_scale.config import LossConfig, StartConfig
+from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError
+from tests.e2e.conftest import QUICK, STREAMED
+
+
+def same_weights(a: ScAMAC, b: ScAMAC) -> bool:
+    states = [model.fitted.network.state_dict() for model in (a, b)]
+    return all(np.array_equal(states[0][name].numpy(), states[1][name].numpy()) for name in states[0]) and np.array_equal(
+        a.fitted.centers.numpy(), b.fitted.centers.numpy()
+    )
+
+
+def test_the_four_types_are_found(model: ScAMAC, store: Path) -> None:
+    found = model.predict(store)
+    assert evaluate(found, "cell_type")["ari"] > 0.95
+    assert found.obs["scamac_cluster"].cat.categories.tolist() == ["0", "1", "2", "3"]
+    np.testing.assert_allclose(found.obsm["scamac_membership"].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.obsm["scamac_membership"].argmax(axis=1), found.obs["scamac_cluster"].cat.codes)
+
+
+def test_rows_come_back_in_the_order_of_the_input(model: ScAMAC, store: Path, tiny_adata: ad.AnnData) -> None:
+    found = model.predict(store)
+    assert found.obs_names.tolist() == tiny_adata.obs_names.tolist()
+    order = np.random.default_rng(0).permutation(tiny_adata.n_obs)
+    shuffled = model.predict(tiny_adata[order].copy())
+    assert shuffled.obs_names.tolist() == tiny_adata.obs_names[order].tolist()
+    np.testing.assert_array_equal(shuffled.obsm["X_scAMAC"], found.obsm["X_scAMAC"][order])
+
+
+def test_store_h5ad_and_memory_predict_the_same(
+    model: ScAMAC, store: Path, tiny_atlas: Path, tiny_adata: ad.AnnData
+) -> None:
+    expected = model.predict(store).obsm["X_scAMAC"]
+    for data in (tiny_atlas, tiny_adata):
+        np.testing.assert_allclose(model.predict(data).obsm["X_scAMAC"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_latent_does_not_depend_on_its_batch_mates(model: ScAMAC, tiny_adata: ad.AnnData) -> None:
+    alone = model.predict(tiny_adata[17:18].copy())
+    together = model.predict(tiny_adata)
+    np.testing.assert_allclose(alone.obsm["X_scAMAC"][0], together.obsm["X_scAMAC"][17], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(model: ScAMAC, store: Path) -> None:
+    assert same_weights(ScAMAC(config=QUICK).fit(store), model)
+    assert not same_weights(ScAMAC(config=QUICK, seed=1).fit(store), model)
+
+
+def test_streaming_from_disk_and_from_memory_give_the_same_bits(model: ScAMAC, store: Path) -> None:
+    assert same_weights(ScAMAC(config=STREAMED).fit(store), model)
+
+
+def test_raw_data_and_its_store_fit_alike(model: ScAMAC, tiny_atlas: Path, tiny_adata: ad.AnnData) -> None:
+    for data in (tiny_atlas, tiny_adata):
+        direct = ScAMAC(config=QUICK).fit(data, ingest=IngestConfig(n_genes=100))
+        assert same_weights(direct, model)
+
+
+def test_a_model_comes_back_from_disk_as_it_was(model: ScAMAC, store: Path, tmp_path: Path) -> None:
+    path = model.save(tmp_path / "model")
+    again = ScAMAC.load(path)
+    assert same_weights(again, model)
+    assert again.config == model.config
+    np.testing.assert_array_equal(again.predict(store).obsm["X_scAMAC"], model.predict(store).obsm["X_scAMAC"])
+    assert sorted(file.name for file in path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_damaged_model_is_refused(model: ScAMAC, tmp_path: Path) -> None:
+    path = model.save(tmp_path / "model")
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="readable model"):
+        ScAMAC.load(path)
+    with pytest.raises(InputError, match="readable model"):
+        ScAMAC.load(tmp_path)
+
+
+def test_saving_over_something_else_is_refused(model: ScAMAC, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a model folder"):
+        model.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_new_cells_with_missing_genes_are_predicted_and_with_half_gone_refused(
+    model: ScAMAC, tiny_adata: ad.AnnData
+) -> None:
+    genes = list(model.fitted.genes.chosen)
+    kept = [name for name in tiny_adata.var_names if name not in set(genes[::10])]
+    found = model.predict(tiny_adata[:, kept[::-1]].copy())
+    assert evaluate(found, "cell_type")["ari"] > 0.8  # a tenth of the genes is gone
+    few = [name for name in tiny_adata.var_names if name not in set(genes[: len(genes) // 2 + 1])]
+    with pytest.raises(InputError, match="genes"):
+        model.predict(tiny_adata[:, few].copy())
+
+
+def test_run_folder_holds_settings_metrics_and_model(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    model = ScAMAC(config=QUICK).fit(store, run=run)
+    report = json.loads((run / "run.json").read_text())
+    assert report["finished"]
+    assert report["n_clusters"] == 4
+    assert report["versions"]["torch"]
+    assert report["peak_memory_bytes"] > 0
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert {"reconstruction", "layers", "similarity", "clustering", "total"} <= set(header.split(","))
+    assert len(rows) >= 3
+    assert list((run / "tensorboard").glob("events.*"))
+    assert "n_clusters: 4" in (run / "config.yaml").read_text()
+    assert same_weights(ScAMAC.load(run / "model"), model)
+    with pytest.raises(OutputError, match="not empty"):
+        ScAMAC(config=QUICK).fit(store, run=run)
+
+
+def test_the_number_of_clusters_is_found(store: Path) -> None:
+    model = ScAMAC("auto", config=QUICK).fit(store)
+    assert model.report["is_count_estimated"]
+    assert model.fitted.n_clusters == 4
+
+
+@pytest.mark.parametrize("centers", ["ward", "kmeans", "random"])
+@pytest.mark.parametrize("target", ["membership", "consensus"])
+def test_every_start_and_target_fits(store: Path, centers: str, target: str) -> None:
+    config = replace(
+        QUICK, start=replace(QUICK.start, centers=centers), loss=replace(QUICK.loss, similarity_target=target)
+    )
+    found = ScAMAC(config=config).fit(store).predict(store)
+    assert evaluate(found, "cell_type")["ari"] > (0.2 if centers == "random" else 0.9)
+
+
+def test_one_cluster_is_one_cluster(store: Path) -> None:
+    found = ScAMAC(1, config=QUICK).fit(store).predict(store)
+    assert (found.obs["scamac_cluster"] == "0").all()
+    np.testing.assert_array_equal(found.obsm["scamac_membership"], np.ones((300, 1)))
+
+
+def test_denoised_values_are_log_normalised_expression(model: ScAMAC, store: Path) -> None:
+    found = model.predict(store, denoised=True)
+    denoised = found.layers["scamac_denoised"]
+    truth = ad.read_zarr(store)
+    values = truth.X.toarray()
+    values = np.log1p(values * (truth.obs["scamac_scale"].to_numpy()[:, None] if "scamac_scale" in truth.obs else 1.0))
+    assert denoised.shape == values.shape
+    assert (denoised >= 0).all()
+    assert np.corrcoef(denoised.mean(axis=0), values.mean(axis=0))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+def test_streamed_output_equals_the_one_in_memory(model: ScAMAC, store: Path, tmp_path: Path, suffix: str) -> None:
+    expected = model.predict(store, denoised=True)
+    path = model.predict(store, out=tmp_path / f"out{suffix}", denoised=True)
+    found = ad.read_zarr(path) if suffix == ".zarr" else ad.read_h5ad(path)
+    for key in ("X_scAMAC", "scamac_membership"):
+        np.testing.assert_array_equal(found.obsm[key], expected.obsm[key])
+    np.testing.assert_array_equal(found.layers["scamac_denoised"], expected.layers["scamac_denoised"])
+    assert (found.obs["scamac_cluster"] == expected.obs["scamac_cluster"]).all()
+    assert found.obs["cell_type"].tolist() == expected.obs["cell_type"].tolist()
+    np.testing.assert_array_equal(found.uns["scamac"]["centers"], expected.uns["scamac"]["centers"])
+    assert evaluate(path, "cell_type") == evaluate(expected, "cell_type")
+    assert [entry.name for entry in tmp_path.iterdir()] == [f"out{suffix}"]
+
+
+def test_an_output_that_exists_or_cannot_be_written_is_refused(model: ScAMAC, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    with pytest.raises(OutputError, match="already there"):
+        model.predict(store, out=tmp_path / "out.zarr")
+    with pytest.raises(OutputError, match=r"\.zarr or \.h5ad"):
+        model.predict(store, out=tmp_path / "out.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        model.predict(store, out=tmp_path / "file" / "out.zarr")
+
+
+def test_too_many_clusters_are_refused_before_anything_is_written(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="301 exceeds the number of cells, 300"):
+        ScAMAC(301, config=QUICK).fit(store, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="at least 1"):
+        ScAMAC(0)
+    with pytest.raises(ConfigError, match="'auto'"):
+        ScAMAC("many")
+
+
+def test_auto_needs_the_consensus(store: Path) -> None:
+    config = replace(QUICK, start=StartConfig(centers="ward"))
+    with pytest.raises(ConfigError, match="needs a number of clusters"):
+        ScAMAC("auto", config=config).fit(store)
+
+
+def test_a_loss_that_overflows_stops_the_fit(store: Path) -> None:
+    phase = replace(QUICK.train.pretrain, optimizer="sgd", learning_rate=1e6, epochs=20)
+    config = replace(QUICK, train=replace(QUICK.train, pretrain=phase))
+    with pytest.raises(NumericalError, match="not finite at step"):
+        ScAMAC(config=config).fit(store)
+
+
+def test_an_unfitted_model_says_so(store: Path) -> None:
+    with pytest.raises(InputError, match="call fit"):
+        ScAMAC(3).predict(store)
+
+
+def test_scanpy_style_works_in_place(tiny_adata: ad.AnnData) -> None:
+    expected = tiny_adata.X.copy()
+    tl.scamac(tiny_adata, config=QUICK)
+    assert evaluate(tiny_adata, "cell_type")["ari"] > 0.95
+    assert tiny_adata.obsm["X_scAMAC"].shape == (300, 8)
+    assert (tiny_adata.X != expected).nnz == 0
+
+
+def test_weight_of_the_similarity_is_measured_or_given(store: Path) -> None:
+    given = ScAMAC(config=replace(QUICK, loss=LossConfig(similarity_weight=2.5))).fit(store)
+    assert given.report["similarity_weight"] == 2.5
+    assert ScAMAC(config=QUICK).fit(store).report["similarity_weight"] > 0
