@@ -1,0 +1,38 @@
+# make demo   see the program cluster real cells        make test   run the tests
+# Both make .venv from constraints.txt when it is missing. The rest is for developers.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PIP_ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test slow lint coverage clean
+
+demo: $(READY)
+	$(BIN)/scamac-scale demo --out demo-out
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+coverage: $(READY)
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+clean:
+	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+# --no-build-isolation: the build backend then comes from constraints.txt too.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on the PATH; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt --no-build-isolation -e ".[cpu,plot,dev,s3]"
+	touch $(READY)
