@@ -1,0 +1,236 @@
+"""The commands: their options, and the one function of `scamac_scale.api` that each calls.
+
+What they share stands in ``parsing.py``, what they print in ``show.py``. The functions import when they run, so that help
+comes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scamac_scale.cli.parsing import OPTIONAL, require
+from scamac_scale.config import IngestConfig, ScamacConfig
+from scamac_scale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jsonargparse import ArgumentParser, Namespace
+
+Result = dict[str, Any]
+"""What a command returns: plain data, as ``--json`` prints it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes
+    ----------
+    summary
+        What it does, one sentence.
+    usage
+        Its required part.
+    declare
+        Adds its options to a parser.
+    run
+        Does it.
+    config
+        Dataclass whose fields are options, if any.
+    prefix
+        Under which these fields stand, with its dot.
+    has_json_file
+        Whether ``--json`` may name a file.
+    """
+
+    summary: str
+    usage: str
+    declare: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], Result]
+    config: type | None = None
+    prefix: str = ""
+    has_json_file: bool = False
+
+
+def _declare_demo(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, default="demo-out", help="Folder of the results; made if it is missing.")
+    parser.add_argument("--cells", type=int | None, help="Add a simulated atlas of so many cells, streamed from disk.")
+
+
+def _demo(args: Namespace) -> Result:
+    from scamac_scale.api import demo
+
+    return demo(args.out, n_cells=args.cells)
+
+
+def _declare_simulate(parser: ArgumentParser) -> None:
+    parser.add_argument("--cells", type=int, help="Cells of the atlas.", **OPTIONAL)
+    parser.add_argument("--out", type=str, help="AnnData zarr folder to write.", **OPTIONAL)
+    parser.add_argument("--genes", type=int, default=2000, help="Genes of the atlas.")
+    parser.add_argument("--types", type=int, default=8, help="Cell types.")
+    parser.add_argument("--seed", type=int, default=0, help="Every random choice derives from it.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an existing atlas.", **OPTIONAL)
+
+
+def _simulate(args: Namespace) -> Result:
+    from scamac_scale.api import inspect, simulate
+
+    require(args, "cells", "out")
+    overwrite = getattr(args, "overwrite", False)
+    path = simulate(args.out, args.cells, n_genes=args.genes, n_types=args.types, seed=args.seed, overwrite=overwrite)
+    return inspect(path)
+
+
+def _declare_ingest(parser: ArgumentParser) -> None:
+    parser.add_argument("inputs", type=str, nargs="+", metavar="INPUT", help="An h5ad, AnnData zarr or 10x h5.")
+    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
+    parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
+    parser.add_class_arguments(IngestConfig, "ingest")
+
+
+def _ingest(args: Namespace) -> Result:
+    from scamac_scale.api import ingest, inspect
+
+    require(args, "out")
+    if len(args.inputs) > 1:
+        raise ConfigError(f"{len(args.inputs)} inputs were given; this version takes one file, join them first.")
+    path = ingest(args.inputs[0], args.out, args.ingest, overwrite=getattr(args, "overwrite", False))
+    return inspect(path)
+
+
+def _declare_train(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--store", type=str, help="Training store, or raw data to be normalised on the fly.", **OPTIONAL
+    )
+    parser.add_argument("--run", type=str, help="New folder for settings, metrics and the model.", **OPTIONAL)
+    parser.add_argument("--devices", type=int, help="Number of processes; this version has 1.", **OPTIONAL)
+    parser.add_argument(
+        "--resume", action="store_true", help="Go on from the last checkpoint; this version writes none.", **OPTIONAL
+    )
+    parser.add_argument(
+        "--n-clusters",
+        "--n_clusters",
+        type=int | str,
+        default="auto",
+        metavar="K|auto",
+        help="Number of clusters; auto estimates it, which is right within one only two times in five.",
+    )
+    parser.add_class_arguments(ScamacConfig, skip={"n_clusters"})
+    # the parser prints listed dataclasses only as plain dicts
+    parser.set_defaults({"train.phases": [asdict(phase) for phase in ScamacConfig().train.phases]})
+
+
+def _train(args: Namespace) -> Result:
+    require(args, "store", "run")
+    if getattr(args, "devices", 1) != 1:
+        raise ConfigError(f"devices={args.devices}; this version trains on one device, leave --devices out.")
+    if getattr(args, "resume", False):
+        raise ConfigError(f"{args.run} has no checkpoint to resume from; train into a new folder without --resume.")
+    config = ScamacConfig(**{field.name: getattr(args, field.name) for field in fields(ScamacConfig)})
+
+    from scamac_scale.api import ScAMAC
+
+    model = ScAMAC(config=config).fit(args.store, run=args.run)
+    return {"run": args.run, "model": str(Path(args.run) / "model"), **model.report}
+
+
+def _declare_predict(parser: ArgumentParser) -> None:
+    parser.add_argument("--run", type=str, help="Run folder with the model.", **OPTIONAL)
+    parser.add_argument("--input", type=str, help="Training store, h5ad, AnnData zarr or 10x h5.", **OPTIONAL)
+    parser.add_argument("--out", type=str, help="Result to write, ending in .zarr or .h5ad.", **OPTIONAL)
+    parser.add_argument("--denoised", action="store_true", help="Add the reconstructed expression.", **OPTIONAL)
+    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
+    parser.add_argument(
+        "--attention", type=str, help="Only as the model was trained, which is the default.", **OPTIONAL
+    )
+
+
+def _predict(args: Namespace) -> Result:
+    from scamac_scale.api import ScAMAC, inspect
+
+    require(args, "run", "input", "out")
+    model = ScAMAC.load(Path(args.run) / "model")
+    trained = model.config.model.spatial_form
+    if getattr(args, "attention", trained) != trained:
+        raise ConfigError(
+            f"attention={args.attention!r}; this model was trained with {trained!r}, leave --attention out."
+        )
+    path = model.predict(args.input, args.out, denoised=getattr(args, "denoised", False), matrix=args.matrix)
+    return inspect(path)
+
+
+def _declare_evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("out", type=str, metavar="OUT", help="Result of predict.")
+    parser.add_argument("--label", type=str, help="Column of obs with the labels.", **OPTIONAL)
+    parser.add_argument("--key", type=str, default="scamac_cluster", help="Column of obs with the clusters.")
+
+
+def _evaluate(args: Namespace) -> Result:
+    from scamac_scale.api import evaluate
+
+    require(args, "label")
+    return {"label": args.label, **evaluate(args.out, args.label, key=args.key)}
+
+
+def _declare_inspect(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=str, metavar="PATH", help="A store, run, model, result or atlas.")
+    parser.add_argument("--verify", action="store_true", help="Read every chunk back.", **OPTIONAL)
+
+
+def _inspect(args: Namespace) -> Result:
+    from scamac_scale.api import inspect
+
+    return inspect(args.path, verify=getattr(args, "verify", False))
+
+
+COMMANDS = {
+    "demo": Command(
+        summary="Run the whole pipeline on real labelled cells that scanpy carries; no network is needed.",
+        usage="",
+        declare=_declare_demo,
+        run=_demo,
+    ),
+    "simulate": Command(
+        summary="Write a labelled synthetic atlas of raw counts.",
+        usage="--cells N --out PATH",
+        declare=_declare_simulate,
+        run=_simulate,
+    ),
+    "ingest": Command(
+        summary="Turn a raw file into a training store.",
+        usage="INPUT --out STORE",
+        declare=_declare_ingest,
+        run=_ingest,
+        config=IngestConfig,
+        prefix="ingest.",
+    ),
+    "train": Command(
+        summary="Fit the model to all cells of a store.",
+        usage="--store STORE --run RUN [--n-clusters K|auto]",
+        declare=_declare_train,
+        run=_train,
+        config=ScamacConfig,
+    ),
+    "predict": Command(
+        summary="Write clusters, latents and memberships of cells, those of the fit or new ones.",
+        usage="--run RUN --input STORE_OR_ANNDATA --out OUT.zarr|OUT.h5ad",
+        declare=_declare_predict,
+        run=_predict,
+    ),
+    "evaluate": Command(
+        summary="Score the clusters of a result against labels.",
+        usage="OUT --label KEY",
+        declare=_declare_evaluate,
+        run=_evaluate,
+        has_json_file=True,
+    ),
+    "inspect": Command(
+        summary="Say what a store, run, model or result holds.",
+        usage="PATH",
+        declare=_declare_inspect,
+        run=_inspect,
+    ),
+}
+"""Every command of the program, in the order of its help."""

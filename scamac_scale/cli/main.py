@@ -1,0 +1,174 @@
+"""``scamac-scale``: find the command, run it, print what it returns, turn errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from scamac_scale import __version__
+from scamac_scale.errors import ConfigError, ScamacError, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from jsonargparse import Namespace
+
+    from scamac_scale.cli.commands import Command
+
+EXIT_BUG = 1
+EXIT_NOT_WRITABLE = 4
+EXIT_RESUMABLE = 75
+EXIT_INTERRUPTED = 130
+NOT_WRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Arguments behind the program's name; None takes them from the process.
+
+    Returns
+    -------
+    int
+        0 done; 1 bug; 2 bad input, config or usage; 4 no space or not writable; 5 numerical failure; 75 stopped by a
+        signal, a checkpoint is there; 130 stopped by a signal without one.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in arguments
+    args: Namespace | None = None
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+            return 0 if arguments else ConfigError.exit_code
+        if arguments[0] == "--version":
+            print(f"scamac-scale {__version__}")
+            return 0
+        with _termination_as_interrupt():
+            command, args = _parse(arguments)
+            _run(arguments[0], command, args)
+        return 0
+    except ScamacError as error:
+        return _fail(str(error), error.exit_code, is_debug)
+    except KeyboardInterrupt:
+        return _stopped(args, is_debug)
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # --help and --print_config end inside the parser
+        return stop.code if isinstance(stop.code, int) else 0
+    except OSError as error:
+        if error.errno in NOT_WRITABLE:
+            return _fail(f"{error.filename or 'the output'}: {error.strerror}.", EXIT_NOT_WRITABLE, is_debug)
+        return _bug(error, is_debug)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one message instead of a traceback
+        return _bug(error, is_debug)
+
+
+def _parse(arguments: list[str]) -> tuple[Command, Namespace]:
+    from scamac_scale.cli.commands import COMMANDS
+    from scamac_scale.cli.parsing import build_parser, parse
+
+    command = choose(COMMANDS, arguments[0], "command")
+    parser = build_parser(arguments[0], command.summary, command.usage, has_json_file=command.has_json_file)
+    command.declare(parser)
+    return command, parse(parser, arguments[1:], command.config, command.prefix)
+
+
+def _run(name: str, command: Command, args: Namespace) -> None:
+    from scamac_scale.cli.show import print_json, print_result
+    from scamac_scale.progress import show_progress
+
+    is_quiet = getattr(args, "quiet", False)
+    train = getattr(args, "train", None)
+    show_progress(not is_quiet, every_s=train.log_every_s if train else 10.0)
+    with _log_to_stderr(logging.WARNING if is_quiet else logging.INFO):
+        result = command.run(args)
+    json_target = getattr(args, "json", None)
+    if json_target is not None:
+        print_json(result, json_target)
+    if json_target != "-" and not is_quiet:
+        print_result(f"scamac-scale {name}", result)
+    sys.stdout.flush()
+
+
+def _overview() -> str:
+    from scamac_scale.cli.commands import COMMANDS
+
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: scamac-scale COMMAND [options]\n\n"
+        "scAMAC single-cell clustering for atlases of any size.\n\n"
+        f"commands:\n{commands}\n\n"
+        "`scamac-scale COMMAND --help` lists the options of a command; start with `scamac-scale demo`."
+    )
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to the standard error of the moment: a progress bar puts itself in its place while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+@contextmanager
+def _log_to_stderr(level: int) -> Iterator[None]:
+    logger = logging.getLogger("scamac_scale")
+    handler, before = _StandardError(), logger.level
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C does, so that nothing half-written stays."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(args: Namespace | None, is_debug: bool) -> int:
+    checkpoints = Path(getattr(args, "run", None) or "") / "checkpoints"
+    if getattr(args, "run", None) and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        return _fail("stopped by a signal; a checkpoint is saved, run again with --resume.", EXIT_RESUMABLE, is_debug)
+    return _fail("stopped by a signal; nothing is saved.", EXIT_INTERRUPTED, is_debug)
+
+
+def _bug(error: Exception, is_debug: bool) -> int:
+    hint = "" if is_debug else " This is a bug; --debug shows where."
+    return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", EXIT_BUG, is_debug)
+
+
+def _fail(message: str, code: int, is_debug: bool) -> int:
+    if is_debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code

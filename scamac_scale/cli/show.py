@@ -1,0 +1,105 @@
+"""Results for a person to read: one small table each. JSON is for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from scamac_scale.errors import OutputError
+
+
+def print_json(result: dict[str, Any], target: str) -> None:
+    """Print a result as JSON, or write it to a file.
+
+    Parameters
+    ----------
+    result
+        Plain data.
+    target
+        ``-`` for standard output, or a path.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    text = json.dumps(result, indent=2, default=str)
+    if target == "-":
+        print(text)
+        return
+    try:
+        Path(target).write_text(text + "\n")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
+
+
+def print_result(title: str, result: dict[str, Any]) -> None:
+    """Print a result as a table of two columns; nested parts become sections, lists of dicts become tables."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    sections = {key: value for key, value in result.items() if isinstance(value, dict) and value}
+    tables = {key: value for key, value in result.items() if isinstance(value, list) and value and _is_table(value)}
+    lines = {key: value for key, value in result.items() if key not in sections and key not in tables}
+    after = lines.pop("next", [])
+    console.print(_pairs(title, lines))
+    for name, rows in tables.items():
+        console.print(_rows(_words(name), rows))
+    for name, section in sections.items():
+        console.print(_pairs(_words(name), section))
+    if after:
+        console.print("\nWhat to type next:")
+        for line in after:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _is_table(value: list[Any]) -> bool:
+    return all(isinstance(item, dict) for item in value)
+
+
+def _pairs(title: str, values: dict[str, Any]) -> Any:  # Any: rich's table is imported inside
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in values.items():
+        table.add_row(_words(key), escape(_text(value)))
+    return table
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> Any:  # Any: rich's table is imported inside
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, header_style="dim")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
+        table.add_column(_words(name), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(name, ""))) for name in names))
+    return table
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _text(value: Any) -> str:  # Any: what JSON holds
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "-"
+    return str(value)
