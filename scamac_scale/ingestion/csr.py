@@ -101,18 +101,19 @@ def checked_block(
                 f"(0 to {n_genes - 1}); the file is damaged, write it again."
             )
     indices = np.ascontiguousarray(indices, dtype=_index_dtype(n_genes))
-    if _rises(indptr, indices):
+    if not _steps_back(indptr, indices).size:
         block = sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes))
         block.has_canonical_format = True
         return block
     block = sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes), copy=True)
     block.has_sorted_indices = False
     block.sort_indices()
-    cell = _first_repeat(indptr, block.indices)
-    if cell >= 0:
+    repeated = _steps_back(indptr, block.indices)  # what does not rise once sorted is there twice
+    if repeated.size:
+        cell = first_cell + int(np.searchsorted(indptr, repeated[0], side="right")) - 1
         raise InputError(
-            f"{name}: cell {first_cell + cell} has two values for the same gene; the file is damaged, or was never "
-            "summed: call sum_duplicates() on the matrix and write it again."
+            f"{name}: cell {cell} has two values for the same gene; the file is damaged, or was never summed: call "
+            "sum_duplicates() on the matrix and write it again."
         )
     return block
 
@@ -148,28 +149,19 @@ def _index_dtype(n_columns: int) -> type[np.signedinteger[Any]]:
     return np.int32 if n_columns < 2**31 else np.int64
 
 
-@numba.njit(cache=True, nogil=True)
-def _rises(indptr: NDArray[np.int64], indices: NDArray[Any]) -> bool:
-    for row in range(len(indptr) - 1):
-        for entry in range(indptr[row] + 1, indptr[row + 1]):
-            if indices[entry] <= indices[entry - 1]:
-                return False
-    return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _first_repeat(indptr: NDArray[np.int64], indices: NDArray[Any]) -> int:
-    for row in range(len(indptr) - 1):
-        for entry in range(indptr[row] + 1, indptr[row + 1]):
-            if indices[entry] == indices[entry - 1]:
-                return row
-    return -1
+def _steps_back(indptr: NDArray[np.int64], indices: NDArray[Any]) -> NDArray[np.int64]:
+    """Find entries whose column is not beyond that of the entry before them in the same row."""
+    stays = indices[1:] <= indices[:-1]
+    first = indptr[1:-1]
+    first = first[(first > 0) & (first < len(indices))]
+    stays[first - 1] = False  # the first entry of a row follows none
+    return np.flatnonzero(stays) + 1
 
 
 @numba.njit(cache=True, nogil=True)
 def _pick(
     indptr: NDArray[np.int64], indices: NDArray[Any], target: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover  compiled
     picked = np.zeros(len(indptr), dtype=np.int64)
     entries = np.empty(len(indices), dtype=np.int64)
     columns = np.empty(len(indices), dtype=np.int64)
@@ -177,9 +169,8 @@ def _pick(
     for row in range(len(indptr) - 1):
         for entry in range(indptr[row], indptr[row + 1]):
             column = target[indices[entry]]
-            if column >= 0:
-                entries[n] = entry
-                columns[n] = column
-                n += 1
+            entries[n] = entry  # overwritten by the next one where it is not kept: a branch would be guessed wrong
+            columns[n] = column
+            n += column >= 0
         picked[row + 1] = n
     return picked, entries[:n], columns[:n]

@@ -150,9 +150,10 @@ def kernel_values(data: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float6
 
 @numba.njit(cache=True, nogil=True)
 def _totals(indptr: Any, indices: Any, data: Any, is_filtered: Any) -> Any:  # pragma: no cover  compiled
-    totals = np.zeros(len(indptr) - 1)
-    for row in range(len(indptr) - 1):
+    totals = np.empty(len(indptr) - 1)
+    for row in range(len(totals)):
+        total = 0.0
         for entry in range(indptr[row], indptr[row + 1]):
-            if is_filtered[indices[entry]]:
-                totals[row] += data[entry]
+            total += data[entry] if is_filtered[indices[entry]] else 0.0
+        totals[row] = total
     return totals

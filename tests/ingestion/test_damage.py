@@ -279,6 +279,13 @@ class TestTenx:
             np.testing.assert_array_equal(raw.read_block(20, 50).toarray(), tiny_adata.X[20:50].toarray()[:, is_kept])
         assert "2 features that are not gene expression are left out" in caplog.text
 
+    def test_features_without_a_type_are_genes(self, tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+        path = write_tenx(tiny_adata, tmp_path / "a.h5")
+        with h5py.File(path, "r+") as file:
+            del file["matrix/features/feature_type"]
+        with open_raw(path) as raw:
+            assert raw.gene_names == tuple(tiny_adata.var_names)
+
     def test_no_gene_expression_is_refused(self, tiny_adata: ad.AnnData, tmp_path: Path) -> None:
         path = write_tenx(tiny_adata, tmp_path / "a.h5", feature_types=["Peaks"] * 200)
         with pytest.raises(InputError, match="holds no gene expression; none of its 200 features"):

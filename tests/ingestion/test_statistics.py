@@ -133,6 +133,11 @@ def test_moments_of_any_split_add_up(cuts: list[int], data: st.DataObject) -> No
     np.testing.assert_allclose(dispersion_table(added), dispersion_table(whole), rtol=1e-9)
 
 
+def test_moments_add_to_nothing_else() -> None:
+    with pytest.raises(TypeError):
+        _ = Moments(1, np.ones(1), np.ones(1)) + 1
+
+
 @pytest.mark.parametrize("block_cells", [1, 7, 299, 300, 10_000])
 def test_the_block_size_changes_nothing(tiny_adata: ad.AnnData, block_cells: int) -> None:
     expected = measure(open_raw(tiny_adata), config())
