@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 BLOCK_CELLS = 1024
 """Cells that are normalised and kept together."""
-RUN_BLOCKS = 8
+RUN_BLOCKS = 4
 """Consecutive blocks that are read at once."""
 MIN_SHARE = 0.5
 """Share of the chosen genes that an input must have."""

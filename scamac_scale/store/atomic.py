@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
+import logging
 import os
 import shutil
+import sys
+import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +18,8 @@ from scamac_scale.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another disk",
@@ -91,6 +97,10 @@ def check_output(out: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
+_REMOVE_TRIES = 40
+_REMOVE_WAIT_S = 0.05
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn every error of the file system inside into an `OutputError` about `path`."""
@@ -125,6 +135,8 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         As `check_output`, and if flushing or renaming fails.
     """
     path = check_output(out, overwrite=overwrite)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        _log.warning("%s was left by a run that was killed, unless another one is writing there; remove it", stale)
     partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         with writing(path):
@@ -135,7 +147,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
             _move_into_place(partial, path, overwrite=overwrite)
             flush(path.parent)
     finally:  # also on KeyboardInterrupt
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 def _move_into_place(partial: Path, path: Path, *, overwrite: bool) -> None:
@@ -151,10 +163,25 @@ def _move_into_place(partial: Path, path: Path, *, overwrite: bool) -> None:
     except BaseException:
         old.rename(path)
         raise
-    if old.is_symlink():
-        old.unlink()
-    else:
-        shutil.rmtree(old)
+    try:
+        _remove(old)
+    except BaseException:  # interrupted: try once more
+        _remove(old)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or a link; wait for threads that were interrupted in the middle of a write."""
+    if path.is_symlink():
+        path.unlink()
+        return
+    is_interrupted = sys.exc_info()[0] is not None
+    for _ in range(_REMOVE_TRIES):
+        if not path.exists():
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        if is_interrupted:
+            time.sleep(_REMOVE_WAIT_S)  # a chunk under way makes its folder again
 
 
 def flush_tree(folder: Path) -> None:

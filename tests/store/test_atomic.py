@@ -4,8 +4,10 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scipy import sparse
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder: Path) -> list[str]:
@@ -146,6 +151,39 @@ def test_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from tests.store.conftest import counts, write
+raw = counts(20000, 50)
+print("ready", flush=True)
+while True:
+    write(Path(sys.argv[1]), raw, chunk_values=1000, block_cells=500, overwrite=True)
+    print("written", flush=True)
+"""
+
+
+def test_interrupt_at_any_time_leaves_a_whole_store_or_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, tmp_path / "a.zarr"]
+    for wait_s in (0.05, 0.2, 0.5):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(wait_s)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=60)[1]
+        assert errors.endswith("KeyboardInterrupt\n")
+        assert names(tmp_path) in ([], ["a.zarr"])
+    if names(tmp_path):
+        assert StoreReader(tmp_path / "a.zarr").n_cells == 20000
+
+
+def test_rest_of_a_killed_run_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".a.zarr.partial-0123").mkdir()
+    write(tmp_path / "a.zarr", counts(20, 4))
+    assert ".a.zarr.partial-0123 was left by a run that was killed" in caplog.text
+
+
 FILE_TOO_LARGE = """
 import resource, sys
 from pathlib import Path
@@ -162,10 +200,9 @@ except OutputError as error:
 
 def test_limit_on_file_sizes_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert hasattr(resource, "RLIMIT_FSIZE")
-    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", FILE_TOO_LARGE, tmp_path / "a.zarr"],
-        cwd=root,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
