@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +20,6 @@ from scamac_scale.store.reader import StoreReader
 from tests.contracts.cell_source import dense
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import anndata as ad
 
 CONFIG = IngestConfig(n_genes=50)
@@ -49,10 +49,7 @@ def test_store_with_other_genes_is_refused_with_the_way_out(store: Path, space: 
 
 
 def test_damaged_store_is_not_taken_for_raw_data(store: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = tmp_path / "copy.zarr"
-    shutil.copytree(store, copy)
+    copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     (copy / "X" / "zarr.json").write_text("{}")
     with pytest.raises(StoreError, match="is not what was written"):
         open_source(copy)
@@ -171,3 +168,10 @@ def test_file_is_closed_where_opening_fails(tiny_atlas: Path, space: GeneSpace, 
     import h5py
 
     h5py.File(tiny_atlas, "r+").close()
+
+
+def test_damage_found_while_filling_the_cache_closes_the_source(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
+    (copy / "X" / "data" / "c" / "0").unlink()
+    with pytest.raises(StoreError, match="X/data/c/0 is missing"):
+        open_source(copy, cache_bytes=2**20)

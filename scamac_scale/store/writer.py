@@ -14,7 +14,7 @@ from zarr.codecs import Crc32cCodec
 
 from scamac_scale.errors import InputError
 from scamac_scale.store import layout
-from scamac_scale.store.atomic import atomic_folder, flush, flush_tree, writing
+from scamac_scale.store.atomic import atomic_folder, writing
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def write_store(
             values.append(block)
         values.finish(n_cells=len(obs))
         with writing(Path(out)):
-            flush_tree(folder)
-            _commit(root, folder, values.record_fields())
+            _commit(root, folder, values.record_fields())  # flushed with all the rest, before the folder gets its name
     _log.info("wrote %d cells, %d genes, %d values to %s", len(obs), len(var), values.n_values, out)
     return Path(out)
 
@@ -221,7 +220,6 @@ class _ValueWriter:
 
 
 def _commit(root: zarr.Group, folder: Path, fields: dict[str, int]) -> None:
-    """Write the record into the root's metadata; everything else is on the disk by now."""
+    """Write the record into the root's metadata, after everything else."""
     record = layout.CommitRecord(version=layout.VERSION, metadata=layout.digest_metadata(folder), **fields)
     root.attrs.update({layout.RECORD: record.to_attribute()})
-    flush(folder / layout.METADATA)

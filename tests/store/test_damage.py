@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from scamac_scale.errors import StoreError
 from scamac_scale.store import layout
@@ -99,7 +100,7 @@ def test_every_metadata_file_is_guarded(copy: Path) -> None:
 def test_every_missing_chunk_is_an_error_that_names_the_file(copy: Path) -> None:
     files = chunk_files(copy, *READ_ARRAYS)
     assert len(files) > 50
-    for path in files[:: max(1, len(files) // 40)] + chunk_files(copy, "X/indptr", "obs"):
+    for path in files[:: max(1, len(files) // 20)] + chunk_files(copy, "X/indptr", "obs"):
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(StoreError, match=f"{path.relative_to(copy)} is missing"):
@@ -111,7 +112,7 @@ def test_every_missing_chunk_is_an_error_that_names_the_file(copy: Path) -> None
 def test_every_flipped_bit_is_an_error(copy: Path) -> None:
     rng = np.random.default_rng(0)
     files = chunk_files(copy, *READ_ARRAYS)
-    for path in rng.choice(np.array(files, dtype=object), 40):
+    for path in rng.choice(np.array(files, dtype=object), 25):
         content = path.read_bytes()
         flipped = bytearray(content)
         at = int(rng.integers(8 * len(flipped)))
@@ -160,3 +161,30 @@ def test_record_does_not_lead_out_of_the_store(tmp_path: Path) -> None:
     (stored.path / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(StoreError, match="leads out of it"):
         StoreReader(stored.path)
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "message"),
+    [
+        ("X/indices", 40, "X/indices holds a gene beyond 39"),
+        ("X/indptr", 10**6, "X/indptr does not describe rows"),
+    ],
+)
+def test_sound_chunk_with_values_out_of_range_is_refused(copy: Path, array: str, value: int, message: str) -> None:
+    opened = zarr.open_group(copy, mode="r+")[array]
+    assert isinstance(opened, zarr.Array)
+    opened[100] = value  # with a checksum that is right
+    with pytest.raises(StoreError, match=message):
+        read_all(copy)
+
+
+def test_arrays_that_are_not_as_long_as_the_record_says_are_refused(copy: Path) -> None:
+    record = layout.read_record(copy)
+    root = json.loads((copy / "zarr.json").read_text())
+    forged = layout.CommitRecord(
+        version=record.version, n_cells=10**12, n_genes=40, n_values=record.n_values, metadata=record.metadata
+    )
+    root["attributes"][layout.RECORD] = forged.to_attribute()
+    (copy / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="X/indptr is not the array of 1000000000001"):
+        StoreReader(copy)

@@ -28,7 +28,7 @@ def dense(block: CsrBlock) -> np.ndarray:
     return sparse.csr_matrix(parts, shape=(block.n_cells, block.n_genes)).toarray()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     rows=hnp.arrays(np.int64, st.integers(0, 80), elements=st.integers(0, 649)), cache=st.sampled_from([0, 2000, 2**20])
 )
@@ -39,7 +39,7 @@ def test_any_rows_read_are_that_slice_in_memory(written: Written, rows: np.ndarr
             np.testing.assert_allclose(dense(reader.read(rows)), written.expected[rows], rtol=6e-8, atol=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(
     n_cells=st.integers(1, 40),
     n_genes=st.integers(1, 12),
