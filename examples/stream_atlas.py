@@ -1,6 +1,6 @@
 """An atlas that is never held in memory: simulate it in blocks, ingest it, fit from disk, stream the labels to disk.
 
-    python examples/stream_atlas.py work/ --cells 50000
+python examples/stream_atlas.py work/ --cells 50000
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from scamac_scale import ScAMAC, ScamacConfig, evaluate, ingest, simulate
 
 
 def main(arguments: list[str] | None = None) -> float:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cells", type=int, default=50_000)

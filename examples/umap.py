@@ -1,6 +1,6 @@
 """Cluster an h5ad, then draw the clusters with scanpy: neighbours and UMAP on the latent of scAMAC.
 
-    python examples/umap.py atlas.h5ad picture.png --n-clusters 8
+python examples/umap.py atlas.h5ad picture.png --n-clusters 8
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scamac_scale import ScAMAC
 
 
 def main(arguments: list[str] | None = None) -> Path:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="h5ad, AnnData zarr or training store")
     parser.add_argument("picture", type=Path, help="where the picture goes (png, pdf, svg)")

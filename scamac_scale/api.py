@@ -6,15 +6,15 @@ Everything heavy is imported when it is called.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.errors import InputError
-
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
@@ -26,7 +26,8 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
     """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
     from scamac_scale.inspection import inspect as look
 
-    return look(path, verify=verify)
+    found: dict[str, Any] = look(path, verify=verify)
+    return found
 
 
 def ingest(
@@ -265,4 +266,3 @@ def evaluate(data: str | Path | ad.AnnData, label: str, *, key: str = "scamac_cl
         if column not in obs:
             raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns))}.")
     return dict(clustering_scores(obs[label].to_numpy(), obs[key].to_numpy()))
-

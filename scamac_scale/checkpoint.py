@@ -147,7 +147,9 @@ def load_model(path: str | Path) -> FittedModel:
         description = json.loads((path / DESCRIPTION_FILE).read_text())
         tensors = load_file(path / WEIGHTS_FILE)
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise InputError(f"{path} does not hold a readable model ({error}); name the `model` folder of a run.") from error
+        raise InputError(
+            f"{path} does not hold a readable model ({error}); name the `model` folder of a run."
+        ) from error
     if description.get("format") != FORMAT or description.get("version") != VERSION:
         raise InputError(
             f"{path} holds {description.get('format')!r} version {description.get('version')!r}; "
@@ -164,7 +166,7 @@ def load_model(path: str | Path) -> FittedModel:
 
 
 def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
-    """Settings back from plain data.
+    """Rebuild settings from plain data.
 
     Parameters
     ----------

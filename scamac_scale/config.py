@@ -217,9 +217,7 @@ class TrainConfig:
 
     batch_cells: int | None = None
     """Cells in a global batch; null takes 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
-    pretrain: PhaseConfig = field(
-        default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000)
-    )
+    pretrain: PhaseConfig = field(default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000))
     """Before the centers are found."""
     rounds: int = 4
     """Rounds of (phases, exact sweep)."""

@@ -7,8 +7,10 @@ built-in that fits, so that callers may catch either.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Entry = TypeVar("Entry")
 

@@ -34,7 +34,8 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor) -> NetworkOutput:
     """
     if len(x) < BLOCK_CELLS:
         x = torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
-    return network(x, frozen=True)
+    found: NetworkOutput = network(x, frozen=True)
+    return found
 
 
 @torch.no_grad()
@@ -54,7 +55,8 @@ def embed_rows(network: ScamacNetwork, x: torch.Tensor) -> torch.Tensor:
         (n, D) float32, on the device of the network.
     """
     device = network.gene_mean.device
-    latents = [
-        forward_block(network, piece.to(device)).latent[: len(piece)].float() for piece in x.split(BLOCK_CELLS)
-    ]
+    latents = []
+    for start in range(0, len(x), BLOCK_CELLS):
+        piece = x[start : start + BLOCK_CELLS].to(device)
+        latents.append(forward_block(network, piece).latent[: len(piece)].float())
     return torch.cat(latents)

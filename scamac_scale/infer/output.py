@@ -33,11 +33,12 @@ UNS_KEY = "scamac"
 CHUNK_BYTES = 8 * 2**20
 
 
-def cluster_column(labels: IntArray, n_clusters: int) -> pd.Categorical:
+def cluster_column(labels: IntArray, n_clusters: int) -> pd.Categorical[str]:
     """Labels as scanpy likes them: a categorical of the strings "0" to "K-1"."""
     import pandas as pd
 
-    return pd.Categorical.from_codes(np.asarray(labels), categories=[str(index) for index in range(n_clusters)])
+    codes: Any = labels  # pandas-stubs knows fewer integer arrays than pandas
+    return pd.Categorical.from_codes(codes, categories=pd.Index(map(str, range(n_clusters))))
 
 
 class MemoryOutput:
@@ -74,7 +75,7 @@ class MemoryOutput:
             self._blocks[name][start : start + len(block)] = block
 
     def finish(self, n_clusters: int, uns: dict[str, Any]) -> ad.AnnData:
-        """The AnnData with all keys."""
+        """Put the AnnData with all keys together."""
         import anndata as ad
         import pandas as pd
 
@@ -180,7 +181,7 @@ def check_target(path: str | Path) -> Path:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A hidden zarr folder beside the target, removed at the end."""
+    """Name a hidden zarr folder beside the target, removed at the end."""
     folder = target.with_name(f".{target.stem}.partial-{os.getpid()}.zarr")
     try:
         yield folder
@@ -212,7 +213,7 @@ def _to_h5ad(source: Path, target: Path) -> None:
 
 
 def read_obs(data: str | Path | ad.AnnData) -> pd.DataFrame:
-    """The rows of an output, without its arrays.
+    """Read the rows of an output, without its arrays.
 
     Parameters
     ----------
@@ -234,12 +235,15 @@ def read_obs(data: str | Path | ad.AnnData) -> pd.DataFrame:
     from anndata.io import read_elem
 
     if not isinstance(data, str | Path):
-        return data.obs
+        return data.obs  # type: ignore[no-any-return]  # anndata is not typed
     path = Path(data)
+    frame: pd.DataFrame
     try:
         if path.is_dir():
-            return read_elem(zarr.open_group(path, mode="r")["obs"])
-        with h5py.File(path) as file:
-            return read_elem(file["obs"])
+            frame = read_elem(zarr.open_group(path, mode="r")["obs"])
+        else:
+            with h5py.File(path) as file:
+                frame = read_elem(file["obs"])
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not an AnnData zarr or h5ad that can be read ({error}).") from error
+    return frame

@@ -90,7 +90,7 @@ def predict(
 
 
 def description(model: FittedModel) -> dict[str, Any]:
-    """What ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature."""
+    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature."""
     import json
 
     return {

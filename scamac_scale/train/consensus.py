@@ -2,24 +2,29 @@
 
 A space is a linear map of one source (principal components of the input or of the latent; plain, or whitened by the
 local noise). In each space every method of `METHODS` makes one member. The share of members in which two cells fall
-together is their co-association; its average-linkage tree, cut at K clusters or at a height, gives the labels.
+together is their co-association; its average-linkage tree, cut at K clusters or at a height, gives the labels. Where K is not given, the methods that need a number take
+the one that Leiden finds in their space.
 
 The stacked memberships of the members are also the multi-scale target of Eq. (15): A = U_s U_s^T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scamac_scale.arrays import FloatArray, IntArray
 from scamac_scale.train.graph import fuzzy_graph, leiden, nearest_neighbors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from scamac_scale.arrays import FloatArray, IntArray
 
 NOISE_NEIGHBORS = 10
 LEIDEN_RESOLUTION = 0.5
-COUNT_RESOLUTION = 1.0
+LEIDEN_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Member:
     space
         Index into the list of spaces.
     method
-        Key of `METHODS`.
+        ``leiden`` or a key of `METHODS`.
     labels
         (M,) cluster of each landmark, 0 to `n_clusters` - 1.
     weight
@@ -175,7 +180,7 @@ def ward(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
 
 
 def kmeans(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """The best of ten k-means++ runs; (M, W) to (M,)."""
+    """Take the best of ten k-means++ runs; (M, W) to (M,)."""
     from sklearn.cluster import KMeans
 
     labels: IntArray = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit_predict(points)
@@ -188,22 +193,16 @@ def ward_directions(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
     return ward(points / np.where(norms > 0, norms, 1.0), n_clusters, seed)
 
 
-def communities(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """Leiden at resolution .5, which finds its own number of clusters; (M, W) to (M,)."""
-    return leiden(fuzzy_graph(points), LEIDEN_RESOLUTION, seed)
-
-
-METHODS: dict[str, tuple[Callable[[FloatArray, int, int], IntArray], float]] = {
-    "ward": (ward, 1.0),
-    "kmeans": (kmeans, 1.0),
-    "ward_directions": (ward_directions, 1.0),
-    "leiden": (communities, 3.0),
+METHODS: dict[str, Callable[[FloatArray, int, int], IntArray]] = {
+    "ward": ward,
+    "kmeans": kmeans,
+    "ward_directions": ward_directions,
 }
-"""Method and how many times its member counts."""
+"""Methods that are told the number of clusters; each makes one member of weight 1 in every space."""
 
 
 def cluster_members(
-    sources: dict[str, FloatArray], spaces: Sequence[Space], n_clusters: int, seed: int
+    sources: dict[str, FloatArray], spaces: Sequence[Space], n_clusters: int | None, seed: int
 ) -> tuple[Member, ...]:
     """Cluster the landmarks by every method in every space.
 
@@ -214,21 +213,24 @@ def cluster_members(
     spaces
         From `build_spaces`.
     n_clusters
-        K for the methods that need it.
+        K for `METHODS`; None gives them, in each space, the number of communities that Leiden finds there.
     seed
         For k-means and Leiden.
 
     Returns
     -------
     tuple of Member
-        One per space and method.
+        Per space one of Leiden, which counts three times, and one per method.
     """
     members = []
     for index, space in enumerate(spaces):
         points = space.project(sources[space.source])
-        for name, (method, weight) in METHODS.items():
-            found = np.unique(method(points, n_clusters, seed), return_inverse=True)[1]
-            members.append(Member(index, name, found.astype(np.int64), weight))
+        communities = leiden(fuzzy_graph(points), LEIDEN_RESOLUTION, seed)
+        members.append(Member(index, "leiden", communities, LEIDEN_WEIGHT))
+        k = n_clusters or members[-1].n_clusters
+        for name, method in METHODS.items():
+            found = np.unique(method(points, k, seed), return_inverse=True)[1]
+            members.append(Member(index, name, found.astype(np.int64), 1.0))
     return tuple(members)
 
 
@@ -288,8 +290,8 @@ def find_consensus(
     sources
         Name (``input``, ``latent``) to (M, P) landmark cells.
     n_clusters
-        K, or None: the members then take the number of Leiden communities at resolution 1 in the widest plain space
-        of the first source, and the tree is cut at `cut_height`.
+        K, or None: the members of a space then take the number of Leiden communities found there, and the tree is cut
+        at `cut_height`.
     components
         Principal components of the spaces.
     cut_height
@@ -307,12 +309,7 @@ def find_consensus(
     O(M^2) memory and O(M^2 log M) time in the number of landmarks, whatever the number of cells.
     """
     spaces = build_spaces(sources, components)
-    member_clusters = n_clusters
-    if member_clusters is None:
-        first = next(iter(sources))
-        widest = [space for space in spaces if space.source == first][-2]
-        member_clusters = int(leiden(fuzzy_graph(widest.project(sources[first])), COUNT_RESOLUTION, seed).max()) + 1
-    members = cluster_members(sources, spaces, member_clusters, seed)
+    members = cluster_members(sources, spaces, n_clusters, seed)
     return Consensus(cut_consensus(co_association(members), n_clusters, cut_height), spaces, members)
 
 

@@ -119,4 +119,5 @@ def leiden(graph: sparse.csr_matrix, resolution: float, seed: int) -> IntArray:
     order = np.argsort(-np.bincount(membership), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return rank[membership].astype(np.int64)
+    ranked: IntArray = rank[membership].astype(np.int64)
+    return ranked

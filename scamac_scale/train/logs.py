@@ -43,7 +43,9 @@ def commit() -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -110,7 +112,8 @@ class RunFolder:
         return self.path / "model"
 
     def _make_loggers(self) -> list[Logger]:
-        from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+        from lightning.fabric.loggers.csv_logs import CSVLogger
+        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
         table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
         _ = table.experiment  # opens metrics.csv now: it warns of a folder that is not empty
@@ -145,7 +148,7 @@ class RunFolder:
 
 
 def plain(value: Any) -> Any:  # Any: walks any nesting of a config
-    """Lists for tuples, so that YAML and JSON hold plain data."""
+    """Put lists for tuples, so that YAML and JSON hold plain data."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 MIN_CELLS = 10
 ACCELERATORS = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+PRECISIONS: tuple[Literal["32-true", "bf16-mixed"], ...] = ("32-true", "bf16-mixed")
 
 
 @dataclass
@@ -174,7 +174,7 @@ def check_fit(source: CellSource, config: ScamacConfig) -> None:
             f"n_clusters={config.n_clusters} exceeds the number of cells, {source.n_cells}; ask for fewer clusters."
         )
     choose(dict.fromkeys(ACCELERATORS), config.train.accelerator, "train.accelerator")
-    choose(dict.fromkeys(PRECISIONS), config.train.precision, "train.precision")
+    choose(dict.fromkeys(("auto", *PRECISIONS)), config.train.precision, "train.precision")
     choose(WEIGHT_STARTS, config.start.weights, "start.weights")
     choose(CENTER_STARTS, config.start.centers, "start.centers")
     choose(TARGETS, config.loss.similarity_target, "loss.similarity_target")
@@ -189,18 +189,20 @@ def launch(config: ScamacConfig, run: RunFolder | None) -> Fabric:
     accelerator = config.train.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    is_bf16 = config.train.precision == "bf16-mixed"
+    if config.train.precision == "auto":
+        is_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=run.loggers if run else None)
+    fabric = Fabric(
+        accelerator=accelerator, devices=1, precision=PRECISIONS[is_bf16], loggers=run.loggers if run else None
+    )
     fabric.launch()
     return fabric
 
 
 def build_network(source: CellSource, config: ScamacConfig) -> ScamacNetwork:
-    """A network with random weights that depend on the seed alone."""
+    """Make a network with random weights that depend on the seed alone."""
     model = replace(config.model, bank_cells=min(config.model.bank_cells, source.n_cells))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer_seed(config.seed, "weights"))
@@ -217,7 +219,9 @@ def freeze(network: ScamacNetwork, source: CellSource) -> None:
         x = network.scale_input(batch.values.to(device))
         return total + network.channel_sum(x).cpu()
 
-    total = sweep(source, add, torch.zeros_like(network.mean_product, dtype=torch.float64, device="cpu"), label="freeze")
+    total = sweep(
+        source, add, torch.zeros_like(network.mean_product, dtype=torch.float64, device="cpu"), label="freeze"
+    )
     network.mean_product.copy_(total / source.n_cells)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust
 from scamac_scale.ops.fuzzy import membership, relative_temperature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scamac_scale.arrays import IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import NetworkOutput

@@ -39,7 +39,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def batch_noise(shape: tuple[int, int], config: InputConfig, seed: int, step: int, device: torch.device) -> torch.Tensor:
+def batch_noise(
+    shape: tuple[int, int], config: InputConfig, seed: int, step: int, device: torch.device
+) -> torch.Tensor:
     """Uniform noise of one global batch, keyed by (seed, step, block), never by rank.
 
     Parameters
@@ -99,7 +101,7 @@ class Stepper:
         self._optimizers: dict[int, tuple[Any, int]] = {}
 
     def steps(self, phase: PhaseConfig) -> int:
-        """Steps of a phase in one round."""
+        """Count the steps of a phase in one round."""
         return phase_steps(phase, self.plan.n_batches)
 
     def cluster(self, objective: Objective, clusters: Clusters, target: Target | None, landmarks: Landmarks) -> None:
@@ -121,9 +123,7 @@ class Stepper:
                 name: gradient_norm(self.objective.term(name, scene), scene.out.hidden)
                 for name in ("reconstruction", "similarity")
             }
-        return balanced_weight(
-            norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio
-        )
+        return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
     def run(self, phase: PhaseConfig, n_steps: int, *, label: str) -> None:
         """Take the steps of one phase.
@@ -150,16 +150,16 @@ class Stepper:
         rate = phase.learning_rate or learning_rate_for(self.batch_cells)
         self.network.train()
         start_s = time.perf_counter()
-        with Feed(self.source, pin_memory=self.fabric.device.type == "cuda") as feed:
-            with track(label, n_steps, "steps") as progress:
-                for index, batch in enumerate(feed.run(self._requests(n_steps))):
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * schedule(done + index, total)
-                    values = self._take_step(phase, batch, optimizer)
-                    if self.step % LOG_EVERY_STEPS == 0 or index == n_steps - 1:
-                        self._report(values, batch, rate * schedule(done + index, total))
-                    self.step += 1
-                    progress.advance(1)
+        feed = Feed(self.source, pin_memory=self.fabric.device.type == "cuda")
+        with feed, track(label, n_steps, "steps") as progress:
+            for index, batch in enumerate(feed.run(self._requests(n_steps))):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * schedule(done + index, total)
+                values = self._take_step(phase, batch, optimizer)
+                if self.step % LOG_EVERY_STEPS == 0 or index == n_steps - 1:
+                    self._report(values, batch, rate * schedule(done + index, total))
+                self.step += 1
+                progress.advance(1)
         self._optimizers[id(phase)] = (optimizer, done + n_steps)
         self.fabric.log("cells_per_s", n_steps * self.batch_cells / (time.perf_counter() - start_s), self.step - 1)
         self.network.eval()

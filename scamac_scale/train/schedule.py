@@ -23,7 +23,8 @@ def learning_rate_for(batch_cells: int) -> float:
 
     1e-3 at 256 cells and 2.8e-3 at 1,024, so it grows with the power 3/4; held at 2.8e-3 above and at 1e-3 below.
     """
-    return 1e-3 * min(max(batch_cells / 256, 1.0), 4.0) ** 0.75
+    ratio = min(max(batch_cells / 256, 1.0), 4.0)
+    return float(1e-3 * ratio**0.75)
 
 
 def phase_steps(phase: PhaseConfig, n_batches: int) -> int:

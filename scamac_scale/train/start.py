@@ -6,7 +6,6 @@ opposite units, since phi(t) - phi(-t) = (1 + slope) t. The two projections (Eqs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,8 @@ from scamac_scale.sweep import SWEEP_CELLS, sweep
 from scamac_scale.train import consensus as members_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scamac_scale.arrays import FloatArray, IntArray
     from scamac_scale.config import ScamacConfig
     from scamac_scale.loader.feed import Batch

@@ -14,9 +14,9 @@ from tests.e2e.conftest import QUICK, STREAMED
 
 def same_weights(a: ScAMAC, b: ScAMAC) -> bool:
     states = [model.fitted.network.state_dict() for model in (a, b)]
-    return all(np.array_equal(states[0][name].numpy(), states[1][name].numpy()) for name in states[0]) and np.array_equal(
-        a.fitted.centers.numpy(), b.fitted.centers.numpy()
-    )
+    return all(
+        np.array_equal(states[0][name].numpy(), states[1][name].numpy()) for name in states[0]
+    ) and np.array_equal(a.fitted.centers.numpy(), b.fitted.centers.numpy())
 
 
 def test_the_four_types_are_found(model: ScAMAC, store: Path) -> None:
@@ -213,7 +213,7 @@ def test_scanpy_style_works_in_place(tiny_adata: ad.AnnData) -> None:
     tl.scamac(tiny_adata, config=QUICK)
     assert evaluate(tiny_adata, "cell_type")["ari"] > 0.95
     assert tiny_adata.obsm["X_scAMAC"].shape == (300, 8)
-    assert (tiny_adata.X != expected).nnz == 0
+    assert (expected != tiny_adata.X).nnz == 0
 
 
 def test_weight_of_the_similarity_is_measured_or_given(store: Path) -> None:

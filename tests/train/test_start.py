@@ -99,7 +99,7 @@ def test_network_starts_as_the_linear_pca_autoencoder(source: ArraySource, activ
 
 def test_pca_start_says_what_it_cannot_do(source: ArraySource) -> None:
     leaky = replace(SMALL, model=replace(SMALL.model, latent_activation="leaky_relu"))
-    with pytest.raises(ConfigError, match="start.weights to 'kaiming'"):
+    with pytest.raises(ConfigError, match=r"start\.weights to 'kaiming'"):
         start_from_pca(make(leaky), source, leaky)
     narrow = replace(SMALL, model=replace(SMALL.model, encoder_width=10))
     with pytest.raises(ConfigError, match="encoder_width >= 2"):
