@@ -6,6 +6,7 @@ Everything heavy is imported when it is called.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import IngestConfig, ScamacConfig
@@ -13,8 +14,6 @@ from scamac_scale.errors import InputError
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
@@ -258,10 +257,10 @@ def evaluate(data: str | Path | ad.AnnData, label: str, *, key: str = "scamac_cl
     InputError
         If a column is missing; lists the known ones.
     """
-    from scamac_scale.infer.output import read_obs
+    from scamac_scale.ingestion.open import read_obs
     from scamac_scale.metrics.clustering import clustering_scores
 
-    obs = read_obs(data)
+    obs = read_obs(data) if isinstance(data, str | Path) else data.obs
     for column in (label, key):
         if column not in obs:
             raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns))}.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.atomic import atomic_folder, writing
 from scamac_scale.config import ScamacConfig
-from scamac_scale.errors import InputError, OutputError
+from scamac_scale.errors import InputError
 from scamac_scale.genes import GeneSpace
 
 if TYPE_CHECKING:
@@ -80,9 +79,6 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
     from safetensors.torch import save_file
 
     path = Path(path)
-    if path.exists() and not (path / DESCRIPTION_FILE).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists and is not a model folder; name another path.")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     tensors["centers"] = model.centers.cpu().contiguous()
     description = {
@@ -94,29 +90,10 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         "config": asdict(model.config),
         "provenance": model.provenance,
     }
-    try:
-        partial.mkdir(parents=True)
+    with atomic_folder(path, overwrite=True, marker=DESCRIPTION_FILE) as partial, writing(path):
         save_file(tensors, partial / WEIGHTS_FILE)
         (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
-        for name in (WEIGHTS_FILE, DESCRIPTION_FILE):
-            _sync(partial / name)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"the model cannot be written to {path}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_model(path: str | Path) -> FittedModel:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.errors import InputError, OutputError
-from scamac_scale.store.atomic import atomic_folder, check_output, flush, writing
+from scamac_scale.atomic import atomic_folder, check_output, flush, writing
+from scamac_scale.errors import OutputError
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
@@ -210,40 +210,3 @@ def _to_h5ad(source: Path, target: Path) -> None:
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_obs(data: str | Path | ad.AnnData) -> pd.DataFrame:
-    """Read the rows of an output, without its arrays.
-
-    Parameters
-    ----------
-    data
-        AnnData, or the path of an AnnData zarr or h5ad.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``obs``.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it is no AnnData.
-    """
-    import h5py
-    import zarr
-    from anndata.io import read_elem
-
-    if not isinstance(data, str | Path):
-        return data.obs  # type: ignore[no-any-return]  # anndata is not typed
-    path = Path(data)
-    frame: pd.DataFrame
-    try:
-        if path.is_dir():
-            frame = read_elem(zarr.open_group(path, mode="r")["obs"])
-        else:
-            with h5py.File(path) as file:
-                frame = read_elem(file["obs"])
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not an AnnData zarr or h5ad that can be read ({error}).") from error
-    return frame

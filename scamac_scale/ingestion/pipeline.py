@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scamac_scale.atomic import check_output
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import OutputError
 from scamac_scale.ingestion.normalise import GeneColumns
@@ -16,7 +17,6 @@ from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.store import layout
-from scamac_scale.store.atomic import check_output
 from scamac_scale.store.writer import StoreHeader, write_store
 
 if TYPE_CHECKING:

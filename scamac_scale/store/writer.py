@@ -12,9 +12,9 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from scamac_scale.atomic import atomic_folder, writing
 from scamac_scale.errors import InputError
 from scamac_scale.store import layout
-from scamac_scale.store.atomic import atomic_folder, writing
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ def test_a_damaged_model_is_refused(model: ScAMAC, tmp_path: Path) -> None:
 
 def test_saving_over_something_else_is_refused(model: ScAMAC, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not a model folder"):
+    with pytest.raises(OutputError, match=r"holds no model\.json"):
         model.save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -55,7 +55,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return found
 
 
-def check_output(out: str | Path, *, overwrite: bool = False) -> Path:
+def check_output(out: str | Path, *, overwrite: bool = False, marker: str = "zarr.json") -> Path:
     """Check that a folder can be written, before any work.
 
     Parameters
@@ -63,7 +63,9 @@ def check_output(out: str | Path, *, overwrite: bool = False) -> Path:
     out
         The folder to be written.
     overwrite
-        Whether an existing zarr folder may be replaced.
+        Whether an existing folder of the same kind may be replaced.
+    marker
+        File by which that kind is known.
 
     Returns
     -------
@@ -80,10 +82,8 @@ def check_output(out: str | Path, *, overwrite: bool = False) -> Path:
         is_there = os.path.lexists(path)
         if is_there and not overwrite:
             raise OutputError(f"{path} is already there; remove it, choose another name, or pass overwrite.")
-        if is_there and not (path / "zarr.json").is_file():
-            raise OutputError(
-                f"{path} is not a zarr folder, so it is not overwritten; remove it or choose another name."
-            )
+        if is_there and not (path / marker).is_file():
+            raise OutputError(f"{path} holds no {marker}, so it is not overwritten; remove it or choose another name.")
         if not path.parent.exists():
             raise OutputError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
         if not path.parent.is_dir():
@@ -113,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(out: str | Path, *, overwrite: bool = False, marker: str = "zarr.json") -> Iterator[Path]:
     """Write a folder all or nothing.
 
     Parameters
@@ -121,7 +121,9 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     out
         Where it shall lie.
     overwrite
-        Whether an existing zarr folder is replaced; it stays until the new one is complete.
+        Whether an existing folder of the same kind is replaced; it stays until the new one is complete.
+    marker
+        File by which that kind is known.
 
     Yields
     ------
@@ -134,7 +136,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     OutputError
         As `check_output`, and if flushing or renaming fails.
     """
-    path = check_output(out, overwrite=overwrite)
+    path = check_output(out, overwrite=overwrite, marker=marker)
     for stale in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         _log.warning("%s was left by a run that was killed, unless another one is writing there; remove it", stale)
     partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
