@@ -1,7 +1,7 @@
 """Latents of cells: frozen attention, no noise, no gradient, in blocks of one fixed size.
 
-A short block is padded, so that a cell meets the same matrix shapes whatever its batch: its latent does not depend on which
-cells come with it.
+With a bank, a short block is padded, so that a cell meets the same matrix shapes whatever its batch: its latent does not
+depend on which cells come with it. In-batch attention mixes the cells of a block, so there padding would change the result.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor) -> NetworkOutput:
     Returns
     -------
     NetworkOutput
-        As of the padded block: rows past b mean nothing.
+        As of the padded block (with a bank): rows past b mean nothing.
     """
-    if len(x) < BLOCK_CELLS:
+    if network.has_bank and len(x) < BLOCK_CELLS:
         x = torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
     found: NetworkOutput = network(x, frozen=True)
     return found

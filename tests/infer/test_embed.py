@@ -26,3 +26,12 @@ def test_a_latent_does_not_depend_on_its_company(network: ScamacNetwork, rows: l
 
 def test_padded_cells_do_not_come_back(network: ScamacNetwork) -> None:
     assert embed_rows(network, torch.randn(BLOCK_CELLS + 1, 40)).shape == (BLOCK_CELLS + 1, 6)
+
+
+def test_in_batch_attention_sees_only_the_cells_of_the_batch() -> None:
+    torch.manual_seed(0)
+    made = ScamacNetwork(40, ModelConfig(encoder_width=24, latent_width=6, spatial_form="batch"), InputConfig()).eval()
+    made.fusion.alpha.data.fill_(0.7)
+    x = torch.randn(30, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(embed_rows(made, x), made(x, frozen=True).latent)
