@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 """What a command returns: plain data, as ``--json`` prints it."""
 
+COUNT_NOTE = "the number of clusters is an estimate, right within one only about two times in five; see --n-clusters"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -60,7 +62,7 @@ def _declare_demo(parser: ArgumentParser) -> None:
 
 
 def _demo(args: Namespace) -> Result:
-    from scamac_scale.api import demo
+    from scamac_scale.demonstration import demo
 
     return demo(args.out, n_cells=args.cells)
 
@@ -115,7 +117,7 @@ def _declare_train(parser: ArgumentParser) -> None:
         type=int | str,
         default="auto",
         metavar="K|auto",
-        help="Number of clusters; auto estimates it, which is right within one only two times in five.",
+        help="Number of clusters; auto estimates it, which is right within one only about two times in five.",
     )
     parser.add_class_arguments(ScamacConfig, skip={"n_clusters"})
     # the parser prints listed dataclasses only as plain dicts
@@ -132,8 +134,9 @@ def _train(args: Namespace) -> Result:
 
     from scamac_scale.api import ScAMAC
 
-    model = ScAMAC(config=config).fit(args.store, run=args.run)
-    return {"run": args.run, "model": str(Path(args.run) / "model"), **model.report}
+    report = ScAMAC(config=config).fit(args.store, run=args.run).report
+    note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
+    return {"run": args.run, "model": str(Path(args.run) / "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:

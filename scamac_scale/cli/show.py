@@ -9,6 +9,9 @@ from typing import Any
 
 from scamac_scale.errors import OutputError
 
+MAX_ROWS = 25
+"""Rows of a table on the screen; JSON has them all."""
+
 
 def print_json(result: dict[str, Any], target: str) -> None:
     """Print a result as JSON, or write it to a file.
@@ -36,23 +39,19 @@ def print_json(result: dict[str, Any], target: str) -> None:
 
 
 def print_result(title: str, result: dict[str, Any]) -> None:
-    """Print a result as a table of two columns; nested parts become sections, lists of dicts become tables."""
+    """Print a result as a table of two columns; a list of dicts becomes a table of its own, ``next`` lines to type."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
-    sections = {key: value for key, value in result.items() if isinstance(value, dict) and value}
+    console = Console(file=sys.stdout, highlight=False)
     tables = {key: value for key, value in result.items() if isinstance(value, list) and value and _is_table(value)}
-    lines = {key: value for key, value in result.items() if key not in sections and key not in tables}
-    after = lines.pop("next", [])
+    lines = {key: value for key, value in result.items() if key not in tables and key != "next"}
     console.print(_pairs(title, lines))
     for name, rows in tables.items():
         console.print(_rows(_words(name), rows))
-    for name, section in sections.items():
-        console.print(_pairs(_words(name), section))
-    if after:
-        console.print("\nWhat to type next:")
-        for line in after:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+    if "next" in result:
+        console.print("What to type next", style="bold")
+        for line in result["next"]:
+            console.print(f" {line}", markup=False, soft_wrap=True)
 
 
 def _is_table(value: list[Any]) -> bool:
@@ -67,7 +66,7 @@ def _pairs(title: str, values: dict[str, Any]) -> Any:  # Any: rich's table is i
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(_words(key), escape(_text(value)))
+        table.add_row(_words(key), escape(_text(key, value)))
     return table
 
 
@@ -80,26 +79,41 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Any:  # Any: rich's table i
     for name in names:
         is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
         table.add_column(_words(name), justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_text(row.get(name, ""))) for name in names))
+    for row in rows[:MAX_ROWS]:
+        table.add_row(*(escape(_text(name, row.get(name, ""))) for name in names))
+    if len(rows) > MAX_ROWS:
+        table.caption = f"and {len(rows) - MAX_ROWS} more, which --json lists"
+        table.caption_justify = "left"
     return table
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    """Name a key as a person would: ``n_cells`` is cells, ``is_finished`` finished, ``disk_bytes`` disk."""
+    name = key.removeprefix("n_").removeprefix("is_").removesuffix("_bytes").replace("_per_s", "/s")
+    return name.upper() if name in ("ari", "nmi") else name.replace("_", " ")
 
 
-def _text(value: Any) -> str:  # Any: what JSON holds
+def _text(key: str, value: Any) -> str:  # Any: what JSON holds
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int | float) and key.endswith("_bytes"):
+        return _size(value)
     if isinstance(value, int):
-        return f"{value:,}"
+        return str(value) if key == "seed" else f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(item) for item in value) or "-"
+        return ", ".join(_text(key, item) for item in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{_words(name)} {_text(name, item)}" for name, item in value.items()) or "-"
     return str(value)
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.3g} TB"

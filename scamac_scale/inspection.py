@@ -1,0 +1,298 @@
+"""What a store, a run folder, a model, a result or an atlas holds, as plain data; on request every chunk is read back.
+
+A kind of path is an entry of `KINDS`: how it is recognised, and what is told of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scamac_scale.errors import InputError, StoreError
+from scamac_scale.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scamac_scale.arrays import FloatArray
+
+Found = dict[str, Any]
+"""What is told: plain data."""
+
+BLOCK_CELLS = 8192
+"""Cells read back at a time."""
+SUM_TOLERANCE = 1e-3
+"""How far a row of memberships may be from 1: float32 sums over many clusters."""
+
+
+def inspect(path: str | Path, *, verify: bool = False) -> Found:
+    """Tell what a path holds.
+
+    Parameters
+    ----------
+    path
+        Training store, run folder, model folder, result of predict, or raw data.
+    verify
+        Read everything back and check it.
+
+    Returns
+    -------
+    dict
+        Plain data; ``kind`` says which of `KINDS` it is, ``verified`` what was read back.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or damaged.
+    StoreError
+        If it is a damaged store.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}; name a store, run folder, model, result or atlas.")
+    for kind, (is_kind, look) in KINDS.items():
+        if is_kind(path):
+            return {"path": str(path), "kind": kind, **look(path, verify), "disk_bytes": disk_bytes(path)}
+    raise InputError(f"{path} is none of {', '.join(KINDS)}; name one of these.")
+
+
+def disk_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _is_run(path: Path) -> bool:
+    from scamac_scale.train.logs import CONFIG_FILE
+
+    return (path / CONFIG_FILE).is_file()
+
+
+def _look_at_run(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.train.logs import RUN_FILE
+
+    report: Found = _read_json(path / RUN_FILE) if (path / RUN_FILE).is_file() else {}
+    model_path = path / "model"
+    last: Found = {}
+    if (path / "metrics.csv").is_file():
+        with (path / "metrics.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                last |= {name: float(value) for name, value in row.items() if value}
+    found: Found = {"is_finished": bool(report.get("finished", False))}
+    names = ("n_cells", "n_clusters", "is_count_estimated", "seed", "steps", "seconds", "peak_memory_bytes", "commit")
+    found |= {name: report[name] for name in names if name in report}
+    if _is_model(model_path):
+        found["model"] = _look_at_model(model_path, is_verified)
+    if last:
+        found["last_metrics"] = last
+    parts = ("seconds_by_part", "versions")
+    return found | {name: report[name] for name in parts if name in report}
+
+
+def _is_model(path: Path) -> bool:
+    from scamac_scale.checkpoint import DESCRIPTION_FILE
+
+    return (path / DESCRIPTION_FILE).is_file()
+
+
+def _look_at_model(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.checkpoint import DESCRIPTION_FILE, load_model
+
+    content = _read_json(path / DESCRIPTION_FILE)
+    genes, model = content["genes"], content["config"]["model"]
+    found: Found = {
+        "n_clusters": content["n_clusters"],
+        "n_genes": len(genes["chosen"]),
+        "values": genes["kind"],
+        "target_sum": genes["target_sum"],
+        "encoder_width": model["encoder_width"],
+        "latent_width": model["latent_width"],
+        "spatial_form": model["spatial_form"],
+        "temperature": content["temperature"],
+    }
+    if is_verified:
+        fitted = load_model(path)
+        tensors = {**fitted.network.state_dict(), "centers": fitted.centers}
+        broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        if broken:
+            raise InputError(f"{path} holds values that are not finite in {', '.join(broken)}; train again.")
+        found["verified"] = f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers"
+    return found
+
+
+def _is_store(path: Path) -> bool:
+    from scamac_scale.store.layout import RECORD
+
+    return RECORD in _root_attributes(path)
+
+
+def _look_at_store(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.store.reader import StoreReader
+
+    with StoreReader(path) as store:
+        space = store.gene_space
+        found: Found = {
+            "n_cells": store.n_cells,
+            "n_genes": store.n_genes,
+            "n_filtered_genes": len(space.filtered),
+            "n_stored_values": store.n_values,
+            "density": store.n_values / max(store.n_cells * store.n_genes, 1),
+            "values": space.kind,
+            "target_sum": space.target_sum,
+            "obs_columns": list(map(str, store.obs.columns)),
+            "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
+            "ingest": store.config,
+        }
+        if is_verified:
+            found["verified"] = f"{_read_back(store):,} cells, all columns"
+    return found
+
+
+def _read_back(store: Any) -> int:  # Any: a StoreReader, imported where it is opened
+    """Read every cell; a missing or damaged chunk is an error of the reader."""
+    with track("verify", store.n_cells, "cells") as progress:
+        for start in range(0, store.n_cells, BLOCK_CELLS):
+            rows = np.arange(start, min(start + BLOCK_CELLS, store.n_cells))
+            if not np.isfinite(store.read(rows).data).all():
+                raise StoreError(
+                    f"{store.path} holds values that are not finite below row {rows[-1] + 1}; ingest again."
+                )
+            progress.advance(len(rows))
+    rows = np.sort(store.source_rows)
+    if (np.diff(rows) == 0).any():
+        raise StoreError(f"{store.path} holds source rows that repeat; ingest again.")
+    return int(store.n_cells)
+
+
+def _is_result(path: Path) -> bool:
+    from scamac_scale.infer.output import CLUSTER_KEY
+
+    if path.is_dir():
+        return (path / "zarr.json").is_file() and (path / "obs" / CLUSTER_KEY).is_dir()
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return isinstance(file.get("obs"), h5py.Group) and CLUSTER_KEY in file["obs"]
+
+
+def _look_at_result(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.infer.output import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
+    from scamac_scale.ingestion.open import read_obs
+
+    obs = read_obs(path)
+    counts = obs[CLUSTER_KEY].value_counts(sort=False)
+    with _opened(path) as group:
+        found: Found = {
+            "n_cells": len(obs),
+            "n_clusters": len(counts),
+            "latent_width": int(group[f"obsm/{LATENT_KEY}"].shape[1]),
+            "is_denoised": DENOISED_KEY in group["layers"] if "layers" in group else False,
+            "obs_columns": list(map(str, obs.columns)),
+        }
+        if UNS_KEY in group["uns"] and "is_count_estimated" in group[f"uns/{UNS_KEY}"]:
+            found["is_count_estimated"] = bool(group[f"uns/{UNS_KEY}/is_count_estimated"][()])
+        if is_verified:
+            found["verified"] = _check_arrays(path, group)
+    cells = [(str(name), int(count)) for name, count in counts.items()]
+    found["clusters"] = [{"cluster": name, "cells": n, "share": round(n / max(len(obs), 1), 4)} for name, n in cells]
+    return found
+
+
+def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
+    from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY
+
+    names = [f"obsm/{LATENT_KEY}", f"obsm/{MEMBERSHIP_KEY}"]
+    if "layers" in group and DENOISED_KEY in group["layers"]:
+        names.append(f"layers/{DENOISED_KEY}")
+    for name in names:
+        array = group[name]
+        missing = array.nchunks - array.nchunks_initialized if hasattr(array, "nchunks_initialized") else 0
+        if missing:
+            raise InputError(f"{path}/{name} lacks {missing} of {array.nchunks} chunks; predict again.")
+        with track(f"verify {name}", array.shape[0], "cells") as progress:
+            for start in range(0, array.shape[0], BLOCK_CELLS):
+                block = array[start : start + BLOCK_CELLS]
+                _check_block(block, f"{path}/{name}", start, is_membership=name.endswith(MEMBERSHIP_KEY))
+                progress.advance(len(block))
+    return f"{', '.join(names)}"
+
+
+def _check_block(block: FloatArray, name: str, start: int, *, is_membership: bool) -> None:
+    if not np.isfinite(block).all():
+        raise InputError(f"{name} holds values that are not finite from row {start} on; predict again.")
+    if is_membership and not np.allclose(block.sum(axis=1), 1, atol=SUM_TOLERANCE):
+        raise InputError(f"{name} holds rows that do not sum to 1 from row {start} on; predict again.")
+
+
+def _is_raw(path: Path) -> bool:
+    return path.is_file() or (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+
+
+def _look_at_raw(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.ingestion.open import open_raw
+    from scamac_scale.ingestion.raw import read_blocks
+
+    with open_raw(path) as raw:
+        found: Found = {
+            "n_cells": raw.n_cells,
+            "n_genes": raw.n_genes,
+            "n_stored_values": raw.n_stored,
+            "density": raw.n_stored / max(raw.n_cells * raw.n_genes, 1),
+            "type": str(raw.dtype),
+            "obs_columns": list(map(str, raw.obs.columns)),
+        }
+        if is_verified:
+            found["verified"] = (
+                f"{sum(block.shape[0] for _, block in read_blocks(raw, BLOCK_CELLS, 'verify')):,} cells of X"
+            )
+    return found
+
+
+KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, bool], Found]]] = {
+    "run folder": (_is_run, _look_at_run),
+    "model": (_is_model, _look_at_model),
+    "training store": (_is_store, _look_at_store),
+    "result of predict": (_is_result, _look_at_result),
+    "raw data": (_is_raw, _look_at_raw),
+}
+"""Every kind of path that `inspect` knows, the more particular first."""
+
+
+def _read_json(path: Path) -> Found:
+    try:
+        content: Found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); it is damaged.") from error
+    return content
+
+
+def _root_attributes(path: Path) -> Found:
+    if not (path / "zarr.json").is_file():
+        return {}
+    attributes: Found = _read_json(path / "zarr.json").get("attributes", {})
+    return attributes
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:  # Any: an h5py or zarr group
+    """Open a result; what is damaged inside is one clear error."""
+    import h5py
+    import zarr
+
+    try:
+        if path.is_dir():
+            yield zarr.open_group(path, mode="r")
+        else:
+            with h5py.File(path) as file:
+                yield file
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged ({error}); predict again.") from error
