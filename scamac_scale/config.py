@@ -191,7 +191,7 @@ class StartConfig:
     """How the weights and the centers begin."""
 
     weights: str = "pca"
-    """pca (the linear PCA autoencoder) or kaiming."""
+    """pca (the linear PCA autoencoder), kaiming, or identity (as the published code)."""
     pca_cells: int = 100_000
     """Cells of the covariance; a random sample of so many where the atlas has more."""
     centers: str = "consensus"

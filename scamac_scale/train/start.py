@@ -181,9 +181,18 @@ def _keep_kaiming(network: ScamacNetwork, source: CellSource, config: ScamacConf
     """Leave the random weights that the layers were made with."""
 
 
+def _start_from_identity(network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
+    """Set every matrix to the identity, cut or padded to its shape, and every bias to zero, as the published code does."""
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.eye_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+
+
 WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, ScamacConfig], None]] = {
     "pca": start_from_pca,
     "kaiming": _keep_kaiming,
+    "identity": _start_from_identity,
 }
 
 

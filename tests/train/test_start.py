@@ -9,6 +9,7 @@ from scamac_scale.csr import CsrBlock
 from scamac_scale.errors import ConfigError
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.train.start import (
+    WEIGHT_STARTS,
     fit_input_scale,
     landmark_count,
     principal_components,
@@ -135,3 +136,11 @@ def test_read_cells_gives_the_rows_asked_for(source: ArraySource) -> None:
     rows = np.array([3, 17, 99])
     expected = network.scale_input(torch.from_numpy(source.values[rows]))
     torch.testing.assert_close(read_cells(source, rows, network), expected)
+
+
+def test_identity_start_passes_the_first_genes_through(source: ArraySource) -> None:
+    network = make(SMALL)
+    WEIGHT_STARTS["identity"](network, source, SMALL)
+    x = torch.rand(5, N_GENES)
+    hidden = network(x, frozen=False).hidden
+    torch.testing.assert_close(hidden, x[:, : SMALL.model.latent_width])
