@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 bug; 2 bad input, config or usage; 4 no space or not writable; 5 numerical failure; 75 stopped by a
         signal, a checkpoint is there; 130 stopped by a signal without one.
     """
+    # before torch loads OpenMP: threads that spin while they wait steal the cores of the reader thread and of neighbours
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
     args: Namespace | None = None
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
+            print(_overview(), flush=True)
             return 0 if arguments else ConfigError.exit_code
         if arguments[0] == "--version":
             print(f"scamac-scale {__version__}")
@@ -93,8 +95,11 @@ def _run(name: str, command: Command, args: Namespace) -> None:
     is_quiet = getattr(args, "quiet", False)
     train = getattr(args, "train", None)
     show_progress(not is_quiet, every_s=train.log_every_s if train else 10.0)
-    with _log_to_stderr(logging.WARNING if is_quiet else logging.INFO):
-        result = command.run(args)
+    try:
+        with _log_to_stderr(logging.WARNING if is_quiet else logging.INFO):
+            result = command.run(args)
+    finally:
+        show_progress(False)
     json_target = getattr(args, "json", None)
     if json_target is not None:
         print_json(result, json_target)
