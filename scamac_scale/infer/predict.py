@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scamac_scale.infer.assign import assign
-from scamac_scale.infer.embed import BLOCK_CELLS, forward_block
 from scamac_scale.infer.output import (
     DENOISED_KEY,
     LATENT_KEY,
@@ -17,6 +16,7 @@ from scamac_scale.infer.output import (
     MemoryOutput,
 )
 from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.sweep import sweep
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 
 from scamac_scale.checkpoint import FittedModel
 from scamac_scale.errors import ConfigError, InputError, choose
-from scamac_scale.infer.embed import embed_rows
+from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums
 from scamac_scale.randomness import integer_seed

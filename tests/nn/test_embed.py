@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scamac_scale.config import InputConfig, ModelConfig
-from scamac_scale.infer.embed import BLOCK_CELLS, embed_rows
+from scamac_scale.nn.embed import BLOCK_CELLS, embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 
 
