@@ -50,8 +50,8 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
     Returns
     -------
     dict
-        Plain data: ``steps`` (what was done and how long it took), ``scores`` (of the real cells and of the atlas, and where
-        the result lies), ``peak_memory_bytes`` of this process, ``next`` (lines to type).
+        Plain data: ``steps`` (what was done and how long it took), ``scores`` (of the real cells and of the atlas),
+        ``results`` (where they lie), ``peak_memory_bytes`` of this process, ``next`` (lines to type).
 
     Raises
     ------
@@ -82,10 +82,10 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
         scores.append(_pipeline(clock, atlas, ATLAS_LABEL, n_cells, streamed))
     result, store = folder / "pbmc.result.zarr", folder / "pbmc.store.zarr"
     return {
-        "out": str(folder),
+        "results": [entry["result"] for entry in scores],
         "peak_memory_bytes": peak_memory_bytes(),
         "steps": clock.steps,
-        "scores": scores,
+        "scores": [{name: value for name, value in entry.items() if name != "result"} for entry in scores],
         "next": [
             f"scamac-scale inspect {result}",
             f"scamac-scale train --store {store} --run {folder / 'auto.run'} --n-clusters auto",
@@ -170,7 +170,7 @@ def _pipeline(clock: _Clock, raw: Path, label: str, n_cells: int, config: Scamac
         model.predict(store, result)
     with clock.step("evaluate", f"{result.name} against the labels in {label}", n_cells):
         scores = evaluate(result, label)
-    return {"data": raw.name, "label": label, **scores, "result": str(result)}
+    return {"data": raw.name, **scores, "result": str(result)}
 
 
 @dataclass

@@ -125,13 +125,12 @@ def _declare_train(parser: ArgumentParser) -> None:
 
 
 def _train(args: Namespace) -> Result:
+    config = ScamacConfig(**{field.name: getattr(args, field.name) for field in fields(ScamacConfig)})
     require(args, "store", "run")
     if getattr(args, "devices", 1) != 1:
         raise ConfigError(f"devices={args.devices}; this version trains on one device, leave --devices out.")
     if getattr(args, "resume", False):
         raise ConfigError(f"{args.run} has no checkpoint to resume from; train into a new folder without --resume.")
-    config = ScamacConfig(**{field.name: getattr(args, field.name) for field in fields(ScamacConfig)})
-
     from scamac_scale.api import ScAMAC
 
     report = ScAMAC(config=config).fit(args.store, run=args.run).report

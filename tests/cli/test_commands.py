@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import anndata as ad
+import pytest
+import yaml
+
+from scamac_scale.cli.main import main
+from tests.cli.conftest import QUICK, run_json
+
+
+def test_the_pipeline_finds_the_types_and_keeps_the_order(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = run_json(capsys, "evaluate", str(pipeline / "out.zarr"), "--label", "cell_type")
+    assert scores["ari"] > 0.95
+    assert scores["n_cells"] == 300
+    assert ad.read_zarr(pipeline / "out.zarr").obs_names[:2].tolist() == ["cell000", "cell001"]
+
+
+def test_train_writes_the_settings_that_were_given(pipeline: Path) -> None:
+    config = yaml.safe_load((pipeline / "run" / "config.yaml").read_text())
+    assert config["n_clusters"] == 4
+    assert config["model"]["latent_width"] == 8
+    assert config["train"]["phases"][0]["epochs"] == 1
+
+
+def test_a_run_can_be_repeated_from_its_own_config(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, store = str(pipeline / "run" / "config.yaml"), str(pipeline / "store.zarr")
+    report = run_json(capsys, "train", "--store", store, "--run", str(tmp_path / "run"), "--config", config)
+    assert report["n_clusters"] == 4
+    first, second = (path / "run" / "model" / "model.safetensors" for path in (pipeline, tmp_path))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_estimated_counts_are_said_to_be_estimates(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, run = str(pipeline / "store.zarr"), str(tmp_path / "run")
+    report = run_json(capsys, "train", "--store", store, "--run", run, *QUICK, "--n-clusters", "auto")
+    assert report["is_count_estimated"]
+    assert "estimate" in report["note"]
+
+
+def test_denoised_expression_is_written_on_request(
+    pipeline: Path, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out.h5ad")
+    argv = ["predict", "--run", str(pipeline / "run"), "--input", str(tiny_atlas), "--out", out, "--denoised"]
+    found = run_json(capsys, *argv)
+    assert found["is_denoised"]
+    assert ad.read_h5ad(out).layers["scamac_denoised"].shape == (300, 100)
+
+
+def test_simulate_writes_an_atlas_that_ingest_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atlas, store = str(tmp_path / "atlas.zarr"), str(tmp_path / "store.zarr")
+    found = run_json(capsys, "simulate", "--cells", "120", "--genes", "50", "--types", "3", "--out", atlas)
+    assert (found["n_cells"], found["n_genes"]) == (120, 50)
+    assert run_json(capsys, "ingest", atlas, "--out", store)["values"] == "counts"
+
+
+def test_evaluate_writes_its_scores_to_a_file(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.json"
+    assert main(["evaluate", str(pipeline / "out.zarr"), "--label", "cell_type", "--json", str(file)]) == 0
+    assert "ARI" in capsys.readouterr().out
+    assert json.loads(file.read_text())["n_labels"] == 4
+
+
+def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    assert main(["evaluate", str(pipeline / "out.zarr"), "--label", "cell_type", "--json", "/dev/full"]) == 4
+    assert "No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["train", "--store", "STORE", "--run", "NEW", "--devices", "2"], "devices=2"),
+        (["train", "--store", "STORE", "--run", "NEW", "--resume"], "no checkpoint"),
+        (["train", "--store", "STORE", "--run", "NEW", "--n-clusters", "301"], "300"),
+        (["train", "--store", "STORE", "--run", "NEW", "--n-clusters", "0"], "at least 1"),
+        (["train", "--store", "STORE", "--run", "NEW", "--start.weights", "pcb"], "'pca'"),
+        (["train", "--run", "NEW"], "--store must be given"),
+        (["train", "--store", "NOWHERE", "--run", "NEW"], "NOWHERE"),
+        (["ingest", "ATLAS", "ATLAS", "--out", "NEW"], "2 inputs"),
+        (["ingest", "ATLAS", "--out", "NEW", "--ingest.matrix", "counts"], "counts"),
+        (["ingest", "ATLAS", "--out", "NEW", "--ingest.min_cell_fraction", "2"], "0 to 1"),
+        (["predict", "--run", "RUN", "--input", "STORE", "--out", "NEW.zarr", "--attention", "atlas"], "landmark"),
+        (["predict", "--run", "NOWHERE", "--input", "STORE", "--out", "NEW.zarr"], "NOWHERE"),
+        (["evaluate", "OUT", "--label", "celltype"], "cell_type"),
+        (["evaluate", "OUT"], "--label must be given"),
+        (["inspect", "NOWHERE"], "nothing at"),
+    ],
+)
+def test_bad_usage_is_one_message_and_leaves_nothing(
+    argv: list[str],
+    word: str,
+    pipeline: Path,
+    tiny_atlas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = {"STORE": "store.zarr", "RUN": "run", "OUT": "out.zarr"}
+    paths = {name: str(pipeline / file) for name, file in known.items()}
+    paths |= {"ATLAS": str(tiny_atlas)} | {name: str(tmp_path / name) for name in ("NEW", "NEW.zarr", "NOWHERE")}
+    assert main([paths.get(argument, argument) for argument in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in error
+    assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ingest", "ATLAS", "--out", "STORE"],
+        ["train", "--store", "STORE", "--run", "RUN"],
+        ["predict", "--run", "RUN", "--input", "STORE", "--out", "OUT"],
+        ["ingest", "ATLAS", "--out", "ATLAS/store.zarr"],
+        ["train", "--store", "STORE", "--run", "ATLAS/run"],
+        ["predict", "--run", "RUN", "--input", "STORE", "--out", "ATLAS/out.zarr"],
+        ["simulate", "--cells", "100", "--out", "ATLAS/atlas.zarr"],
+    ],
+)
+def test_an_output_that_is_there_or_cannot_be_written_is_exit_code_4(
+    argv: list[str], pipeline: Path, tiny_atlas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {"STORE": pipeline / "store.zarr", "RUN": pipeline / "run", "OUT": pipeline / "out.zarr"}
+    texts = {name: str(path) for name, path in paths.items()}
+    arguments = [texts.get(argument, argument).replace("ATLAS", str(tiny_atlas)) for argument in argv]
+    assert main(arguments) == 4
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
