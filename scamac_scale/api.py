@@ -5,6 +5,8 @@ Everything heavy is imported when it is called.
 
 from __future__ import annotations
 
+import operator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -14,9 +16,12 @@ from scamac_scale.errors import InputError
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.train.logs import RunFolder
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
 
@@ -62,6 +67,28 @@ def ingest(
     return write(data, out, config or IngestConfig(), overwrite=overwrite)
 
 
+def _whole(number: Any) -> Any:  # Any: what is no number is left for the settings to refuse
+    """Turn NumPy's whole numbers into Python's."""
+    return operator.index(number) if hasattr(number, "__index__") and not isinstance(number, bool) else number
+
+
+@contextmanager
+def _on_device(model: FittedModel) -> Iterator[None]:
+    """Lend a model to the GPU, where there is one and the settings allow it."""
+    import torch
+
+    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
+        yield
+        return
+    model.network.cuda()
+    model.centers = model.centers.cuda()
+    try:
+        yield
+    finally:
+        model.network.cpu()
+        model.centers = model.centers.cpu()
+
+
 class ScAMAC:
     """Clusters single cells with scAMAC, at any number of cells.
 
@@ -86,9 +113,9 @@ class ScAMAC:
     ) -> None:
         settings = config or ScamacConfig()
         if n_clusters is not None:
-            settings = replace(settings, n_clusters=n_clusters)
+            settings = replace(settings, n_clusters=_whole(n_clusters))
         if seed is not None:
-            settings = replace(settings, seed=seed)
+            settings = replace(settings, seed=_whole(seed))
         self.config = settings
         self._fitted: FittedModel | None = None
 
@@ -140,29 +167,32 @@ class ScAMAC:
         NumericalError
             If the loss is not finite.
         """
+        from scamac_scale.checkpoint import save_model
+        from scamac_scale.train.checks import check_settings
+
+        check_settings(self.config)
+        if run is None:
+            self._fitted = self._fit(data, ingest or IngestConfig(), None)
+            return self
+
+        from scamac_scale.train.logs import RunFolder
+
+        with RunFolder(run, self.config) as folder:
+            fitted = self._fit(data, ingest or IngestConfig(), folder)
+            save_model(fitted, folder.model_path)
+            folder.finish(fitted.provenance)
+        self._fitted = fitted
+        return self
+
+    def _fit(self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None) -> FittedModel:
         from scamac_scale.sources import open_source
+        from scamac_scale.train.loop import fit
 
-        with open_source(data, ingest=ingest or IngestConfig(), cache_bytes=self.config.train.cache_bytes) as source:
-            from scamac_scale.checkpoint import save_model
-            from scamac_scale.train.logs import RunFolder
-            from scamac_scale.train.loop import check_fit, fit
-
-            check_fit(source, self.config)
-            folder = RunFolder(run) if run is not None else None
-            if folder:
-                folder.write_config(self.config)
-            try:
-                fitted = fit(source, source.gene_space, self.config, folder)
-            finally:
-                if folder:
-                    folder.close()
+        with open_source(data, ingest=ingest, cache_bytes=self.config.train.cache_bytes) as source:
+            fitted = fit(source, source.gene_space, self.config, folder)
         fitted.network.cpu()
         fitted.centers = fitted.centers.cpu()
-        self._fitted = fitted
-        if folder:
-            save_model(fitted, folder.model_path)
-            folder.write_report(fitted.provenance, self.config)
-        return self
+        return fitted
 
     @overload
     def predict(
@@ -215,7 +245,7 @@ class ScAMAC:
         fitted = self.fitted
         if out is not None:
             check_target(out)
-        with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source:
+        with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
             return predict(fitted, source, source.obs, out, is_denoised=denoised)
 
     def save(self, path: str | Path) -> Path:

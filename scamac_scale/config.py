@@ -208,6 +208,7 @@ class StartConfig:
         _require(self.landmark_cells >= 2, f"start.landmark_cells={self.landmark_cells}; it must be at least 2.")
         _require(self.pca_cells >= 2, f"start.pca_cells={self.pca_cells}; it must be at least 2.")
         _require(len(self.components) > 0, "start.components is empty; name at least one number.")
+        _require(min(self.components) >= 1, f"start.components={self.components}; each must be at least 1.")
         _require(0 < self.cut_height < 1, f"start.cut_height={self.cut_height}; it lies between 0 and 1.")
 
 
@@ -281,5 +282,10 @@ class ScamacConfig:
                 f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
             )
         else:
+            _require(
+                type(self.n_clusters) is int,
+                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
+            )
             _require(self.n_clusters >= 1, f"n_clusters={self.n_clusters}; it must be at least 1.")
+        _require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
         _require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import shutil
+import sys
 import time
 import warnings
 from contextlib import contextmanager
@@ -60,7 +62,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
     InputError
         If scanpy's file is not there, or too few cells are asked for.
     """
-    from scamac_scale.train.logs import peak_memory_bytes
+    from scamac_scale.train.provenance import peak_memory_bytes
 
     if n_cells is not None and n_cells < MIN_CELLS:
         raise InputError(f"cells={n_cells}; the simulated atlas needs at least {MIN_CELLS}.")
@@ -87,11 +89,19 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
         "steps": clock.steps,
         "scores": [{name: value for name, value in entry.items() if name != "result"} for entry in scores],
         "next": [
-            f"scamac-scale inspect {result}",
-            f"scamac-scale train --store {store} --run {folder / 'auto.run'} --n-clusters auto",
-            "scamac-scale ingest YOUR.h5ad --out YOUR.store.zarr",
+            f"{program()} inspect {result}",
+            f"{program()} train --store {store} --run {folder / 'auto.run'} --n-clusters auto",
+            f"{program()} ingest YOUR.h5ad --out YOUR.store.zarr",
         ],
     }
+
+
+def program() -> str:
+    """Name the command line as it can be typed here: it is not on the PATH of an environment that is not activated."""
+    if shutil.which("scamac-scale"):
+        return "scamac-scale"
+    script = Path(sys.executable).with_name("scamac-scale")  # not resolved: python may be a link out of the environment
+    return os.path.relpath(script) if script.is_file() else f"{sys.executable} -m scamac_scale"
 
 
 def prepare(folder: Path) -> Path:

@@ -111,11 +111,11 @@ def auto_similarity(u: Tensor, z: Tensor, grams: Grams | None = None) -> Tensor:
 
     Notes
     -----
-    Direct when B (D + C) < D^2 + D C. The C^2 of U^T U is not counted: it has no backward pass, and U U^T costs about as
-    much.
+    Direct when B (C + D) < C^2 + C D + D^2. U^T U counts although it has no backward pass: with the stacked memberships
+    of many clusterings C exceeds B, and it is most of the work.
     """
     width, columns = z.shape[-1], u.shape[-1]
-    is_direct = z.shape[0] * (width + columns) < width * (width + columns)
+    is_direct = z.shape[0] * (columns + width) < columns**2 + columns * width + width**2
     return (direct_similarity if is_direct else gram_similarity)(u, z, grams)
 
 

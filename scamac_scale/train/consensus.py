@@ -140,6 +140,8 @@ def noise_whitening(points: FloatArray, n_neighbors: int = NOISE_NEIGHBORS) -> F
     _, indices = nearest_neighbors(points, n_neighbors)
     noise = points - points[indices].mean(axis=1)
     values, vectors = np.linalg.eigh(noise.T @ noise / len(points))
+    if values.max() <= 0:  # repeated cells: no noise to speak of
+        return np.eye(len(values))
     floor = max(float(values.max()) * 1e-6, np.finfo(np.float64).tiny)
     whitening: FloatArray = (vectors / np.sqrt(np.maximum(values, floor))) @ vectors.T
     return whitening

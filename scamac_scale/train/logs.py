@@ -1,81 +1,41 @@
-"""What a run leaves beside the model: config.yaml, metrics.csv, TensorBoard files, run.json."""
+"""The folder of one run: config.yaml, metrics.csv, TensorBoard files, run.json, beside the model."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import resource
-import subprocess
-import sys
+import shutil
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.errors import OutputError
+from scamac_scale.atomic import writing
+from scamac_scale.errors import NumericalError, OutputError, ScamacError
+from scamac_scale.train.provenance import commit, hardware, peak_memory_bytes, versions
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from lightning.fabric.loggers.logger import Logger
 
     from scamac_scale.config import ScamacConfig
 
-PACKAGES = ("scamac-scale", "torch", "lightning", "anndata", "zarr", "numpy", "scipy", "scikit-learn", "igraph")
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def commit() -> str | None:
-    """Commit of the checkout that the package runs from, or None outside of one."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores and accelerators of this machine."""
-    import torch
-
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerators": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-    }
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run; a context manager.
+
+    What was refused leaves nothing: if the block ends with an error of input, settings or output, the folder is removed. After
+    a numerical failure or an interrupt it stays for a look, and run.json says that the run is not finished.
 
     Parameters
     ----------
     path
         New or empty folder.
+    config
+        Of the run; written at once.
 
     Attributes
     ----------
@@ -90,21 +50,22 @@ class RunFolder:
         If the folder holds something or cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, config: ScamacConfig) -> None:
+        import yaml
+
         self.path = Path(path)
+        self._config = config
         self._start_s = time.time()
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()):
                 raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
-            probe = self.path / ".probe"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"the run folder {self.path} cannot be written: {error.strerror}.") from error
-        self.loggers = self._make_loggers()
+            try:
+                self.loggers = self._make_loggers()
+                (self.path / CONFIG_FILE).write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+            except OSError:
+                self.discard()
+                raise
 
     @property
     def model_path(self) -> Path:
@@ -119,31 +80,52 @@ class RunFolder:
         _ = table.experiment  # opens metrics.csv now: it warns of a folder that is not empty
         return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="")]
 
-    def close(self) -> None:
-        """Flush the metrics."""
-        for logger in self.loggers:
-            logger.finalize("success")
+    def __enter__(self) -> Self:
+        return self
 
-    def write_config(self, config: ScamacConfig) -> None:
-        """Write the resolved settings."""
-        import yaml
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ScamacError) and not isinstance(error, NumericalError):
+            self.discard()
+            return
+        with writing(self.path):
+            for logger in self.loggers:
+                logger.finalize("success" if error is None else "failed")
+            if error is not None:
+                self._write({"finished": False, "error": str(error) or type(error).__name__})
 
-        (self.path / CONFIG_FILE).write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+    def discard(self) -> None:
+        """Remove the folder with all that this run wrote."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_report(self, report: dict[str, Any], config: ScamacConfig) -> None:
-        """Write run.json: versions, commit, hardware, seed, times, peak memory and what the fit reports."""
-        content = {
-            "finished": True,
-            "seed": config.seed,
+    def finish(self, report: dict[str, Any]) -> None:
+        """Write run.json of a finished run: versions, commit, hardware, seed, times, peak memory and the report.
+
+        Parameters
+        ----------
+        report
+            What the fit says of itself; plain data.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        with writing(self.path):
+            self._write({"finished": True, **report})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        about = {
+            "seed": self._config.seed,
             "seconds": round(time.time() - self._start_s, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             "versions": versions(),
             "commit": commit(),
             "hardware": hardware(),
-            **report,
         }
-        partial = self.path / (RUN_FILE + ".partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial = self.path / f".{RUN_FILE}.partial"
+        partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
         partial.replace(self.path / RUN_FILE)
 
 

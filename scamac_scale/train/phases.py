@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
-    from scamac_scale.train.loop import Landmarks
+    from scamac_scale.train.landmarks import Landmarks
 
 NOISE_BLOCKS = 8
 LOG_EVERY_STEPS = 10
@@ -98,14 +98,29 @@ class Stepper:
         self.target: Target | None = None
         self.weights: dict[str, float] = {"reconstruction": 1.0, "layers": 1.0}
         self._module = fabric.setup_module(network)
-        self._optimizers: dict[int, tuple[Any, int]] = {}
+        self._optimizers: dict[str, tuple[Any, int]] = {}
 
-    def steps(self, phase: PhaseConfig) -> int:
-        """Count the steps of a phase in one round."""
-        return phase_steps(phase, self.plan.n_batches)
+    def pretrain(self) -> None:
+        """Take the steps before the centers are found."""
+        phase = self.config.train.pretrain
+        n_steps = phase_steps(phase, self.plan.n_batches)
+        self._run(phase, "pretraining", n_steps, n_steps, label="pretraining")
 
-    def cluster(self, objective: Objective, clusters: Clusters, target: Target | None, landmarks: Landmarks) -> None:
-        """Take the clusters in, and measure the weight of Eq. (15) once where the config leaves it open."""
+    def take_round(self, index: int) -> None:
+        """Take the steps of one round, phase after phase.
+
+        Parameters
+        ----------
+        index
+            Of the round, from 0.
+        """
+        n_rounds = self.config.train.rounds
+        for number, phase in enumerate(self.config.train.phases):
+            n_steps = phase_steps(phase, self.plan.n_batches)
+            self._run(phase, f"phase {number}", n_steps, n_steps * n_rounds, label=f"round {index + 1}/{n_rounds}")
+
+    def cluster(self, clusters: Clusters, target: Target | None, landmarks: Landmarks) -> None:
+        """Take the clusters in, and measure the weight of Eq. (15) where the config leaves it open."""
         self.clusters, self.target = clusters, target
         loss = self.config.loss
         self.weights["clustering"] = loss.clustering_weight
@@ -117,37 +132,23 @@ class Stepper:
 
     def _measure_similarity_weight(self, landmarks: Landmarks) -> float:
         x = landmarks.x.to(self.fabric.device)
-        with torch.enable_grad():
-            scene = self._scene(x, x, landmarks.rows)
+        with torch.enable_grad(), self.fabric.autocast():
+            # the bare network: Fabric's wrapper lets only its own backward through
+            scene = Scene(x, landmarks.rows, self.network(x, frozen=False), self.clusters, self.target)
             norms = {
                 name: gradient_norm(self.objective.term(name, scene), scene.out.hidden)
                 for name in ("reconstruction", "similarity")
             }
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
-    def run(self, phase: PhaseConfig, n_steps: int, *, label: str) -> None:
-        """Take the steps of one phase.
-
-        Parameters
-        ----------
-        phase
-            Terms, optimizer and step size. Its optimizer lives on from round to round.
-        n_steps
-            How many.
-        label
-            Shown beside the progress bar.
-
-        Raises
-        ------
-        NumericalError
-            If a term is not finite; names the step.
-        """
+    def _run(self, phase: PhaseConfig, key: str, n_steps: int, total: int, *, label: str) -> None:
+        """Take `n_steps` of the `total` steps of a phase; its optimizer lives on, under `key`, from round to round."""
         if n_steps == 0:
             return
-        optimizer, done = self._optimizer(phase)
-        total = n_steps if phase is self.config.train.pretrain else n_steps * self.config.train.rounds
+        optimizer, done = self._optimizer(phase, key)
         schedule = choose(SCHEDULES, phase.schedule, "schedule")
         rate = phase.learning_rate or learning_rate_for(self.batch_cells)
+        n_cells = 0
         self.network.train()
         start_s = time.perf_counter()
         feed = Feed(self.source, pin_memory=self.fabric.device.type == "cuda")
@@ -159,32 +160,30 @@ class Stepper:
                 if self.step % LOG_EVERY_STEPS == 0 or index == n_steps - 1:
                     self._report(values, batch, rate * schedule(done + index, total))
                 self.step += 1
+                n_cells += len(batch.rows)
                 progress.advance(1)
-        self._optimizers[id(phase)] = (optimizer, done + n_steps)
-        self.fabric.log("cells_per_s", n_steps * self.batch_cells / (time.perf_counter() - start_s), self.step - 1)
+        self._optimizers[key] = (optimizer, done + n_steps)
+        self.fabric.log("cells_per_s", n_cells / (time.perf_counter() - start_s), self.step - 1)
         self.network.eval()
 
-    def _optimizer(self, phase: PhaseConfig) -> tuple[Any, int]:
-        if id(phase) not in self._optimizers:
+    def _optimizer(self, phase: PhaseConfig, key: str) -> tuple[Any, int]:
+        if key not in self._optimizers:
             make = choose(OPTIMIZERS, phase.optimizer, "optimizer")
-            made = self.fabric.setup_optimizers(make(self.network.parameters(), lr=1.0))
-            self._optimizers[id(phase)] = (made, 0)
-        return self._optimizers[id(phase)]
+            self._optimizers[key] = (self.fabric.setup_optimizers(make(self.network.parameters(), lr=1.0)), 0)
+        return self._optimizers[key]
 
     def _requests(self, n_steps: int) -> Iterator[IntArray]:
         n_batches = self.plan.n_batches
         for step in range(self.step, self.step + n_steps):
             yield self.plan.rows(step // n_batches, step % n_batches)
 
-    def _scene(self, x: torch.Tensor, noisy: torch.Tensor, rows: IntArray) -> Scene:
-        return Scene(x, rows, self._module(noisy, frozen=False), self.clusters, self.target)
-
     def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: Any) -> dict[str, torch.Tensor]:
         device = self.fabric.device
-        x = self.network.scale_input(batch.values.to(device, non_blocking=True))
+        # a blocking copy: the batch's memory is filled again as soon as the next batch is taken
+        x = self.network.scale_input(batch.values.to(device))
         shape = (len(batch.rows), x.shape[1])
         noisy = x + batch_noise(shape, self.config.input, self.config.seed, self.step, device) if phase.is_noisy else x
-        scene = self._scene(x, noisy, batch.rows)
+        scene = Scene(x, batch.rows, self._module(noisy, frozen=False), self.clusters, self.target)
         terms = {name: self.objective.term(name, scene) for name in phase.terms if self._is_ready(name)}
         total = weighted_total(terms, self.weights)
         optimizer.zero_grad()
@@ -200,7 +199,7 @@ class Stepper:
         bad = [name for name, value in numbers.items() if value != value or abs(value) == float("inf")]
         if bad:
             raise NumericalError(
-                f"the loss is not finite at step {self.step} (terms: {', '.join(bad)}; cells {batch.rows[:5].tolist()} "
+                f"the loss is not finite at step {self.step} or before (terms: {', '.join(bad)}; cells {batch.rows[:5].tolist()} "
                 "and the rest of their batch). Lower the learning rate, or look at the values of these cells."
             )
         self.fabric.log_dict({**numbers, "learning_rate": rate}, self.step)

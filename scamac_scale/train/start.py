@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scamac_scale.arrays import FloatArray, IntArray
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import ModelConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
@@ -122,6 +122,31 @@ def principal_components(
     return mean.numpy(), axes * np.where(signs == 0, 1.0, signs)
 
 
+def check_pca_start(model: ModelConfig) -> None:
+    """Refuse a network that cannot be the linear PCA autoencoder.
+
+    Parameters
+    ----------
+    model
+        Sizes and forms.
+
+    Raises
+    ------
+    ConfigError
+        If the latent or output activation is not linear, or the encoder is too narrow for the pairs.
+    """
+    if model.latent_activation != "linear" or model.output_activation != "linear":
+        raise ConfigError(
+            "start.weights='pca' needs model.latent_activation and model.output_activation 'linear'; "
+            f"got {model.latent_activation!r} and {model.output_activation!r}. Set start.weights to 'kaiming'."
+        )
+    if model.encoder_width < 2 * model.latent_width:
+        raise ConfigError(
+            f"start.weights='pca' needs model.encoder_width >= 2 x model.latent_width = {2 * model.latent_width}; "
+            f"got {model.encoder_width}."
+        )
+
+
 def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
     """Set the autoencoder and the two projections to the linear PCA autoencoder.
 
@@ -140,16 +165,7 @@ def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacCon
         If the latent or output activation is not linear, or the encoder is too narrow for the pairs.
     """
     model = config.model
-    if model.latent_activation != "linear" or model.output_activation != "linear":
-        raise ConfigError(
-            "start.weights='pca' needs model.latent_activation and model.output_activation 'linear'; "
-            f"got {model.latent_activation!r} and {model.output_activation!r}. Set start.weights to 'kaiming'."
-        )
-    if model.encoder_width < 2 * model.latent_width:
-        raise ConfigError(
-            f"start.weights='pca' needs model.encoder_width >= 2 x model.latent_width = {2 * model.latent_width}; "
-            f"got {model.encoder_width}."
-        )
+    check_pca_start(model)
     rows = sample_rows(source.n_cells, config.start.pca_cells, config.seed, "pca")
     mean, axes = principal_components(network, source, model.latent_width, rows)
     width = axes.shape[1]
@@ -215,7 +231,9 @@ def _kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
 def _random(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
     """Nearest of K random landmarks, as the published code starts."""
     chosen = latent[numpy_generator(seed, "random centers").choice(len(latent), n_clusters, replace=False)]
-    nearest: IntArray = ((latent[:, None, :] - chosen[None]) ** 2).sum(axis=2).argmin(axis=1)
+    from scipy.spatial.distance import cdist
+
+    nearest: IntArray = cdist(latent, chosen).argmin(axis=1)
     return nearest
 
 

@@ -1,13 +1,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from scamac_scale import IngestConfig, ScAMAC, evaluate, tl
-from scamac_scale.config import LossConfig, StartConfig
+from scamac_scale.config import LossConfig, PhaseConfig, StartConfig
 from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError
 from tests.e2e.conftest import QUICK, STREAMED
 
@@ -190,17 +191,70 @@ def test_too_many_clusters_are_refused_before_anything_is_written(store: Path, t
         ScAMAC("many")
 
 
+REFUSED = {
+    "loss.similarity_form": {"loss": LossConfig(similarity_form="grm")},
+    "loss.temperature": {"loss": LossConfig(temperature="warm")},
+    "model.encoder_activation": {"model": replace(QUICK.model, encoder_activation="relu")},
+    "model.encoder_width": {"model": replace(QUICK.model, encoder_width=9)},
+    r"train\.phases\[0\]\.terms": {"train": replace(QUICK.train, phases=(PhaseConfig(terms=("clusterin",)),))},
+    r"train\.pretrain\.terms is empty": {"train": replace(QUICK.train, pretrain=PhaseConfig(terms=()))},
+    r"train\.phases\[0\]\.optimizer": {"train": replace(QUICK.train, phases=(PhaseConfig(optimizer="lbfgs"),))},
+    r"train\.precision": {"train": replace(QUICK.train, precision="8")},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_settings_that_name_nothing_are_refused_before_anything_is_written(
+    store: Path, tmp_path: Path, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ScAMAC(config=replace(QUICK, **REFUSED[message])).fit(store, run=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_input_that_is_refused_leaves_no_run_folder(tmp_path: Path, tiny_adata: ad.AnnData) -> None:
+    with pytest.raises(InputError, match="layer"):
+        ScAMAC(config=QUICK).fit(tiny_adata, run=tmp_path / "run", ingest=IngestConfig(matrix="counts"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [2.5, True, "5"])
+def test_a_count_that_is_no_whole_number_is_refused(number: Any) -> None:
+    with pytest.raises(ConfigError, match="whole number or 'auto'"):
+        ScAMAC(number)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    assert ScAMAC(np.int64(5), seed=np.int32(3)).config == ScAMAC(5, seed=3).config
+
+
+def test_bf16_fits_on_the_cpu(store: Path) -> None:
+    config = replace(QUICK, train=replace(QUICK.train, precision="bf16-mixed"))
+    assert evaluate(ScAMAC(config=config).fit(store).predict(store), "cell_type")["ari"] > 0.9
+
+
+def test_repeated_cells_do_not_break_the_consensus(tiny_adata: ad.AnnData) -> None:
+    repeated = ad.AnnData(tiny_adata.X[np.repeat([3, 40], 20)], var=tiny_adata.var)
+    found = ScAMAC(2, config=QUICK).fit(repeated).predict(repeated)
+    codes = found.obs["scamac_cluster"].cat.codes.to_numpy()
+    assert len(set(codes[:20])) == len(set(codes[20:])) == 1
+    assert codes[0] != codes[-1]
+
+
 def test_auto_needs_the_consensus(store: Path) -> None:
     config = replace(QUICK, start=StartConfig(centers="ward"))
     with pytest.raises(ConfigError, match="needs a number of clusters"):
         ScAMAC("auto", config=config).fit(store)
 
 
-def test_a_loss_that_overflows_stops_the_fit(store: Path) -> None:
+def test_a_loss_that_overflows_stops_the_fit(store: Path, tmp_path: Path) -> None:
     phase = replace(QUICK.train.pretrain, optimizer="sgd", learning_rate=1e6, epochs=20)
     config = replace(QUICK, train=replace(QUICK.train, pretrain=phase))
     with pytest.raises(NumericalError, match="not finite at step"):
-        ScAMAC(config=config).fit(store)
+        ScAMAC(config=config).fit(store, run=tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert not report["finished"]
+    assert "not finite" in report["error"]
 
 
 def test_an_unfitted_model_says_so(store: Path) -> None:

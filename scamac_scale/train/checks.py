@@ -1,0 +1,109 @@
+"""What cannot be fitted is refused here, before anything is read or written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scamac_scale.errors import ConfigError, InputError, choose
+from scamac_scale.losses.clustering import CLUSTERINGS
+from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
+from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
+from scamac_scale.nn.autoencoder import ACTIVATIONS
+from scamac_scale.nn.fusion import FUSIONS
+from scamac_scale.ops.attention import SPATIAL_FORMS
+from scamac_scale.train.landmarks import TARGETS
+from scamac_scale.train.objective import TEMPERATURES, TERMS
+from scamac_scale.train.phases import OPTIMIZERS
+from scamac_scale.train.schedule import SCHEDULES
+from scamac_scale.train.start import CENTER_STARTS, WEIGHT_STARTS, check_pca_start
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scamac_scale.config import PhaseConfig, ScamacConfig
+
+MIN_CELLS = 10
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+# Any: the entries of the dicts have nothing in common but their names
+_CHOICES: dict[str, Mapping[str, Any]] = {
+    "model.encoder_activation": ACTIVATIONS,
+    "model.latent_activation": ACTIVATIONS,
+    "model.output_activation": ACTIVATIONS,
+    "model.spatial_form": SPATIAL_FORMS,
+    "model.fusion": FUSIONS,
+    "loss.reconstruction": RECONSTRUCTIONS,
+    "loss.clustering": CLUSTERINGS,
+    "loss.similarity_target": TARGETS,
+    "loss.similarity_form": SIMILARITY_LOSSES,
+    "loss.similarity_scaling": SIMILARITY_SCALINGS,
+    "loss.temperature": TEMPERATURES,
+    "start.weights": WEIGHT_STARTS,
+    "start.centers": CENTER_STARTS,
+    "train.accelerator": dict.fromkeys(ACCELERATORS),
+    "train.precision": dict.fromkeys(PRECISIONS),
+}
+
+
+def check_settings(config: ScamacConfig) -> None:
+    """Refuse settings that name nothing, or are at odds.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what came, and the known names.
+    """
+    for key, options in _CHOICES.items():
+        part, name = key.split(".")
+        choose(options, getattr(getattr(config, part), name), key)
+    _check_phase(config.train.pretrain, "train.pretrain")
+    for index, phase in enumerate(config.train.phases):
+        _check_phase(phase, f"train.phases[{index}]")
+    if config.start.weights == "pca":
+        check_pca_start(config.model)
+    if config.n_clusters == "auto" and config.start.centers != "consensus":
+        raise ConfigError(
+            f"start.centers={config.start.centers!r} needs a number of clusters; set n_clusters, or use 'consensus'."
+        )
+    if config.train.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
+
+
+def _check_phase(phase: PhaseConfig, where: str) -> None:
+    if not phase.terms:
+        raise ConfigError(f"{where}.terms is empty; name at least one of {', '.join(TERMS)}.")
+    for term in phase.terms:
+        choose(TERMS, term, f"{where}.terms")
+    choose(OPTIMIZERS, phase.optimizer, f"{where}.optimizer")
+    choose(SCHEDULES, phase.schedule, f"{where}.schedule")
+
+
+def check_size(n_cells: int, config: ScamacConfig) -> None:
+    """Refuse too few cells, and more clusters than cells.
+
+    Parameters
+    ----------
+    n_cells
+        N.
+    config
+        Of the run.
+
+    Raises
+    ------
+    InputError, ConfigError
+        If so.
+    """
+    if n_cells < MIN_CELLS:
+        raise InputError(f"the input has {n_cells} cells; at least {MIN_CELLS} are needed.")
+    if isinstance(config.n_clusters, int) and config.n_clusters > n_cells:
+        raise ConfigError(
+            f"n_clusters={config.n_clusters} exceeds the number of cells, {n_cells}; ask for fewer clusters."
+        )

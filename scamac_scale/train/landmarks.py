@@ -1,0 +1,124 @@
+"""The landmark cells: their labels, the target of Eq. (15) that follows from them, and the centers that they give."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scamac_scale.nn.embed import embed_rows
+from scamac_scale.randomness import integer_seed
+from scamac_scale.sweep import sweep
+from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
+from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
+from scamac_scale.train.start import CENTER_STARTS
+
+if TYPE_CHECKING:
+    from scamac_scale.arrays import IntArray
+    from scamac_scale.config import ScamacConfig
+    from scamac_scale.loader.feed import Batch
+    from scamac_scale.loader.source import CellSource
+    from scamac_scale.nn.model import ScamacNetwork
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Landmarks:
+    """The sample of cells on which the centers are found.
+
+    Attributes
+    ----------
+    rows
+        (M,) rows of the atlas.
+    x
+        (M, G) scaled input.
+    labels
+        (M,) cluster of each, once found.
+    """
+
+    rows: IntArray
+    x: torch.Tensor
+    labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+def label_landmarks(
+    landmarks: Landmarks, network: ScamacNetwork, source: CellSource, config: ScamacConfig
+) -> Target | None:
+    """Label the landmarks and make the target of Eq. (15)."""
+    latent = embed_rows(network, landmarks.x).double().cpu().numpy()
+    consensus = None
+    needs_members = config.loss.similarity_target == "consensus" and any(
+        "similarity" in phase.terms for phase in config.train.phases
+    )
+    start = CENTER_STARTS[config.start.centers]
+    if start is None or needs_members:
+        sources = {"input": landmarks.x.double().cpu().numpy(), "latent": latent}
+        known = config.n_clusters if isinstance(config.n_clusters, int) else None
+        consensus = find_consensus(
+            sources,
+            known,
+            components=config.start.components,
+            cut_height=config.start.cut_height,
+            seed=integer_seed(config.seed, "consensus"),
+        )
+        landmarks.labels = consensus.labels
+    if start is not None:
+        assert isinstance(config.n_clusters, int)
+        landmarks.labels = np.unique(start(latent, config.n_clusters, config.seed), return_inverse=True)[1]
+        found = int(landmarks.labels.max()) + 1
+        if found < config.n_clusters:
+            logger.warning("the landmark cells fall into %d clusters, not %d: too few differ", found, config.n_clusters)
+    return TARGETS[config.loss.similarity_target](landmarks, consensus, network, source, config)
+
+
+def _consensus_target(
+    landmarks: Landmarks,
+    consensus: Consensus | None,
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+) -> Target | None:
+    """Clusters of every cell in every member, by the nearest center; the landmarks keep their own."""
+    if consensus is None:
+        return None
+    sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
+    assigner = MemberAssigner.from_consensus(consensus, sources)
+    largest = max(member.n_clusters for member in consensus.members)
+    codes = np.empty((source.n_cells, len(consensus.members)), dtype=np.min_scalar_type(largest))
+    device = network.gene_mean.device
+
+    @torch.no_grad()
+    def assign(done: int, batch: Batch) -> int:
+        x = network.scale_input(batch.values.to(device))
+        latent = network.embed(x)
+        codes[batch.rows] = assigner.assign({"input": x.cpu().numpy(), "latent": latent.cpu().numpy()})
+        return done + len(batch.rows)
+
+    sweep(source, assign, 0, label="members")
+    codes[landmarks.rows] = np.stack([member.labels for member in consensus.members], axis=1)
+    return ConsensusTarget(codes, consensus.members)
+
+
+def _membership_target(
+    landmarks: Landmarks,
+    consensus: Consensus | None,
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+) -> Target | None:
+    return MembershipTarget(config.loss.epsilon)
+
+
+TARGETS = {"consensus": _consensus_target, "membership": _membership_target}
+
+
+def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig) -> Clusters:
+    """Centers as the means of the labelled landmarks in the present latent, and the temperature they give."""
+    latent = embed_rows(network, landmarks.x)
+    means = cluster_means(latent.double().cpu().numpy(), landmarks.labels, int(landmarks.labels.max()) + 1)
+    centers = torch.from_numpy(means).to(latent)
+    return Clusters(centers, temperature_of(latent, centers, config.loss))
