@@ -47,7 +47,9 @@ def print_result(title: str, result: dict[str, Any]) -> None:
     lines = {key: value for key, value in result.items() if key not in tables and key != "next"}
     console.print(_pairs(title, lines))
     for name, rows in tables.items():
-        console.print(_rows(_words(name), rows))
+        console.print(_rows(_words(name), rows[:MAX_ROWS]))
+        if len(rows) > MAX_ROWS:
+            console.print(f" and {len(rows) - MAX_ROWS} more, which --json lists")
     if "next" in result:
         console.print("What to type next", style="bold")
         for line in result["next"]:
@@ -79,11 +81,8 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Any:  # Any: rich's table i
     for name in names:
         is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
         table.add_column(_words(name), justify="right" if is_number else "left", overflow="fold")
-    for row in rows[:MAX_ROWS]:
+    for row in rows:
         table.add_row(*(escape(_text(name, row.get(name, ""))) for name in names))
-    if len(rows) > MAX_ROWS:
-        table.caption = f"and {len(rows) - MAX_ROWS} more, which --json lists"
-        table.caption_justify = "left"
     return table
 
 
@@ -116,4 +115,4 @@ def _size(n_bytes: float) -> str:
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
-    return f"{n_bytes:,.3g} TB"
+    return f"{n_bytes:,.0f} TB"

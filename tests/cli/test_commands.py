@@ -134,3 +134,12 @@ def test_an_output_that_is_there_or_cannot_be_written_is_exit_code_4(
     arguments = [texts.get(argument, argument).replace("ATLAS", str(tiny_atlas)) for argument in argv]
     assert main(arguments) == 4
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_the_demo_clusters_real_cells_with_the_default_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("ARI", "peak memory", "What to type next", "pbmc.result.zarr"))
