@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scamac_scale.infer.assign import assign
 from scamac_scale.infer.output import (
     DENOISED_KEY,
     LATENT_KEY,
@@ -17,6 +16,7 @@ from scamac_scale.infer.output import (
 )
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
+from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.sweep import sweep
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def predict(
         values = batch.values.to(device)
         found = forward_block(network, network.scale_input(values))
         latent = found.latent[:n_cells].float()
-        u = assign(model, latent)
+        u = soft_assignment(latent, model.centers, model.temperature, model.config.loss.epsilon)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
         if is_denoised:
             blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)

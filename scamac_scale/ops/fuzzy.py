@@ -1,6 +1,7 @@
 """Fuzzy k-means: memberships, Eq. (14), and centers, Eq. (13), as sums over cells that add up over any cut.
 
-Distances and the weight H live in `adaptive`; the clustering loss in `losses.clustering`.
+Distances and the weight H live in `adaptive`, and `soft_assignment` puts them together; the clustering loss lives in
+`losses.clustering`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from scamac_scale.errors import ShapeError
+from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
 from scamac_scale.ops.checks import require_dims, require_equal, upcast
 
 if TYPE_CHECKING:
@@ -50,6 +52,42 @@ def membership(distance: Tensor, temperature: float = 1.0) -> Tensor:
     """
     require_dims(distance, 2, "distance (B, K)")
     return torch.softmax(upcast(distance) * (-1.0 / temperature), dim=1)
+
+
+def soft_assignment(z: Tensor, centers: Tensor, temperature: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Memberships and robust weights of cells in clusters.
+
+    Parameters
+    ----------
+    z
+        (B, D), latent.
+    centers
+        (K, D); taken to the dtype and device of `z`.
+    temperature
+        Divides the distance, latent units, positive; the paper has 1.
+    epsilon
+        Of Eqs. (12) and (14), latent units, positive.
+
+    Returns
+    -------
+    tuple of Tensor
+        U and H, (B, K) each; the label of a cell is the argmax of its row of U.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    O(B K D). Differentiable; callers that use U or H as constants detach them.
+
+    References
+    ----------
+    scAMAC Eq. (14) for U, Eq. (12) for H.
+    """
+    r = center_distance(z, centers.to(z))
+    return membership(adaptive_distance(r, epsilon), temperature), robust_weight(r, epsilon)
 
 
 def relative_temperature(distance: Tensor, gamma: float) -> float:

@@ -12,8 +12,8 @@ from scamac_scale.errors import choose
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
-from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
-from scamac_scale.ops.fuzzy import membership, relative_temperature
+from scamac_scale.ops.adaptive import adaptive_distance, center_distance
+from scamac_scale.ops.fuzzy import relative_temperature, soft_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class MembershipTarget:
 
     def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters) -> torch.Tensor:
         """(B, K) memberships."""
-        return soft_assignment(latent.detach(), clusters, self.epsilon)[0]
+        return soft_assignment(latent.detach(), clusters.centers, clusters.temperature, self.epsilon)[0]
 
 
 class ConsensusTarget:
@@ -80,27 +80,6 @@ class ConsensusTarget:
 
 
 Target = MembershipTarget | ConsensusTarget
-
-
-def soft_assignment(z: torch.Tensor, clusters: Clusters, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Memberships U (Eq. 14) and weights H (Eq. 12) of cells in the clusters.
-
-    Parameters
-    ----------
-    z
-        (B, D) latents.
-    clusters
-        K centers and the temperature.
-    epsilon
-        Of Eqs. (12) and (14).
-
-    Returns
-    -------
-    tuple of Tensor
-        U and H, both (B, K).
-    """
-    r = center_distance(z, clusters.centers.to(z.dtype))
-    return membership(adaptive_distance(r, epsilon), clusters.temperature), robust_weight(r, epsilon)
 
 
 TEMPERATURES: dict[str, Callable[[torch.Tensor, float], float]] = {
@@ -174,9 +153,10 @@ class Objective:
         """Eq. (12) on the batch, with U and H constant."""
         assert scene.clusters is not None
         latent = scene.out.latent.float()
+        clusters = scene.clusters
         with torch.no_grad():
-            u, h = soft_assignment(latent, scene.clusters, self.config.epsilon)
-        return self._cluster(latent, scene.clusters.centers, u, h)
+            u, h = soft_assignment(latent, clusters.centers, clusters.temperature, self.config.epsilon)
+        return self._cluster(latent, clusters.centers, u, h)
 
     def term(self, name: str, scene: Scene) -> torch.Tensor:
         """One term by its name in ``train.pretrain.terms`` or ``train.phases``."""

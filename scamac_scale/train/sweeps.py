@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from scamac_scale.errors import NumericalError
-from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums
+from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums, soft_assignment
 from scamac_scale.sweep import sweep
-from scamac_scale.train.objective import Clusters, soft_assignment
+from scamac_scale.train.objective import Clusters
 
 if TYPE_CHECKING:
     from scamac_scale.config import ScamacConfig
@@ -82,7 +82,7 @@ def fuzzy_sweep(
     def add(sums: CenterSums | None, batch: Batch) -> CenterSums:
         z, channel_sum = network.embed_and_sum(network.scale_input(batch.values.to(device)))
         product.add_(channel_sum.cpu())
-        u, h = soft_assignment(z, start, config.loss.epsilon)
+        u, h = soft_assignment(z, start.centers, start.temperature, config.loss.epsilon)
         found = center_sums(z, u, h)
         return found if sums is None else sums + found
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
-from scamac_scale.ops.fuzzy import TINY, center_sums, centers_from_sums, membership, relative_temperature
+from scamac_scale.ops.fuzzy import (
+    TINY,
+    center_sums,
+    centers_from_sums,
+    membership,
+    relative_temperature,
+    soft_assignment,
+)
 from tests.mathematics import LAWS, matrix, memberships, normal
 
 TEMPERATURES = st.floats(1e-3, 10.0)
@@ -62,6 +69,26 @@ def test_relative_temperature_scales_with_the_latent(distance: torch.Tensor, fac
     assert relative_temperature(distance * factor, 0.1) == pytest.approx(
         max(base * factor, TINY), rel=1e-9, abs=10 * TINY
     )
+
+
+@LAWS
+@given(st.integers(0, 99), TEMPERATURES, st.floats(1e-3, 1.0))
+def test_soft_assignment_gives_memberships_and_weights_of_the_same_distances(
+    seed: int, temperature: float, epsilon: float
+) -> None:
+    z, centers = normal(seed, 12, 3), normal(seed + 1, 4, 3)
+    u, h = soft_assignment(z, centers.float(), temperature, epsilon)
+    r = center_distance(z, centers.float().double())
+    torch.testing.assert_close(u, membership(adaptive_distance(r, epsilon), temperature), rtol=0, atol=0)
+    torch.testing.assert_close(h, robust_weight(r, epsilon), rtol=0, atol=0)
+
+
+def test_soft_assignment_follows_the_nearest_center() -> None:
+    z, centers = normal(1, 50, 4), normal(2, 3, 4)
+    u, h = soft_assignment(z, centers, 0.1, 0.01)
+    torch.testing.assert_close(u.sum(dim=1), torch.ones(50, dtype=u.dtype))
+    assert torch.equal(u.argmax(dim=1), torch.cdist(z, centers).argmin(dim=1))
+    assert (h > 0).all()
 
 
 def test_relative_temperature_of_one_cluster_is_one() -> None:

@@ -5,7 +5,7 @@ import torch
 from scamac_scale.config import InputConfig, LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.train.consensus import Member
-from scamac_scale.train.objective import Clusters, ConsensusTarget, Objective, soft_assignment, temperature_of
+from scamac_scale.train.objective import ConsensusTarget, Objective, temperature_of
 from scamac_scale.train.phases import batch_noise
 
 
@@ -25,15 +25,6 @@ def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_associati
     np.testing.assert_allclose((u**2).sum(axis=1), 1, rtol=1e-6)
     order = [2, 0, 3, 1]
     np.testing.assert_allclose(u @ u.T, co_association(members())[np.ix_(order, order)], rtol=1e-6)
-
-
-def test_memberships_sum_to_one_and_follow_the_nearest_center() -> None:
-    generator = torch.Generator().manual_seed(0)
-    z, c = torch.randn(50, 4, generator=generator), torch.randn(3, 4, generator=generator)
-    u, h = soft_assignment(z, Clusters(c, 0.1), 0.01)
-    torch.testing.assert_close(u.sum(dim=1), torch.ones(50))
-    assert torch.equal(u.argmax(dim=1), torch.cdist(z, c).argmin(dim=1))
-    assert (h > 0).all()
 
 
 def test_temperature_is_relative_or_absolute_and_others_are_refused() -> None:
