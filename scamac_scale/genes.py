@@ -1,7 +1,7 @@
 """The genes of a model: which are counted for a cell's total, which are kept, and how values become the network's input.
 
 Plain data that every part may import; it is saved with a store and with a model. The formula itself lives in
-``ingest/normalise.py``.
+``values.py``.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def simulate(
     Raises
     ------
     ConfigError
-        If a size is not positive, or there are more types than genes.
+        If a size is not positive, the seed is negative, or there are more types than genes.
     OutputError
         If it is already there, or cannot be written; nothing is left behind.
 
@@ -174,6 +174,8 @@ def simulate(
     for name, value in (("n_cells", n_cells), ("n_genes", n_genes), ("n_types", n_types), ("block_cells", block_cells)):
         if value < 1:
             raise ConfigError(f"simulate: {name}={value}; it must be at least 1.")
+    if seed < 0:
+        raise ConfigError(f"simulate: seed={seed}; it must not be negative.")
     if n_types > n_genes:
         raise ConfigError(f"simulate: n_types={n_types} for n_genes={n_genes}; each type needs a gene of its own.")
     model = CellModel.draw(n_genes, n_types, seed)

@@ -162,3 +162,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         simulate(tmp_path / "a.zarr", 3000, n_genes=8, n_types=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="simulate: seed=-1; it must not be negative"):
+        simulate(tmp_path / "a.zarr", 10, seed=-1)
+    assert list(tmp_path.iterdir()) == []
