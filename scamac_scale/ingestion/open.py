@@ -8,21 +8,24 @@ where they are read (``csr.py``) and counted (``statistics.py``).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scamac_scale.errors import InputError, ScamacError
-from scamac_scale.ingestion.raw import READ_ERRORS, RawMatrix, blamed
+from scamac_scale.ingestion.raw import READ_ERRORS, RawMatrix, blamed, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandas as pd
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 IN_MEMORY = "the AnnData in memory"
 
@@ -30,8 +33,12 @@ Group = Any
 """An h5py or zarr group: looked up by name, with ``attrs``."""
 
 
-def _nothing() -> None:
-    pass
+class _Place(NamedTuple):
+    """A matrix that an input holds: how to get it and the table of its genes, and what it is called in Python."""
+
+    values: Callable[[], Any]
+    var: Callable[[], Any]
+    python: str
 
 
 def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMatrix:
@@ -43,7 +50,8 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
         Path of an ``.h5ad``, an AnnData zarr folder or a 10x ``.h5`` (versions 2 and 3; told apart by what is inside),
         or an AnnData, in memory or backed.
     matrix
-        Where the values lie: ``X``, ``raw``, or the name of a layer.
+        Where the values lie: ``X``, ``raw``, or the name of a layer; a layer of one of these two names is read where there
+        is no other matrix of that name.
 
     Returns
     -------
@@ -101,7 +109,7 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
 def _open_file(path: Path, *, is_kept: bool = False) -> Iterator[Group]:
     """Open an HDF5 file or a zarr folder; it is closed at the end unless it `is_kept` and nothing went wrong."""
     if path.is_dir():
-        group, close = _open_zarr(path), _nothing
+        group, close = _open_zarr(path), nothing
     elif path.is_file():
         group = _open_hdf5(path)
         close = group.close
@@ -183,15 +191,16 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
     """Open the AnnData that an HDF5 file or a zarr group holds."""
     name = str(path)
     _require_anndata(group, name)
-    layers = sorted(group["layers"].keys()) if "layers" in group else []
-    known = (
-        ["X"] * _is_there(group, "X") + ["raw"] * (_is_there(group, "raw") and _is_there(group["raw"], "X")) + layers
-    )
-    _require_matrix(name, matrix, known)
-    element = {"X": lambda: group["X"], "raw": lambda: group["raw"]["X"]}.get(matrix, lambda: group["layers"][matrix])()
-    genes = _read_frame(group["raw"]["var"] if matrix == "raw" else group["var"], "var").index
-    rows = _open_element(element, f"{name}: {matrix}", matrix)
-    close = getattr(group, "close", _nothing)
+    own: dict[str, _Place] = {}
+    if _is_there(group, "X"):
+        own["X"] = _Place(lambda: group["X"], lambda: group["var"], "adata.X")
+    if _is_there(group, "raw") and _is_there(group["raw"], "X"):
+        own["raw"] = _Place(lambda: group["raw"]["X"], lambda: group["raw"]["var"], "adata.raw.X")
+    layers = group.get("layers", {})
+    place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
+    genes = _read_frame(place.var(), "var").index
+    rows = _open_element(place.values(), f"{name}: {matrix}", place.python)
+    close = getattr(group, "close", nothing)
     return RawMatrix(name, path, matrix, tuple(genes), rows, lambda: _read_frame(group["obs"], "obs"), close)
 
 
@@ -199,9 +208,18 @@ def _is_there(group: Group, key: str) -> bool:
     return key in group and dict(group[key].attrs).get("encoding-type") != "null"
 
 
-def _require_matrix(name: str, matrix: str, known: list[str]) -> None:
-    if matrix in known:
-        return
+def _layer(layers: Any, key: str, var: Callable[[], Any]) -> _Place:
+    return _Place(lambda: layers[key], var, f"adata.layers[{key!r}]")
+
+
+def _choose_matrix(name: str, matrix: str, own: dict[str, _Place], layers: dict[str, _Place]) -> _Place:
+    """Look up a matrix: ``X`` and ``raw`` before a layer of the same name."""
+    places = layers | own
+    if matrix in own and matrix in layers:
+        logger.warning("%s: there is a layer %r, too; %s is read", name, matrix, own[matrix].python)
+    if matrix in places:
+        return places[matrix]
+    known = [*own, *sorted(layers.keys() - own.keys())]
     if matrix == "X":
         hint = (
             f"say where the values lie with ingest.matrix: {', '.join(known)}" if known else "it holds no matrix at all"
@@ -224,14 +242,13 @@ def _read_frame(element: Group, role: str) -> pd.DataFrame:
     return frame
 
 
-def _open_element(element: Group, name: str, matrix: str) -> Rows:
+def _open_element(element: Group, name: str, place: str) -> Rows:
     """Open one matrix of an HDF5 file or a zarr group."""
     attributes: Mapping[str, Any] = dict(element.attrs)
     if hasattr(element, "shape") and hasattr(element, "dtype"):
         return _dense(element, name)
     kind = attributes.get("encoding-type", attributes.get("h5sparse_format"))
     if kind in ("csc", "csc_matrix"):
-        place = {"X": "adata.X", "raw": "adata.raw.X"}.get(matrix, f"adata.layers[{matrix!r}]")
         raise InputError(
             f"{name} is stored by genes (CSC), and cells cannot be read from it without reading all of it; convert it "
             f"once: {place} = {place}.tocsr(), then adata.write_h5ad(...) under a new name."
@@ -259,12 +276,15 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
 
     if not isinstance(adata, AnnData):
         raise InputError(f"cannot read cells from a {type(adata).__name__}; expected a path or an AnnData.")
-    known = ["X"] * (adata.X is not None) + ["raw"] * (adata.raw is not None) + sorted(adata.layers)
-    _require_matrix(IN_MEMORY, matrix, known)
-    values = {"X": lambda: adata.X, "raw": lambda: adata.raw.X}.get(matrix, lambda: adata.layers[matrix])()
-    genes = adata.raw.var_names if matrix == "raw" else adata.var_names
-    rows = _open_values(values, f"{IN_MEMORY}: {matrix}", matrix)
-    return RawMatrix(IN_MEMORY, None, matrix, tuple(genes.astype(str)), rows, lambda: _named(adata.obs))
+    own: dict[str, _Place] = {}
+    if adata.X is not None:
+        own["X"] = _Place(lambda: adata.X, lambda: adata.var, "adata.X")
+    if adata.raw is not None:
+        own["raw"] = _Place(lambda: adata.raw.X, lambda: adata.raw.var, "adata.raw.X")
+    layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
+    place = _choose_matrix(IN_MEMORY, matrix, own, layers)
+    rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}", place.python)
+    return RawMatrix(IN_MEMORY, None, matrix, tuple(place.var().index.astype(str)), rows, lambda: _named(adata.obs))
 
 
 def _named(obs: pd.DataFrame) -> pd.DataFrame:
@@ -273,7 +293,7 @@ def _named(obs: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _open_values(values: Any, name: str, matrix: str) -> Rows:
+def _open_values(values: Any, name: str, place: str) -> Rows:
     from scipy import sparse
 
     if sparse.issparse(values):
@@ -282,7 +302,7 @@ def _open_values(values: Any, name: str, matrix: str) -> Rows:
     if isinstance(values, np.ndarray):
         return _dense(np.asarray(values), name)
     if hasattr(values, "group"):  # a backed sparse matrix
-        return _open_element(values.group, name, matrix)
+        return _open_element(values.group, name, place)
     if type(values).__module__.startswith(("h5py", "zarr")):
         return _dense(values, name)
     raise InputError(f"{name} is a {type(values).__name__}; expected a NumPy array or a SciPy sparse matrix.")

@@ -29,8 +29,8 @@ READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexErro
 """What h5py, zarr and anndata raise on a damaged file."""
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """Do nothing: closes what needs no closing."""
 
 
 @contextlib.contextmanager
@@ -85,7 +85,7 @@ class RawMatrix:
     gene_names: tuple[str, ...]
     rows: Rows
     read_obs: Callable[[], pd.DataFrame]
-    close: Callable[[], None] = _nothing
+    close: Callable[[], None] = nothing
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""

@@ -258,3 +258,29 @@ def test_nothing_is_read_before_it_is_asked_for(tiny_adata: ad.AnnData, tmp_path
 def test_obs_is_read_without_a_matrix(name: str, tiny_adata: ad.AnnData, tmp_path: Path) -> None:
     path = FORMATS[name](ad.AnnData(obs=tiny_adata.obs), tmp_path)
     pd.testing.assert_frame_equal(read_obs(path), tiny_adata.obs, check_names=False)
+
+
+@pytest.mark.parametrize("write", ["memory", "h5ad", "zarr v3"])
+@pytest.mark.parametrize("name", ["X", "raw"])
+def test_a_layer_may_have_the_name_of_another_matrix(
+    tiny_adata: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, write: str
+) -> None:
+    expected = tiny_adata.X.toarray()
+    tiny_adata.layers[name] = tiny_adata.X * 2
+    if name == "raw":
+        tiny_adata.raw = tiny_adata.copy()
+    both = FORMATS[write](tiny_adata.copy(), tmp_path)
+    with open_raw(both, name) as raw:
+        np.testing.assert_array_equal(dense(raw), expected)
+    assert f"there is a layer {name!r}, too; adata.{'raw.X' if name == 'raw' else 'X'} is read" in caplog.text
+    caplog.clear()
+    if name == "raw":
+        tiny_adata.raw = None
+    else:
+        tiny_adata.X = None
+    (tmp_path / "alone").mkdir()
+    alone = FORMATS[write](tiny_adata, tmp_path / "alone")
+    with open_raw(alone, name) as raw:
+        np.testing.assert_array_equal(dense(raw), 2 * expected)
+        assert raw.n_genes == 200
+    assert caplog.text == ""
