@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+RUN_CELLS = 1024
+"""Consecutive cells that a shuffled plan keeps together."""
+WINDOW_BYTES = 256 * 2**20
+"""What two windows of a shuffled plan take at most, as CSR: the plan makes them that small, a source that streams keeps them."""
+
+
+def csr_bytes(n_cells: int, n_values: int, index_dtype: np.dtype[Any]) -> int:
+    """Bytes of float32 CSR rows: row pointers, values, genes."""
+    return 8 * (n_cells + 1) + n_values * (4 + index_dtype.itemsize)
+
+
 @dataclass(frozen=True)
 class CsrBlock:
     """B cells by G genes, compressed sparse rows, checked when made.

@@ -13,7 +13,7 @@ from scamac_scale.csr import CsrBlock, Piece, check_rows, gather
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.source import NormalisedSource
-from scamac_scale.ingestion.statistics import fit_gene_space
+from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
 from scamac_scale.progress import track
 from scamac_scale.store.layout import is_store
@@ -86,7 +86,8 @@ def open_source(
     ingest
         How raw data is read (``matrix``) and fitted; a store brings its own.
     cache_bytes
-        If the cells of the chosen genes fit, they are read once and served from memory; the values are the same.
+        If the cells of the chosen genes fit, they are read once and served from memory; the values are the same. How many
+        bytes they take is known beforehand, but for raw data with a given `gene_space`, which costs a pass to count.
 
     Returns
     -------
@@ -129,7 +130,8 @@ def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> 
     raw = open_raw(data, ingest.matrix)
     try:
         if gene_space is None:
-            return NormalisedSource(raw, fit_gene_space(raw, ingest), is_checked=True)
+            found = measure(raw, ingest)
+            return NormalisedSource(raw, found.gene_space, is_checked=True, n_values=found.n_stored)
         return NormalisedSource(raw, gene_space)
     except BaseException:
         raw.close()
@@ -189,6 +191,11 @@ class CachedSource:
         """(N,) row in the input of each cell."""
         return self._source.source_rows
 
+    @property
+    def csr_bytes(self) -> int:
+        """Bytes of all cells."""
+        return self._source.csr_bytes
+
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells from memory; as the source behind it."""
         return gather(check_rows(rows, self.n_cells), PIECE_CELLS, self._give, len(self.gene_names))
@@ -198,19 +205,14 @@ class CachedSource:
 
 
 def _cached(source: OpenSource, cache_bytes: int) -> OpenSource:
-    """Read all cells into memory where they fit; stop as soon as they do not."""
-    used = 0
-    if cache_bytes == 0 or (isinstance(source, StoreReader) and source.csr_bytes > cache_bytes):
+    """Read all cells into memory where they fit."""
+    if cache_bytes == 0 or source.csr_bytes > cache_bytes:
         return source
     pieces: list[Piece] = []
     with track("reading cells", source.n_cells, "cells") as progress:
         for start in range(0, source.n_cells, PIECE_CELLS):
             block = source.read(np.arange(start, min(start + PIECE_CELLS, source.n_cells)))
             pieces.append((block.indptr, block.indices, block.data))
-            used += sum(array.nbytes for array in pieces[-1])
-            if used > cache_bytes:
-                source.forget()
-                return source
             progress.advance(block.n_cells)
     source.forget()  # now twice in memory
     return CachedSource(source, pieces)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -14,7 +15,9 @@ from scamac_scale.errors import InputError, StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.source import NormalisedSource
+from scamac_scale.loader.plan import EpochPlan, window_for
 from scamac_scale.sources import CachedSource, open_source
 from scamac_scale.store.reader import StoreReader
 from tests.contracts.cell_source import dense
@@ -175,3 +178,141 @@ def test_damage_found_while_filling_the_cache_closes_the_source(store: Path, tmp
     (copy / "X" / "data" / "c" / "0").unlink()
     with pytest.raises(StoreError, match="X/data/c/0 is missing"):
         open_source(copy, cache_bytes=2**20)
+
+
+@pytest.fixture(scope="module")
+def rich_atlas() -> ad.AnnData:
+    """16,384 cells by 50 genes, 40 values in each: the two windows of a plan hold a quarter of it in the tests below."""
+    import anndata
+
+    rng = np.random.default_rng(0)
+    counts = np.where(rng.random((16384, 50)) < 0.8, rng.poisson(3.0, (16384, 50)) + 1, 0)
+    return anndata.AnnData(
+        sparse.csr_matrix(counts.astype(np.float32)),
+        obs=pd.DataFrame(index=[f"cell{i}" for i in range(16384)]),
+        var=pd.DataFrame(index=[f"gene{i}" for i in range(50)]),
+    )
+
+
+def epoch_of(source: Any, window_bytes: int) -> None:
+    """Read an epoch in batches of 256 cells."""
+    window = window_for(source.n_cells, source.csr_bytes, window_bytes)
+    plan = EpochPlan(source.n_cells, 256, 0, window_cells=window)
+    assert 1024 < window <= source.n_cells // 8
+    for index in range(plan.n_batches):
+        source.read(plan.rows(0, index))
+
+
+def test_an_epoch_reads_raw_data_once_however_many_values_a_cell_has(
+    rich_atlas: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_read = 0
+    read_block = RawMatrix.read_block
+
+    def count(raw: RawMatrix, start: int, stop: int) -> Any:
+        nonlocal n_read
+        n_read += stop - start
+        return read_block(raw, start, stop)
+
+    with open_source(rich_atlas, ingest=CONFIG) as whole:
+        space, n_bytes = whole.gene_space, whole.csr_bytes
+    with NormalisedSource(open_raw(rich_atlas), space, is_checked=True, window_bytes=n_bytes // 4) as source:
+        assert source.csr_bytes == n_bytes  # counted here
+        monkeypatch.setattr(RawMatrix, "read_block", count)
+        epoch_of(source, n_bytes // 4)
+    assert 16384 <= n_read < 1.1 * 16384
+
+
+@pytest.mark.parametrize("kind", ["counts", "linear"])
+def test_an_epoch_reads_few_chunks_of_a_store_twice(rich_atlas: ad.AnnData, tmp_path: Path, kind: str) -> None:
+    path = ingest(rich_atlas, tmp_path / "rich.zarr", IngestConfig(n_genes=50, kind=kind))
+    kept = StoreReader(path).csr_bytes // 4
+    n_read = 0
+    with StoreReader(path, window_bytes=kept) as reader:
+        read_run = reader._read_run
+
+        def count(run: list[int]) -> Any:
+            nonlocal n_read
+            n_read += len(run)
+            return read_run(run)
+
+        reader._read_run = count  # type: ignore[method-assign]
+        epoch_of(reader, kept)
+        n_chunks = -(-reader.n_values // reader._chunk)
+        cells_in_chunk = 16384 / n_chunks
+    # each window reads all chunks that its runs of 1,024 cells touch
+    assert n_chunks <= n_read <= (1.1 + cells_in_chunk / 1024) * n_chunks
+
+
+def test_an_input_that_does_not_fit_is_not_read_twice(
+    tiny_atlas: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Any, rows: Any) -> None:
+        raise AssertionError("read before it was known to fit")
+
+    needed = bytes_of(StoreReader(store))
+    monkeypatch.setattr(NormalisedSource, "read", refuse)
+    with open_source(tiny_atlas, ingest=CONFIG, cache_bytes=needed - 1) as source:
+        assert isinstance(source, NormalisedSource)
+
+
+LOGGED = GeneSpace("log", None, tuple(f"gene{i:03d}" for i in range(50)), tuple(f"gene{i:03d}" for i in range(50)))
+LINEAR = GeneSpace("linear", 1e4, LOGGED.filtered, LOGGED.chosen)
+
+
+@pytest.mark.parametrize(
+    ("space", "factor", "said"),
+    [
+        (LOGGED, 1.0, "whole numbers only, which are counts, and the model was fitted to log values"),
+        (LOGGED, 1e3, "which is no logarithm, and the model was fitted to log values"),
+        (
+            LOGGED,
+            0.5,
+            "looks like linear values (the largest of the first cells is 40), but the model was fitted to log",
+        ),
+        (
+            LOGGED,
+            0.25,
+            "looks like counts values (the largest of the first cells is 20), but the model was fitted to log",
+        ),
+        (
+            LINEAR,
+            0.1,
+            "looks like log values (the largest of the first cells is 8), but the model was fitted to linear",
+        ),
+    ],
+)
+def test_values_of_another_kind_than_the_models_are_told(
+    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, factor: float, said: str
+) -> None:
+    counts = tiny_adata.X.copy()
+    counts.data = np.minimum(counts.data, 9)  # then one value decides which is the largest
+    counts = sparse.lil_matrix(counts)
+    counts[3, 7] = 80
+    values = counts.tocsr() * factor
+    if factor == 0.25:
+        values.data = np.ceil(values.data)
+    tiny_adata.X = values.astype(np.float32)
+    with caplog.at_level(logging.WARNING), open_source(tiny_adata, space) as source:
+        try:
+            source.read(np.arange(10))
+        except InputError as error:
+            told = [str(error)]
+        else:
+            source.read(np.arange(100, 300))
+            told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert said in told[0]
+    assert "ingest.matrix" in told[0]
+
+
+@pytest.mark.parametrize(("space", "factor"), [(LOGGED, 0.1), (LINEAR, 0.5), (LINEAR, 1.0)])
+def test_values_of_the_models_kind_pass_without_a_word(
+    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, factor: float
+) -> None:
+    values = tiny_adata.X.copy() * factor
+    values.data[0] = 20.5 if space is LOGGED else 99 * factor
+    tiny_adata.X = values
+    with caplog.at_level(logging.WARNING), open_source(tiny_adata, space) as source:
+        source.read(np.arange(300))
+    assert caplog.text == ""

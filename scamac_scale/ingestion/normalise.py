@@ -94,7 +94,7 @@ class GeneColumns:
         -------
         csr_matrix
             (B, chosen) float32: ``log1p(x * target_sum / total)`` with the total over the filtered genes; ``x`` where the
-            values are logged already. A cell with total 0 stays zeros.
+            values are logged already. A cell with total 0 stays zeros. Zeros that the block holds are left out.
 
         Raises
         ------
@@ -107,6 +107,8 @@ class GeneColumns:
         that both give the same bits.
         """
         picked = self.raw_values(block)
+        if not picked.data.all():
+            picked.eliminate_zeros()
         values = picked.data if self.space.kind == "counts" else picked.data.astype(np.float32)
         if self.space.target_sum is not None:
             values = normalise_values(picked.indptr, values, cell_scale(self.totals(block), self.space.target_sum))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from scamac_scale.csr import CsrBlock, Piece, check_rows, gather
+from scamac_scale.csr import WINDOW_BYTES, CsrBlock, Piece, check_rows, csr_bytes, gather
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import GeneColumns
-from scamac_scale.store.cache import WINDOW_BYTES, ByteCache
+from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.statistics import LOG_MAX, LOG_MAX_DETECTED, likely_kind
+from scamac_scale.store.cache import ByteCache
 from scamac_scale.store.layout import index_dtype
 
 if TYPE_CHECKING:
@@ -46,8 +49,10 @@ class NormalisedSource:
         The genes, matched by name.
     is_checked
         Whether all values were checked before; otherwise each block is checked when it is read.
+    n_values
+        Values above zero of the chosen genes, where that is known; otherwise `csr_bytes` counts them.
     window_bytes
-        Normalised blocks that are kept; a shuffled plan wants room for one window.
+        Normalised blocks that are kept: two windows of a shuffled plan.
 
     Raises
     ------
@@ -65,12 +70,15 @@ class NormalisedSource:
         gene_space: GeneSpace,
         *,
         is_checked: bool = False,
+        n_values: int | None = None,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.gene_space = gene_space
         self._raw = raw
         self._columns = GeneColumns.locate(gene_space, raw.gene_names)
         self._is_checked = is_checked
+        self._is_kind_checked = False
+        self._n_values = n_values
         self._cache = ByteCache(window_bytes)
         self._gene_dtype = index_dtype(len(gene_space.chosen))
         _report_missing(raw.name, self._columns)
@@ -119,6 +127,15 @@ class NormalisedSource:
         """(N,) row in the input of each cell: its own."""
         return np.arange(self.n_cells, dtype=np.int64)
 
+    @cached_property
+    def csr_bytes(self) -> int:
+        """Bytes of all cells as `read` returns them; takes a pass over the input where nobody counted before."""
+        n_values = self._n_values
+        if n_values is None:
+            blocks = read_blocks(self._raw, BLOCK_CELLS * RUN_BLOCKS, "counting values")
+            n_values = sum(int(np.count_nonzero(self._columns.raw_values(block).data)) for _, block in blocks)
+        return csr_bytes(self.n_cells, n_values, self._gene_dtype)
+
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells.
 
@@ -140,33 +157,23 @@ class NormalisedSource:
             If the input is damaged, or holds values that do not fit the gene space.
         """
         rows = check_rows(rows, self.n_cells)
-        return gather(rows, BLOCK_CELLS, self._blocks, len(self.gene_names))
 
-    def _blocks(self, blocks: NDArray[np.int64]) -> Iterator[Piece]:
-        """Give normalised blocks in order, reading runs of consecutive ones that are not kept."""
-        missing = set(self._cache.missing(blocks.tolist()))
-        fresh: dict[int, Piece] = {}
-        for block in blocks.tolist():
-            found = fresh.pop(block, None) or self._cache.get(block)
-            if found is None:
-                run = [block]
-                while len(run) < RUN_BLOCKS and run[-1] + 1 in missing:
-                    run.append(run[-1] + 1)
-                fresh = self._read_run(run)
-                found = fresh.pop(block)
-            yield found
+        def pieces(blocks: NDArray[np.int64]) -> Iterator[Piece]:
+            return self._cache.through(blocks, self._read_run, RUN_BLOCKS)
+
+        return gather(rows, BLOCK_CELLS, pieces, len(self.gene_names))
 
     def _read_run(self, run: list[int]) -> dict[int, Piece]:
         start, stop = run[0] * BLOCK_CELLS, min((run[-1] + 1) * BLOCK_CELLS, self.n_cells)
         block = self._raw.read_block(start, stop)
         if not self._is_checked:
             self._check(block, start)
+            self._check_kind(block)
         values = self._columns.normalised(block)
         found: dict[int, Piece] = {}
         for number in run:
             part = values[number * BLOCK_CELLS - start : (number + 1) * BLOCK_CELLS - start]
             found[number] = (part.indptr.astype(np.int64), part.indices.astype(self._gene_dtype), part.data)
-            self._cache.put(number, found[number])
         return found
 
     def _check(self, block: sparse.csr_matrix, start: int) -> None:
@@ -183,6 +190,41 @@ class NormalisedSource:
                 f"{self._raw.name}: {self._raw.matrix} holds {block.data[entry]} for cell {self.obs.index[cell]!r} and gene "
                 f"{gene!r}; it {what}. Name the matrix of raw values with ingest.matrix."
             )
+
+    def _check_kind(self, block: sparse.csr_matrix) -> None:
+        """Compare the kind of the first values seen with what the model was fitted to; `_check` looks at counts."""
+        kind = self.gene_space.kind
+        largest = float(block.data.max(initial=0.0))
+        if kind == "log" and largest > LOG_MAX:
+            raise InputError(
+                f"{self._about(largest)}, which is no logarithm, and the model was fitted to log values. {_HINT}"
+            )
+        if self._is_kind_checked or largest == 0:
+            return
+        self._is_kind_checked = True
+        found = likely_kind(largest, is_whole=bool((block.data == np.rint(block.data)).all()))
+        if kind == "log" and found == "counts" and largest > LOG_MAX_DETECTED:
+            raise InputError(
+                f"{self._about(largest)} and whole numbers only, which are counts, and the model was fitted to log values. "
+                f"{_HINT}"
+            )
+        if found != kind and "log" in (found, kind):
+            _log.warning(
+                "%s: %s looks like %s values (the largest of the first cells is %g), but the model was fitted to %s values; "
+                "if so, the results mean nothing. %s",
+                self._raw.name,
+                self._raw.matrix,
+                found,
+                largest,
+                kind,
+                _HINT,
+            )
+
+    def _about(self, value: float) -> str:
+        return f"{self._raw.name}: {self._raw.matrix} holds {value:g}"
+
+
+_HINT = "Name the matrix of such values as the model was fitted to with ingest.matrix."
 
 
 def _report_missing(name: str, columns: GeneColumns) -> None:

@@ -241,9 +241,14 @@ def sum_moments(
     return totals, moments
 
 
+def likely_kind(largest: float, *, is_whole: bool) -> str:
+    """Tell from the largest value, and whether all are whole, what values are: counts, log or linear."""
+    return "counts" if is_whole else "log" if largest <= LOG_MAX_DETECTED else "linear"
+
+
 def _detect_kind(raw: RawMatrix, census: Census) -> str:
     largest = float(census.largest.max(initial=0.0))
-    kind = "counts" if census.fraction is None else "log" if largest <= LOG_MAX_DETECTED else "linear"
+    kind = likely_kind(largest, is_whole=census.fraction is None)
     why = (
         "all are whole"
         if census.fraction is None

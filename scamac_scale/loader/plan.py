@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scamac_scale.csr import RUN_CELLS, WINDOW_BYTES
 from scamac_scale.errors import PlanError
 from scamac_scale.world import World
 
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
 _BLOCK_ORDER = 0  # purposes of the random streams of a plan
 _WINDOW_ORDER = 1
 _WINDOWS_KEPT = 2  # a batch may straddle two windows
+WINDOW_CELLS = 65536
+"""Cells that are mixed with one another, where they fit in memory."""
+
+
+def window_for(n_cells: int, csr_bytes: int, kept_bytes: int = WINDOW_BYTES) -> int:
+    """Choose how many cells are mixed, so that a source that streams reads each of them once per epoch.
+
+    Parameters
+    ----------
+    n_cells
+        Cells N in the source.
+    csr_bytes
+        Bytes of all of them, ``CellSource.csr_bytes``: the same for every kind of source, and so is the order.
+    kept_bytes
+        Bytes that a source keeps.
+
+    Returns
+    -------
+    int
+        Whole runs of `RUN_CELLS`, at least one, at most `WINDOW_CELLS`, such that two windows of average cells fit in
+        `kept_bytes` (a batch may need the end of one and the start of the next); `WINDOW_CELLS` where all cells fit.
+    """
+    if csr_bytes <= kept_bytes:
+        return WINDOW_CELLS
+    cells = kept_bytes * n_cells // (2 * csr_bytes)
+    return min(max(cells // RUN_CELLS * RUN_CELLS, RUN_CELLS), WINDOW_CELLS)
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -53,7 +80,7 @@ class EpochPlan:
     world
         This rank, and how many there are; a global batch is split into contiguous parts.
     window_cells
-        Cells that are mixed with one another.
+        Cells that are mixed with one another; see `window_for`.
     block_cells
         Consecutive rows that stay in one window.
 
@@ -75,8 +102,8 @@ class EpochPlan:
         seed: int,
         world: World = World(),  # noqa: B008  frozen, no state
         *,
-        window_cells: int = 65536,
-        block_cells: int = 1024,
+        window_cells: int = WINDOW_CELLS,
+        block_cells: int = RUN_CELLS,
     ) -> None:
         _check_sizes(n_cells=n_cells, batch_cells=batch_cells, window_cells=window_cells, block_cells=block_cells)
         self.n_cells = n_cells

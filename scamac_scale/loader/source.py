@@ -34,6 +34,10 @@ class CellSource(Protocol):
     def gene_names(self) -> Sequence[str]:
         """The G chosen genes, in the order of the columns."""
 
+    @property
+    def csr_bytes(self) -> int:
+        """Bytes of all cells as `read` returns them: tells how many fit in memory."""
+
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells.
 

@@ -7,13 +7,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
-WINDOW_BYTES = 256 * 2**20
-"""Default of a reader that streams: room for one window of a shuffled plan (65,536 cells) at 1,300 values a cell."""
+Arrays = tuple["NDArray[Any]", ...]
 
 
 class ByteCache:
@@ -32,10 +31,44 @@ class ByteCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[int, tuple[NDArray[np.generic], ...]] = OrderedDict()
+        self._entries: OrderedDict[int, Arrays] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: int) -> tuple[NDArray[np.generic], ...] | None:
+    def through(
+        self, numbers: NDArray[np.int64], read: Callable[[list[int]], dict[int, Arrays]], max_run: int
+    ) -> Iterator[Arrays]:
+        """Give entries in order, and read those that are not here by runs of consecutive ones.
+
+        Parameters
+        ----------
+        numbers
+            (n,) ascending, no two alike.
+        read
+            Reads the entries of consecutive numbers.
+        max_run
+            Entries read at once, at most.
+
+        Yields
+        ------
+        tuple of ndarray
+            One for each of `numbers`.
+        """
+        keys: list[int] = numbers.tolist()
+        missing = self._missing(keys)
+        fresh: dict[int, Arrays] = {}
+        for key in keys:
+            found = fresh.pop(key, None) or self.get(key)
+            if found is None:
+                run = [key]
+                while len(run) < max_run and run[-1] + 1 in missing:
+                    run.append(run[-1] + 1)
+                fresh = read(run)
+                for number, arrays in fresh.items():
+                    self.put(number, arrays)
+                found = fresh.pop(key)
+            yield found
+
+    def get(self, key: int) -> Arrays | None:
         """Return an entry and mark it as used; None where it is not here."""
         with self._lock:
             if key not in self._entries:
@@ -43,12 +76,11 @@ class ByteCache:
             self._entries.move_to_end(key)
             return self._entries[key]
 
-    def missing(self, keys: Iterable[int]) -> list[int]:
-        """Return the keys that are not here."""
+    def _missing(self, keys: list[int]) -> set[int]:
         with self._lock:
-            return [key for key in keys if key not in self._entries]
+            return {key for key in keys if key not in self._entries}
 
-    def put(self, key: int, arrays: tuple[NDArray[Any], ...]) -> None:
+    def put(self, key: int, arrays: Arrays) -> None:
         """Keep an entry, and drop the oldest ones beyond the limit."""
         with self._lock:
             if key in self._entries:

@@ -15,11 +15,11 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from scamac_scale.csr import CsrBlock, check_rows, copy_rows
+from scamac_scale.csr import RUN_CELLS, WINDOW_BYTES, CsrBlock, check_rows, copy_rows, csr_bytes
 from scamac_scale.errors import StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.store import layout
-from scamac_scale.store.cache import WINDOW_BYTES, ByteCache
+from scamac_scale.store.cache import ByteCache
 from scamac_scale.values import cell_scale, normalise_values
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 _RUN_CHUNKS = 16  # consecutive chunks read by one call to zarr
+_MAX_SPREAD = 3.0  # a chunk holds up to twice RUN_CELLS, but for cells with a handful of values
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
 
@@ -42,8 +43,8 @@ class StoreReader:
     ----------
     path
         Folder of the store.
-    cache_bytes
-        Decoded chunks that are kept; a shuffled plan wants room for one window.
+    window_bytes
+        Cells that stay at hand, as CSR: two windows of a shuffled plan. Kept are the chunks in which they lie.
 
     Attributes
     ----------
@@ -61,14 +62,14 @@ class StoreReader:
 
     Notes
     -----
-    Memory is 16 bytes per cell and `cache_bytes`. Reading is safe from several threads; not after a fork.
+    Memory is 16 bytes per cell and the kept chunks: 1 to 1.5 times `window_bytes` for counts below 256, at most 3 times for
+    float32 values, since chunks reach beyond the runs of cells that a window is made of. Reading is safe from several threads; not after a fork.
     """
 
-    def __init__(self, path: str | Path, *, cache_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, path: str | Path, *, window_bytes: int = WINDOW_BYTES) -> None:
         self.path = Path(path)
         record = layout.read_record(self.path)
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
-        self._cache = ByteCache(cache_bytes)
         with self._reading():
             self._root = zarr.open_group(_StrictStore(self.path, read_only=True), mode="r")
             self._about = {key: self._text(key) for key in ("gene_space", "config", "inputs")}
@@ -78,6 +79,7 @@ class StoreReader:
             self._indices = self._array("X/indices", self.n_values)
             self._scale = self._read_scale()
         self._chunk = int(self._data.chunks[0])
+        self._cache = ByteCache(self._kept_bytes(window_bytes))
         self._check_arrays()
 
     def __enter__(self) -> Self:
@@ -111,7 +113,7 @@ class StoreReader:
     @property
     def csr_bytes(self) -> int:
         """Bytes of all cells as `read` returns them."""
-        return 8 * (self.n_cells + 1) + self.n_values * (4 + layout.index_dtype(self.n_genes).itemsize)
+        return csr_bytes(self.n_cells, self.n_values, layout.index_dtype(self.n_genes))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -185,24 +187,17 @@ class StoreReader:
         # rows whose values reach into a chunk are neighbours, since both bounds ascend
         lows = np.searchsorted(lasts, chunks, side="left")
         highs = np.searchsorted(firsts, chunks, side="right")
-        for at, (data, indices) in enumerate(self._chunks(chunks)):
+        for at, (data, indices) in enumerate(self._cache.through(chunks, self._read_run, _RUN_CHUNKS)):
             part = slice(lows[at], highs[at])
             offset = chunks[at] * self._chunk
             copy_rows(offset, data, indices, starts[part], stops[part], targets[part], raw, genes)
 
-    def _chunks(self, chunks: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Give the chunks in order, reading runs of consecutive ones that are not kept."""
-        fresh: dict[int, tuple[NDArray[Any], ...]] = {}
-        missing = set(self._cache.missing(chunks.tolist()))
-        for chunk in chunks.tolist():
-            found = fresh.pop(chunk, None) or self._cache.get(chunk)
-            if found is None:
-                run = [chunk]
-                while len(run) < _RUN_CHUNKS and run[-1] + 1 in missing:
-                    run.append(run[-1] + 1)
-                fresh = self._read_run(run)
-                found = fresh.pop(chunk)
-            yield found
+    def _kept_bytes(self, window_bytes: int) -> int:
+        """Bytes of the chunks, as stored, that hold `window_bytes` of cells, as read, in runs of `RUN_CELLS`."""
+        index_bytes = self._indices.dtype.itemsize
+        narrower = (self._data.dtype.itemsize + index_bytes) / (4 + index_bytes)
+        chunk_cells = self._chunk * self.n_cells / max(self.n_values, 1)
+        return int(window_bytes * narrower * min(1 + chunk_cells / RUN_CELLS, _MAX_SPREAD))
 
     def _read_run(self, run: list[int]) -> dict[int, tuple[NDArray[Any], ...]]:
         start, stop = run[0] * self._chunk, min((run[-1] + 1) * self._chunk, self.n_values)
@@ -215,7 +210,6 @@ class StoreReader:
             bounds = slice(chunk * self._chunk - start, (chunk + 1) * self._chunk - start)
             # copies, so that a kept chunk does not keep its whole run in memory
             found[chunk] = (data[bounds].copy(), indices[bounds].copy()) if len(run) > 1 else (data, indices)
-            self._cache.put(chunk, found[chunk])
         return found
 
     def _read_scale(self) -> NDArray[np.float64] | None:

@@ -72,6 +72,10 @@ class CellSourceContract:
         assert block.data.dtype == np.float32
         assert (block.data != 0).all()
 
+    def test_bytes_are_those_of_all_cells(self, source: OpenSource) -> None:
+        block = source.read(np.arange(source.n_cells))
+        assert source.csr_bytes == block.indptr.nbytes + block.indices.nbytes + block.data.nbytes
+
     @pytest.mark.parametrize("row", [-1, "n_cells"])
     def test_row_outside_is_refused(self, source: OpenSource, row: int | str) -> None:
         wrong = source.n_cells if row == "n_cells" else row

@@ -141,6 +141,26 @@ class TestMemoryByGenes(Contract):
         return copy
 
 
+class TestMemoryWithExplicitZeros(Contract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, atlas: ad.AnnData) -> ad.AnnData:
+        copy = atlas.copy()
+        copy.X = sparse.csr_matrix(np.ones(copy.shape, np.float32))
+        copy.X.data[:] = atlas.X.toarray().ravel()
+        return copy
+
+
+class TestNewCells(Contract):
+    """Raw data and the gene space of a model: nobody has counted the values."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, atlas: ad.AnnData, store: Path) -> Iterator[OpenSource]:
+        with open_source(atlas, StoreReader(store).gene_space) as opened:
+            yield opened
+
+
 class TestBacked(Contract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -28,6 +28,7 @@ class MatrixSource:
         self.matrix = sparse.random(N_CELLS, N_GENES, 0.3, format="csr", dtype=np.float32, random_state=0)
         self.n_cells = N_CELLS
         self.gene_names = tuple(f"gene{i}" for i in range(N_GENES))
+        self.csr_bytes = self.matrix.indptr.nbytes + self.matrix.indices.nbytes + self.matrix.data.nbytes
         self.n_reads = 0
 
     def read(self, rows: Any) -> CsrBlock:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scamac_scale.errors import PlanError
-from scamac_scale.loader.plan import EpochPlan, SweepPlan
+from scamac_scale.loader.plan import WINDOW_CELLS, EpochPlan, SweepPlan, window_for
 from scamac_scale.world import World
 
 sizes = st.fixed_dictionaries(
@@ -125,3 +125,21 @@ def test_rows_handed_out_do_not_change_the_plan() -> None:
     handed = plan.rows(0, 0)
     handed[:] = 0
     np.testing.assert_array_equal(plan.rows(0, 0), first)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**5), st.integers(2**20, 2**32))
+def test_two_windows_fit_in_what_is_kept(n_cells: int, cell_bytes: int, kept_bytes: int) -> None:
+    window = window_for(n_cells, n_cells * cell_bytes, kept_bytes)
+    assert window % 1024 == 0
+    assert 1024 <= window <= WINDOW_CELLS
+    if n_cells * cell_bytes <= kept_bytes:
+        assert window == WINDOW_CELLS
+    elif 1024 < window < WINDOW_CELLS:
+        assert 2 * window * cell_bytes <= kept_bytes < 2 * (window + 1024) * cell_bytes
+    elif window == WINDOW_CELLS:
+        assert 2 * window * cell_bytes <= kept_bytes
+
+
+def test_cells_of_an_ordinary_atlas_mix_in_full_windows() -> None:
+    assert window_for(10**7, 10**7 * 300 * 6) == WINDOW_CELLS
+    assert window_for(10**7, 10**7 * 1000 * 6) == 21 * 1024

