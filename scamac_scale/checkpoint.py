@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.atomic import atomic_folder, writing
-from scamac_scale.config import ScamacConfig
+from scamac_scale.config import ScamacConfig, config_from_dict
 from scamac_scale.errors import InputError
 from scamac_scale.genes import GeneSpace
 
@@ -140,38 +140,3 @@ def load_model(path: str | Path) -> FittedModel:
     network.load_state_dict(tensors)
     network.eval()
     return FittedModel(network, centers, description["temperature"], genes, config, description["provenance"])
-
-
-def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
-    """Rebuild settings from plain data.
-
-    Parameters
-    ----------
-    values
-        As ``dataclasses.asdict`` gives them.
-
-    Returns
-    -------
-    ScamacConfig
-        Checked anew.
-    """
-    from scamac_scale.config import InputConfig, LossConfig, ModelConfig, PhaseConfig, StartConfig, TrainConfig
-
-    def phase(fields: dict[str, Any]) -> PhaseConfig:
-        return PhaseConfig(**{**fields, "terms": tuple(fields["terms"])})
-
-    start = {**values["start"], "components": tuple(values["start"]["components"])}
-    train = {
-        **values["train"],
-        "pretrain": phase(values["train"]["pretrain"]),
-        "phases": tuple(phase(fields) for fields in values["train"]["phases"]),
-    }
-    return ScamacConfig(
-        n_clusters=values["n_clusters"],
-        seed=values["seed"],
-        input=InputConfig(**values["input"]),
-        model=ModelConfig(**values["model"]),
-        loss=LossConfig(**values["loss"]),
-        start=StartConfig(**start),
-        train=TrainConfig(**train),
-    )

@@ -9,6 +9,7 @@ sizes and readings of the paper.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from scamac_scale.errors import ConfigError
 
@@ -289,3 +290,37 @@ class ScamacConfig:
             _require(self.n_clusters >= 1, f"n_clusters={self.n_clusters}; it must be at least 1.")
         _require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
         _require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")
+
+
+def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
+    """Rebuild settings from plain data.
+
+    Parameters
+    ----------
+    values
+        As ``dataclasses.asdict`` gives them.
+
+    Returns
+    -------
+    ScamacConfig
+        Checked anew.
+    """
+
+    def phase(fields: dict[str, Any]) -> PhaseConfig:
+        return PhaseConfig(**{**fields, "terms": tuple(fields["terms"])})
+
+    start = {**values["start"], "components": tuple(values["start"]["components"])}
+    train = {
+        **values["train"],
+        "pretrain": phase(values["train"]["pretrain"]),
+        "phases": tuple(phase(fields) for fields in values["train"]["phases"]),
+    }
+    return ScamacConfig(
+        n_clusters=values["n_clusters"],
+        seed=values["seed"],
+        input=InputConfig(**values["input"]),
+        model=ModelConfig(**values["model"]),
+        loss=LossConfig(**values["loss"]),
+        start=StartConfig(**start),
+        train=TrainConfig(**train),
+    )

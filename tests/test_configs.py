@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scamac_scale.checkpoint import config_from_dict
 from scamac_scale.cli.main import main
-from scamac_scale.config import ScamacConfig
+from scamac_scale.config import ScamacConfig, config_from_dict
 from scamac_scale.train.logs import plain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
