@@ -213,7 +213,7 @@ def read_config(path: Path) -> ScamacConfig:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ScamacConfig, as_group=False)
-    config: ScamacConfig = ScamacConfig(**vars(parser.instantiate_classes(parser.parse_path(path))))
+    config: ScamacConfig = ScamacConfig(**vars(parser.instantiate(parser.parse_path(path))))
     return config
 
 

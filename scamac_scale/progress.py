@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+SHORT_S = 1.0
+"""Work that took less, seconds, is not reported line by line."""
+
+
 class Track(Protocol):
     """One piece of work under way."""
 
@@ -62,7 +66,8 @@ class _Lines:
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
         now = time.monotonic()
-        if now - self.last_s >= _SETTINGS.every_s or self.done >= self.total:
+        is_last = self.done >= self.total and now - self.start_s >= min(_SETTINGS.every_s, SHORT_S)
+        if now - self.last_s >= _SETTINGS.every_s or is_last:
             self.last_s = now
             rate = self.done / max(now - self.start_s, 1e-9)
             left_s = (self.total - self.done) / max(rate, 1e-9)

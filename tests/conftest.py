@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests' matrices are too small for more
 
 import anndata as ad
 import numpy as np

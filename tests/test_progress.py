@@ -28,12 +28,18 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
     assert last.endswith("0 s left, loss 0.5")
 
 
-def test_lines_between_two_intervals_are_left_out_but_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_is_not_reported_and_of_longer_work_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import scamac_scale.progress
+
     show_progress(every_s=1e6)
-    with track("sweep", 50, "cells") as progress:
-        for _ in range(50):
-            progress.advance(1)
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    for short_s, n_lines in ((1e6, 0), (0.0, 1)):
+        monkeypatch.setattr(scamac_scale.progress, "SHORT_S", short_s)
+        with track("sweep", 50, "cells") as progress:
+            for _ in range(50):
+                progress.advance(1)
+        assert len(capsys.readouterr().err.splitlines()) == n_lines
 
 
 def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

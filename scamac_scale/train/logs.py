@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from dataclasses import asdict
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ScamacConfig
 
+logger = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
@@ -28,12 +31,13 @@ class RunFolder:
     """The folder of one run; a context manager.
 
     What was refused leaves nothing: if the block ends with an error of input, settings or output, the folder is removed. After
-    a numerical failure or an interrupt it stays for a look, and run.json says that the run is not finished.
+    a numerical failure or an interrupt it stays for a look, run.json says that the run is not finished, and the next run may
+    take its place.
 
     Parameters
     ----------
     path
-        New or empty folder.
+        New or empty folder, or that of a run that did not finish, which is replaced.
     config
         Of the run; written at once.
 
@@ -58,6 +62,10 @@ class RunFolder:
         self._start_s = time.time()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            if is_unfinished(self.path):
+                logger.warning("%s holds a run that did not finish; it starts anew", self.path)
+                self.discard()
+                self.path.mkdir()
             if any(self.path.iterdir()):
                 raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
             try:
@@ -127,6 +135,14 @@ class RunFolder:
         partial = self.path / f".{RUN_FILE}.partial"
         partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
         partial.replace(self.path / RUN_FILE)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tell whether a folder holds a run that was stopped, by its run.json."""
+    try:
+        return json.loads((path / RUN_FILE).read_text())["finished"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def plain(value: Any) -> Any:  # Any: walks any nesting of a config

@@ -9,7 +9,7 @@ import torch
 
 from scamac_scale.errors import NumericalError, choose
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import EpochPlan
+from scamac_scale.loader.plan import EpochPlan, window_for
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.progress import track
@@ -91,7 +91,8 @@ class Stepper:
         self.source = source
         self.config = config
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
-        self.plan = EpochPlan(source.n_cells, self.batch_cells, config.seed)
+        window_cells = window_for(source.n_cells, source.csr_bytes)
+        self.plan = EpochPlan(source.n_cells, self.batch_cells, config.seed, window_cells=window_cells)
         self.objective = Objective(config.loss)
         self.step = 0
         self.clusters: Clusters | None = None

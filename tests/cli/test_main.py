@@ -169,7 +169,10 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_json_alone_stands_on_standard_output(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_alone_stands_on_standard_output(
+    pipeline: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scamac_scale.progress.SHORT_S", 0.0)
     assert main(["inspect", str(pipeline / "store.zarr"), "--verify", "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("{")

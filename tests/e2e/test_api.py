@@ -255,6 +255,8 @@ def test_a_loss_that_overflows_stops_the_fit(store: Path, tmp_path: Path) -> Non
     report = json.loads((tmp_path / "run" / "run.json").read_text())
     assert not report["finished"]
     assert "not finite" in report["error"]
+    ScAMAC(config=QUICK).fit(store, run=tmp_path / "run")  # what did not finish may be done again
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
 
 
 def test_an_unfitted_model_says_so(store: Path) -> None:

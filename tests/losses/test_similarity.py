@@ -10,7 +10,7 @@ from scamac_scale.ops.similarity import gram_matrices
 from tests.mathematics import memberships, normal
 
 
-@pytest.mark.parametrize(("n_cells", "expected"), [(7, "direct"), (8, "gram"), (300, "gram")])
+@pytest.mark.parametrize(("n_cells", "expected"), [(9, "direct"), (10, "gram"), (300, "gram")])
 def test_auto_multiplies_in_the_smaller_way(monkeypatch: pytest.MonkeyPatch, n_cells: int, expected: str) -> None:
     called: list[str] = []
     for name in ("direct", "gram"):

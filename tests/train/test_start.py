@@ -28,6 +28,7 @@ class ArraySource:
         self.values = values.astype(np.float32)
         self.n_cells = len(values)
         self.gene_names = [f"gene{index}" for index in range(values.shape[1])]
+        self.csr_bytes = 6 * int(np.count_nonzero(values))
 
     def read(self, rows: np.ndarray) -> CsrBlock:
         from scipy import sparse
