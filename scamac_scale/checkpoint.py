@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.atomic import atomic_folder, writing
 from scamac_scale.config import ScamacConfig, config_from_dict
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, OutputError
 from scamac_scale.genes import GeneSpace
 
 if TYPE_CHECKING:
@@ -74,11 +74,15 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
     Raises
     ------
     OutputError
-        If the folder holds anything else, or cannot be written.
+        If the folder holds anything else, also the model of another program, or cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
+    if (path / DESCRIPTION_FILE).is_file() and not _is_ours(path / DESCRIPTION_FILE):
+        raise OutputError(
+            f"{path / DESCRIPTION_FILE} was not written by this program, so {path} is not replaced; choose another folder."
+        )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     tensors["centers"] = model.centers.cpu().contiguous()
     description = {
@@ -91,7 +95,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         "provenance": model.provenance,
     }
     with atomic_folder(path, overwrite=True, marker=DESCRIPTION_FILE) as partial, writing(path):
-        save_file(tensors, partial / WEIGHTS_FILE)
+        (partial / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file tells of a full disk by an error of its own
         (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
     return path
 
@@ -114,29 +118,83 @@ def load_model(path: str | Path) -> FittedModel:
     InputError
         If the folder is no model, is damaged, or was written by a later version.
     """
+    path = Path(path)
+    description, tensors = _read(path)
+    try:
+        return _rebuild(description, tensors)
+    except KeyError as error:
+        raise InputError(f"{path} is damaged: it lacks {error}; train again.") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {error}; train again.") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file is the description of a model, of any version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from scamac_scale.nn.model import ScamacNetwork
-
-    path = Path(path)
     try:
-        description = json.loads((path / DESCRIPTION_FILE).read_text())
-        tensors = load_file(path / WEIGHTS_FILE)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        description = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        tensors: dict[str, torch.Tensor] = load_file(path / WEIGHTS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{path} does not hold a readable model ({error}); name the `model` folder of a run."
         ) from error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"{path / DESCRIPTION_FILE} was not written by this program; name the `model` folder of a run."
+        )
     if description.get("format") != FORMAT or description.get("version") != VERSION:
         raise InputError(
             f"{path} holds {description.get('format')!r} version {description.get('version')!r}; "
             f"this program reads {FORMAT!r} version {VERSION}."
         )
+    return description, tensors
+
+
+def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> FittedModel:
+    """Put the model together; what does not fit is a KeyError, TypeError, ValueError, AttributeError or RuntimeError."""
+    import torch
+
+    from scamac_scale.nn.model import ScamacNetwork
+
     config = config_from_dict(description["config"])
     genes = GeneSpace.from_dict(description["genes"])
     centers = tensors.pop("centers")
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
-    network = ScamacNetwork(len(genes.chosen), model, config.input)
-    network.load_state_dict(tensors)
-    network.eval()
-    return FittedModel(network, centers, description["temperature"], genes, config, description["provenance"])
+    with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
+        network = ScamacNetwork(len(genes.chosen), model, config.input)
+    _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
+    if centers.shape != (description["n_clusters"], model.latent_width):
+        raise ValueError(
+            f"centers came with shape {tuple(centers.shape)}, the description says {description['n_clusters']} clusters "
+            f"of width {model.latent_width}"
+        )
+    temperature, provenance = description["temperature"], description["provenance"]
+    if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
+        raise ValueError(f"temperature={temperature!r}, expected a positive number")
+    if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
+        raise TypeError("versions must be names with their versions, is_count_estimated true or false")
+    network.to_empty(device="cpu").load_state_dict(tensors)
+    return FittedModel(network.eval(), centers, temperature, genes, config, provenance)
+
+
+def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:
+    differences = [f"no {name}" for name in expected if name not in tensors]
+    differences += [f"{name}, which is of no part" for name in tensors if name not in expected]
+    differences += [
+        f"{name} of shape {tuple(tensors[name].shape)} rather than {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
+        raise ValueError(f"{WEIGHTS_FILE} holds {', '.join(differences[:3])}{more}")
