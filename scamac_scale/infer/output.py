@@ -14,6 +14,7 @@ import numpy as np
 
 from scamac_scale.atomic import atomic_folder, check_output, flush, writing
 from scamac_scale.errors import OutputError
+from scamac_scale.infer import convert
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CLUSTER_KEY = "scamac_cluster"
 DENOISED_KEY = "scamac_denoised"
 UNS_KEY = "scamac"
 CHUNK_BYTES = 8 * 2**20
+CHUNK_CELLS = 16 * 1024
 
 
 def cluster_column(labels: IntArray, n_clusters: int) -> pd.Categorical[str]:
@@ -99,13 +101,18 @@ class DiskOutput:
 
     Raises
     ------
+    InputError
+        If two columns of `obs` would have the same name.
     OutputError
-        If the target exists, ends otherwise, or cannot be written.
+        If the target exists, ends otherwise, cannot be written, or its disk has no room for `widths`.
     """
 
     def __init__(self, path: str | Path, obs: pd.DataFrame, genes: list[str], widths: dict[str, int]) -> None:
         self.path = check_target(path)
-        self._obs, self._genes, self._widths = obs, genes, widths
+        self._obs = storable_frame(obs.assign(**{CLUSTER_KEY: 0}))
+        self._genes, self._widths = genes, widths
+        n_copies = 2 if self.path.suffix == ".h5ad" else 1  # an h5ad lies beside its zarr while it is made
+        _check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
         self._labels = np.zeros(len(obs), dtype=np.int64)
         self._stack = ExitStack()
 
@@ -139,11 +146,10 @@ class DiskOutput:
 
     def _create(self, name: str, width: int) -> Any:  # Any: zarr's array type is not typed for slicing
         parent: Any = self._group["layers" if name == DENOISED_KEY else "obsm"]
-        chunk_cells = max(1, min(len(self._obs), CHUNK_BYTES // (4 * max(width, 1))))
         return parent.create_array(
             name,
             shape=(len(self._obs), width),
-            chunks=(chunk_cells, max(width, 1)),
+            chunks=(min(len(self._obs), chunk_cells(width)), width),
             dtype="float32",
             attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
         )
@@ -162,10 +168,9 @@ class DiskOutput:
 
     def finish(self, n_clusters: int, uns: dict[str, Any]) -> Path:
         """Write the columns; the target appears when the context ends."""
-        obs = self._obs.copy()
-        obs[CLUSTER_KEY] = cluster_column(self._labels, n_clusters)
+        obs = self._obs.assign(**{CLUSTER_KEY: cluster_column(self._labels, n_clusters)})
         with writing(self.path):
-            self._write("obs", storable_frame(obs))
+            self._write("obs", obs)
             self._write("uns", {UNS_KEY: uns})
             if self.path.suffix == ".h5ad":
                 _to_h5ad(self._folder, self.path)
@@ -179,6 +184,19 @@ def check_target(path: str | Path) -> Path:
     return check_output(path)
 
 
+def chunk_cells(width: int) -> int:
+    """Cells in a chunk of at most `CHUNK_BYTES`: a power of two, so that the blocks of a sweep cut few chunks."""
+    cells = max(1, min(CHUNK_CELLS, CHUNK_BYTES // (4 * width)))
+    return 1 << (cells.bit_length() - 1)
+
+
+def _check_room(target: Path, n_bytes: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < n_bytes:
+        advice = "write .zarr, or make room" if target.suffix == ".h5ad" else "make room, or choose another disk"
+        raise OutputError(f"{target} needs up to {n_bytes:,} bytes, {free:,} are free; {advice}.")
+
+
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """Name a hidden zarr folder beside the target, removed at the end."""
@@ -189,24 +207,22 @@ def _scratch(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_CONVERT = "import sys, anndata; anndata.read_zarr(sys.argv[1]).write_h5ad(sys.argv[2], compression='gzip')"
-
-
 def _to_h5ad(source: Path, target: Path) -> None:
     """Convert in a child process: HDF5 on a full disk ends its process with a segmentation fault."""
-    size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
-    free = shutil.disk_usage(target.parent).free
-    if free < 2 * size:
-        raise OutputError(f"{target} needs up to {2 * size:,} bytes, {free:,} are free; write .zarr, or make room.")
+    _check_room(target, 2 * sum(file.stat().st_size for file in source.rglob("*") if file.is_file()))
     partial = target.with_name(f".{target.stem}.partial-{os.getpid()}.h5ad")
+    command = [sys.executable, "-P", "-m", convert.__name__, str(source), str(partial)]
+    paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the child finds what this process finds
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CONVERT, str(source), str(partial)], capture_output=True, text=True, check=False
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
         )
         if done.returncode != 0:
-            reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise OutputError(f"{target} cannot be written: {reason[0]}")
+            reason = done.stderr.strip().splitlines()[-1:] or [f"the conversion ended with code {done.returncode}"]
+            raise OutputError(f"{target} cannot be written: {reason[0]}; make room, or write .zarr.")
         flush(partial)
+        check_output(target)  # it may have appeared in the meantime
         partial.rename(target)
+        flush(target.parent)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from scamac_scale.errors import InputError
 from scamac_scale.infer.output import (
     DENOISED_KEY,
     LATENT_KEY,
@@ -60,9 +62,13 @@ def predict(
 
     Raises
     ------
+    InputError
+        If the source has no cells, or its columns cannot be written.
     OutputError
         If the output cannot be written.
     """
+    if source.n_cells == 0:
+        raise InputError("the input has no cells; predict needs at least one.")
     genes = list(model.genes.chosen)
     widths = {LATENT_KEY: model.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
     if is_denoised:
@@ -90,7 +96,7 @@ def predict(
 
 
 def description(model: FittedModel) -> dict[str, Any]:
-    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature."""
+    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature, genes."""
     import json
 
     return {
@@ -101,4 +107,5 @@ def description(model: FittedModel) -> dict[str, Any]:
         "is_count_estimated": bool(model.provenance["is_count_estimated"]),
         "temperature": model.temperature,
         "centers": model.centers.cpu().numpy(),
+        "genes": np.array(model.genes.chosen, dtype=object),
     }

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scamac_scale.errors import OutputError
-from scamac_scale.infer.output import LATENT_KEY, DiskOutput, MemoryOutput, cluster_column
+from scamac_scale.errors import InputError, OutputError
+from scamac_scale.infer.output import (
+    CHUNK_BYTES,
+    CHUNK_CELLS,
+    DENOISED_KEY,
+    LATENT_KEY,
+    DiskOutput,
+    MemoryOutput,
+    chunk_cells,
+    cluster_column,
+)
+from scamac_scale.nn.embed import BLOCK_CELLS
 
+ROOT = Path(__file__).parents[2]
 OBS = pd.DataFrame({"batch": ["a", None, "b", "a", "b"]}, index=[f"cell{index}" for index in range(5)])
 LATENT = np.arange(10, dtype=np.float32).reshape(5, 2)
 LABELS = np.array([0, 2, 1, 0, 2])
@@ -50,13 +63,95 @@ def test_nothing_is_left_after_an_error(tmp_path: Path, suffix: str, error: type
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("suffix", "needed"), [(".zarr", 5 * 10 * 4), (".h5ad", 2 * 5 * 10 * 4)])
+def test_an_output_is_refused_before_any_work_where_its_disk_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, needed: int
+) -> None:
+    import shutil
+
+    def disk_with(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9999, 0, free))  # type: ignore[attr-defined]
+
+    disk_with(needed - 1)
+    with pytest.raises(OutputError, match=rf"needs up to {needed} bytes, {needed - 1} are free.*make room"):
+        DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8})
+    disk_with(needed)
+    DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_h5ad_is_not_begun_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
+    output = DiskOutput(tmp_path / "out.h5ad", OBS, ["g"], {LATENT_KEY: 2})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"write \.zarr, or make room"):
-        fill(DiskOutput(tmp_path / "out.h5ad", OBS, ["g"], {LATENT_KEY: 2}))
+        fill(output)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("cell_type", "cell/type"), ("a", "a"), ("scamac/cluster", "b")])
+def test_columns_that_clash_are_refused_before_any_work(tmp_path: Path, names: tuple[str, str]) -> None:
+    obs = OBS.assign(more=1).set_axis(names, axis=1)
+    with pytest.raises(InputError, match="rename or remove"):
+        DiskOutput(tmp_path / "out.zarr", obs, ["g"], {LATENT_KEY: 2})
+
+
+def test_clusters_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
+    path = fill(DiskOutput(tmp_path / "out.zarr", OBS.assign(scamac_cluster="old"), ["g"], {LATENT_KEY: 2}))
+    assert ad.read_zarr(path).obs["scamac_cluster"].tolist() == list("02102")
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    output = DiskOutput(tmp_path / "out.h5ad", OBS, ["g"], {LATENT_KEY: 2})
+    (tmp_path / "out.h5ad").write_text("theirs")
+    with pytest.raises(OutputError, match="already there"):
+        fill(output)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+    assert (tmp_path / "out.h5ad").read_text() == "theirs"
+
+
+def test_an_h5ad_is_written_from_a_folder_with_modules_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("h5py", "scamac_scale"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    assert ad.read_h5ad(fill(DiskOutput("out.h5ad", OBS, ["g"], {LATENT_KEY: 2}))).n_obs == len(OBS)
+
+
+FILE_TOO_LARGE = """
+import resource, sys
+import numpy as np, pandas as pd
+from scamac_scale.errors import OutputError
+from scamac_scale.infer.output import DENOISED_KEY, DiskOutput
+values = np.random.default_rng(0).random((3 * 2**14, 16), dtype=np.float32)
+obs = pd.DataFrame(index=[str(i) for i in range(len(values))])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, resource.RLIM_INFINITY))
+try:
+    with DiskOutput(sys.argv[1], obs, [str(i) for i in range(16)], {DENOISED_KEY: 16}) as output:
+        output.write(0, np.zeros(len(values), dtype=np.int64), {DENOISED_KEY: values})
+        output.finish(1, {})
+except OutputError as error:
+    print(error.exit_code, error)
+"""
+
+
+def test_a_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILE_TOO_LARGE, tmp_path / "out.h5ad"]  # its chunks stay below the limit
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("4 "), done.stderr
+    assert "out.h5ad cannot be written: File too large; make room, or write .zarr." in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [1, 10, 2000, 3000, 30_000, 10**8])
+def test_chunks_are_bounded_and_hold_whole_blocks_or_divide_one(width: int) -> None:
+    cells = chunk_cells(width)
+    assert cells == 1 or 4 * cells * width <= CHUNK_BYTES
+    assert cells <= CHUNK_CELLS
+    assert cells % BLOCK_CELLS == 0 or BLOCK_CELLS % cells == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

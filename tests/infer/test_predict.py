@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scamac_scale.errors import InputError
+from scamac_scale.infer.predict import predict
+from scamac_scale.sources import open_source
+from tests.infer.fitted import GENES, fitted_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def predicted(data: ad.AnnData, out: Path | None = None) -> Any:
+    model = fitted_model()
+    with open_source(data, model.genes) as source:
+        return predict(model, source, source.obs, out, is_denoised=True)
+
+
+@pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])
+def test_genes_of_the_denoised_values_are_named(tiny_adata: ad.AnnData, tmp_path: Path, out: str | None) -> None:
+    found = predicted(tiny_adata, None if out is None else tmp_path / out)
+    if out is not None:
+        found = ad.read_zarr(found) if out.endswith(".zarr") else ad.read_h5ad(found)
+    assert isinstance(found.uns["scamac"]["genes"], np.ndarray)
+    assert found.uns["scamac"]["genes"].tolist() == found.var_names.tolist() == list(GENES)
+
+
+def test_an_input_without_cells_is_refused(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    for out in (None, tmp_path / "out.zarr"):
+        with pytest.raises(InputError, match="the input has no cells"):
+            predicted(tiny_adata[:0].copy(), out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_has_the_cluster_of_its_largest_membership(tiny_adata: ad.AnnData) -> None:
+    found = predicted(tiny_adata)
+    np.testing.assert_array_equal(found.obsm["scamac_membership"].argmax(axis=1), found.obs["scamac_cluster"].cat.codes)
+    assert found.obs_names.tolist() == tiny_adata.obs_names.tolist()
