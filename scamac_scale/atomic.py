@@ -1,4 +1,8 @@
-"""Folders that are complete or absent: written beside their place, then renamed into it."""
+"""Output that is complete or absent.
+
+Targets are checked before any work, folders are written beside their place, flushed and renamed into it, and errors of the
+file system become an `OutputError` that says what to do.
+"""
 
 from __future__ import annotations
 
