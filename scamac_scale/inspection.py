@@ -101,22 +101,21 @@ def _is_model(path: Path) -> bool:
 
 
 def _look_at_model(path: Path, is_verified: bool) -> Found:
-    from scamac_scale.checkpoint import DESCRIPTION_FILE, load_model
+    from scamac_scale.checkpoint import load_model
 
-    content = _read_json(path / DESCRIPTION_FILE)
-    genes, model = content["genes"], content["config"]["model"]
+    fitted = load_model(path)
+    model = fitted.config.model
     found: Found = {
-        "n_clusters": content["n_clusters"],
-        "n_genes": len(genes["chosen"]),
-        "values": genes["kind"],
-        "target_sum": genes["target_sum"],
-        "encoder_width": model["encoder_width"],
-        "latent_width": model["latent_width"],
-        "spatial_form": model["spatial_form"],
-        "temperature": content["temperature"],
+        "n_clusters": fitted.n_clusters,
+        "n_genes": len(fitted.genes.chosen),
+        "values": fitted.genes.kind,
+        "target_sum": fitted.genes.target_sum,
+        "encoder_width": model.encoder_width,
+        "latent_width": model.latent_width,
+        "spatial_form": model.spatial_form,
+        "temperature": fitted.temperature,
     }
     if is_verified:
-        fitted = load_model(path)
         tensors = {**fitted.network.state_dict(), "centers": fitted.centers}
         broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if broken:

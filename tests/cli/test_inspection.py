@@ -127,3 +127,9 @@ def test_a_report_that_is_not_json_is_an_error(copied: Path) -> None:
     (copied / "run" / "run.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         inspect(copied / "run")
+
+
+def test_a_model_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(InputError, match="model"):
+        inspect(tmp_path)
