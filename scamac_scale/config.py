@@ -196,7 +196,7 @@ class StartConfig:
     pca_cells: int = 100_000
     """Cells of the covariance; a random sample of so many where the atlas has more."""
     centers: str = "consensus"
-    """consensus, ward, kmeans or random."""
+    """consensus, ward, kmeans, faiss_kmeans (extra cpu or gpu) or random."""
     landmark_cells: int = 1000
     """Cells on which the centers are found."""
     components: tuple[int, ...] = (10, 20, 40)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
-from scamac_scale.errors import ShapeError, choose
+from scamac_scale.errors import ShapeError
 from scamac_scale.ops.checks import upcast
 
 if TYPE_CHECKING:
@@ -30,32 +30,3 @@ def _sum_genes(target: Tensor, output: Tensor) -> Tensor:
 RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "sum_genes": _sum_genes}
 """Squared error (target, output), both (B, G), as a scalar: ``mean`` over entries, or ``sum_genes``: summed over genes and
 averaged over cells, as printed. Differentiable in both arguments; at least float32. Raises ShapeError if the shapes differ."""
-
-
-def layer_consistency(encoding: Tensor, decoding: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared difference between the encoding and the decoding layer.
-
-    Parameters
-    ----------
-    encoding, decoding
-        (B, H), Z_a and Z_c.
-    reduction
-        A key of `RECONSTRUCTIONS`.
-
-    Returns
-    -------
-    Tensor
-        (), non-negative; differentiable in both.
-
-    Raises
-    ------
-    ConfigError
-        If `reduction` is not known.
-    ShapeError
-        If the shapes differ.
-
-    References
-    ----------
-    scAMAC Eq. (5), second term.
-    """
-    return choose(RECONSTRUCTIONS, reduction, "loss.reconstruction")(encoding, decoding)

@@ -17,7 +17,7 @@ from scamac_scale.train.landmarks import TARGETS
 from scamac_scale.train.objective import TEMPERATURES, TERMS
 from scamac_scale.train.phases import OPTIMIZERS
 from scamac_scale.train.schedule import SCHEDULES
-from scamac_scale.train.start import CENTER_STARTS, WEIGHT_STARTS, check_pca_start
+from scamac_scale.train.start import CENTER_STARTS, WEIGHT_STARTS, check_pca_start, import_faiss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +60,8 @@ def check_settings(config: ScamacConfig) -> None:
     ------
     ConfigError
         Names the key, what came, and the known names.
+    MissingExtraError
+        If a setting needs a package that is not installed.
     """
     for key, options in _CHOICES.items():
         part, name = key.split(".")
@@ -73,6 +75,8 @@ def check_settings(config: ScamacConfig) -> None:
         raise ConfigError(
             f"start.centers={config.start.centers!r} needs a number of clusters; set n_clusters, or use 'consensus'."
         )
+    if config.start.centers == "faiss_kmeans":
+        import_faiss()
     if config.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
 

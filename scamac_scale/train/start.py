@@ -6,12 +6,12 @@ opposite units, since phi(t) - phi(-t) = (1 + slope) t. The two projections (Eqs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scamac_scale.errors import ConfigError
+from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.sweep import SWEEP_CELLS, sweep
@@ -228,6 +228,38 @@ def _kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
     return members_of.kmeans(latent, n_clusters, integer_seed(seed, "kmeans"))
 
 
+def _faiss_kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    """k-means by faiss, on the GPU where faiss has one: for many landmarks and many clusters."""
+    faiss = import_faiss()
+    points = np.ascontiguousarray(latent, dtype=np.float32)
+    is_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
+    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
+    clusters = faiss.Kmeans(
+        points.shape[1], n_clusters, niter=25, nredo=10, seed=integer_seed(seed, "kmeans"), gpu=is_gpu, **limits
+    )
+    clusters.train(points)
+    nearest: IntArray = clusters.index.search(points, 1)[1].ravel()
+    return nearest
+
+
+def import_faiss() -> Any:  # Any: faiss is not typed
+    """Import faiss, or say which extra brings it.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError(
+            "start.centers='faiss_kmeans' needs faiss; install scamac-scale[cpu], or scamac-scale[gpu] where there is a "
+            "GPU, or choose start.centers='kmeans'."
+        ) from error
+    return faiss
+
+
 def _random(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
     """Nearest of K random landmarks, as the published code starts."""
     chosen = latent[numpy_generator(seed, "random centers").choice(len(latent), n_clusters, replace=False)]
@@ -241,6 +273,7 @@ CENTER_STARTS: dict[str, Callable[[FloatArray, int, int], IntArray] | None] = {
     "consensus": None,  # labels come with the members; see train.consensus
     "ward": _ward,
     "kmeans": _kmeans,
+    "faiss_kmeans": _faiss_kmeans,
     "random": _random,
 }
 """Name to a function of landmark latents (M, D), K and seed that labels the landmarks."""

@@ -128,7 +128,7 @@ def test_the_number_of_clusters_is_found(store: Path) -> None:
     assert model.fitted.n_clusters == 4
 
 
-@pytest.mark.parametrize("centers", ["ward", "kmeans", "random"])
+@pytest.mark.parametrize("centers", ["ward", "kmeans", "faiss_kmeans", "random"])
 @pytest.mark.parametrize("target", ["membership", "consensus"])
 def test_every_start_and_target_fits(store: Path, centers: str, target: str) -> None:
     config = replace(

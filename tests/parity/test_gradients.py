@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.losses.clustering import CLUSTERINGS
-from scamac_scale.losses.reconstruction import RECONSTRUCTIONS, layer_consistency
+from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
@@ -49,7 +49,6 @@ CASES: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "channel_attention": (channel_attention, (V, normal(10, 2, 3, 3))),
     "reconstruction mean": (RECONSTRUCTIONS["mean"], (Z, Z + 1)),
     "reconstruction sum_genes": (RECONSTRUCTIONS["sum_genes"], (Z, Z + 1)),
-    "layer_consistency": (layer_consistency, (Z, Z + 1)),
     **{f"clustering {name}": (lambda z, f=form: f(z, C, U, H), (Z,)) for name, form in CLUSTERINGS.items()},
     **{f"similarity {name}": (lambda z, f=form: f(U, z), (Z,)) for name, form in SIMILARITY_LOSSES.items()},
     **{f"attention {name}": (form, (Q, BANK_K, BANK_V)) for name, form in SPATIAL_FORMS.items()},

@@ -6,7 +6,7 @@ import torch
 
 from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
 from scamac_scale.csr import CsrBlock
-from scamac_scale.errors import ConfigError
+from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.train.start import (
     WEIGHT_STARTS,
@@ -145,3 +145,13 @@ def test_identity_start_passes_the_first_genes_through(source: ArraySource) -> N
     x = torch.rand(5, N_GENES)
     hidden = network(x, frozen=False).hidden
     torch.testing.assert_close(hidden, x[:, : SMALL.model.latent_width])
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from scamac_scale.train.checks import check_settings
+
+    monkeypatch.setitem(sys.modules, "faiss", None)  # import then fails as if it were not installed
+    with pytest.raises(MissingExtraError, match=r"install scamac-scale\[cpu\]"):
+        check_settings(replace(SMALL, n_clusters=3, start=replace(SMALL.start, centers="faiss_kmeans")))
