@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager
@@ -85,7 +86,9 @@ def check_output(out: str | Path, *, overwrite: bool = False, marker: str = "zar
     try:
         is_there = os.path.lexists(path)
         if is_there and not overwrite:
-            raise OutputError(f"{path} is already there; remove it, choose another name, or pass overwrite.")
+            raise OutputError(
+                f"{path} is already there; remove it or choose another name; `ingest` and `simulate` can overwrite."
+            )
         if is_there and not (path / marker).is_file():
             raise OutputError(f"{path} holds no {marker}, so it is not overwritten; remove it or choose another name.")
         if not path.parent.exists():
@@ -94,11 +97,24 @@ def check_output(out: str | Path, *, overwrite: bool = False, marker: str = "zar
             raise OutputError(f"{path} cannot be written: {path.parent} is not a folder.")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise OutputError(f"{path} cannot be written: {path.parent} is not writable; choose another folder.")
+        _probe(path)
     except OutputError:
         raise
     except OSError as error:
         raise output_error(path, error) from error
     return path
+
+
+def _probe(path: Path) -> None:
+    """Make and remove a file beside the output: some folders take none, whatever their permissions say."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path} cannot be written: {path.parent} takes no files ({reason}); choose another."
+        ) from error
 
 
 _REMOVE_TRIES = 40

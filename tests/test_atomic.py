@@ -216,3 +216,9 @@ def test_store_is_readable_by_others_like_any_new_folder(tmp_path: Path) -> None
     (tmp_path / "plain").mkdir()
     assert stored.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert np.all(StoreReader(stored.path).read(np.arange(20)).data > 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_refused_before_the_work() -> None:
+    with pytest.raises(OutputError, match="/proc takes no files"):
+        check_output("/proc/x.zarr")

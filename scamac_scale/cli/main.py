@@ -164,7 +164,7 @@ def _stopped(args: Namespace | None, is_debug: bool) -> int:
     checkpoints = Path(getattr(args, "run", None) or "") / "checkpoints"
     if getattr(args, "run", None) and checkpoints.is_dir() and any(checkpoints.iterdir()):
         return _fail("stopped by a signal; a checkpoint is saved, run again with --resume.", EXIT_RESUMABLE, is_debug)
-    return _fail("stopped by a signal; nothing is saved.", EXIT_INTERRUPTED, is_debug)
+    return _fail("stopped by a signal; no result is saved, the same command starts anew.", EXIT_INTERRUPTED, is_debug)
 
 
 def _bug(error: Exception, is_debug: bool) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scamac_scale.atomic import atomic_folder, check_output, flush, writing
-from scamac_scale.errors import OutputError
+from scamac_scale.errors import InputError, OutputError
 from scamac_scale.infer import convert
 from scamac_scale.store.obs import storable_frame
 
@@ -180,7 +180,7 @@ class DiskOutput:
 def check_target(path: str | Path) -> Path:
     """Refuse a target that cannot be written, before any work."""
     if Path(path).suffix not in (".zarr", ".h5ad"):
-        raise OutputError(f"the output {path} must end in .zarr or .h5ad.")
+        raise InputError(f"the output {path} must end in .zarr or .h5ad.")
     return check_output(path)
 
 

@@ -174,7 +174,7 @@ def test_an_output_that_exists_or_cannot_be_written_is_refused(model: ScAMAC, st
     (tmp_path / "out.zarr").mkdir()
     with pytest.raises(OutputError, match="already there"):
         model.predict(store, out=tmp_path / "out.zarr")
-    with pytest.raises(OutputError, match=r"\.zarr or \.h5ad"):
+    with pytest.raises(InputError, match=r"\.zarr or \.h5ad"):
         model.predict(store, out=tmp_path / "out.csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):

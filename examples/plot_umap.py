@@ -1,6 +1,6 @@
 """Cluster an h5ad, then draw the clusters with scanpy: neighbours and UMAP on the latent of scAMAC.
 
-python examples/umap.py atlas.h5ad picture.png --n-clusters 8
+python examples/plot_umap.py atlas.h5ad picture.png --n-clusters 8
 """
 
 from __future__ import annotations
