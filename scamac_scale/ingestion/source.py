@@ -239,7 +239,7 @@ def _report_missing(name: str, columns: GeneColumns) -> None:
             "(symbols or identifiers, upper or lower case)."
         )
     _log.warning(
-        "%s lacks %d of the %d genes of the model (%s%s); they count as zeros",
+        "%s lacks %d of the %d genes of the model (%s%s); they count as zeros, so clusters can shift",
         name,
         len(missing),
         n_chosen,
