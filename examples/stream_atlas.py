@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> float:
     atlas = simulate(options.folder / "atlas.zarr", options.cells, n_types=options.types)
     store = ingest(atlas, options.folder / "atlas.store.zarr")
     config = ScamacConfig()
-    streamed = replace(config, train=replace(config.train, cache_bytes=0))  # 0: always from disk
+    streamed = replace(config, loader=replace(config.loader, cache="none"))  # always from disk
     model = ScAMAC(options.types, config=streamed).fit(store, run=options.folder / "run")
     out = model.predict(store, out=options.folder / "labels.zarr")
 

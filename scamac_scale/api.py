@@ -188,7 +188,7 @@ class ScAMAC:
         from scamac_scale.sources import open_source
         from scamac_scale.train.loop import fit
 
-        with open_source(data, ingest=ingest, cache_bytes=self.config.train.cache_bytes) as source:
+        with open_source(data, ingest=ingest, loader=self.config.loader) as source:
             fitted = fit(source, source.gene_space, self.config, folder)
         fitted.network.cpu()
         fitted.centers = fitted.centers.cpu()
@@ -246,7 +246,7 @@ class ScAMAC:
         if out is not None:
             check_target(out)
         with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
-            return predict(fitted, source, source.obs, out, is_denoised=denoised)
+            return predict(fitted, source, out, is_denoised=denoised)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

@@ -35,6 +35,12 @@ class IngestConfig:
     """Total that every cell is scaled to; null takes the median total, as scanpy does."""
     block_cells: int = 4096
     """Cells read and written at a time; memory grows with it."""
+    profile: str = "fast"
+    """How the store is written: fast (not compressed) or small (half of the space, twice the reading time)."""
+    shuffle: bool = True
+    """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
+    seed: int = 0
+    """Of the random order."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -48,6 +54,7 @@ class IngestConfig:
             f"ingest.target_sum={self.target_sum}; it must be positive, or null for the median.",
         )
         _require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
+        _require(self.seed >= 0, f"ingest.seed={self.seed}; it must not be negative.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +221,38 @@ class StartConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How cells come from disk."""
+
+    cache: str = "auto"
+    """Where all cells are kept after one reading: none, host, device, or auto (host if they fit `cache_bytes`). The batches
+    are the same."""
+    cache_bytes: int = 2**30
+    """Bytes that cache=auto may take."""
+    window_bytes: int = 2**28
+    """Cells that are mixed with one another, in bytes as float32 CSR; memory is three such windows, or half of that from a
+    store of counts."""
+    threads: int | None = None
+    """Reader threads; null takes the cores, at most 4."""
+    ahead: int = 2
+    """Windows that are read beyond the one in use."""
+    densify: str = "auto"
+    """Where sparse rows become dense: host, device, or auto (measured at the start of a run on a GPU)."""
+    balance_by: str | None = None
+    """Column of obs whose classes training sees equally often; null takes the cells as they are."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(self.cache_bytes >= 0, f"loader.cache_bytes={self.cache_bytes}; it must not be negative.")
+        _require(self.window_bytes >= 1, f"loader.window_bytes={self.window_bytes}; it must be at least 1.")
+        _require(
+            self.threads is None or self.threads >= 1,
+            f"loader.threads={self.threads}; it must be at least 1, or null for the number of cores.",
+        )
+        _require(self.ahead >= 1, f"loader.ahead={self.ahead}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The loop: batches, rounds, devices."""
 
@@ -241,8 +280,6 @@ class TrainConfig:
     """cpu, cuda or auto (cuda where there is one)."""
     precision: str = "auto"
     """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
-    cache_bytes: int = 2**30
-    """A store whose matrix fits is read once into memory, bytes; 0 always streams."""
     log_every_s: float = 10.0
     """Seconds between plain progress lines where there is no terminal."""
 
@@ -253,7 +290,6 @@ class TrainConfig:
             f"train.batch_cells={self.batch_cells}; it must be at least 1, or null for the default.",
         )
         _require(self.rounds >= 0, f"train.rounds={self.rounds}; it must not be negative.")
-        _require(self.cache_bytes >= 0, f"train.cache_bytes={self.cache_bytes}; it must not be negative.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +308,8 @@ class ScamacConfig:
     """The objective."""
     start: StartConfig = field(default_factory=StartConfig)
     """Weights and centers at the beginning."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How cells come from disk."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The loop."""
 
@@ -322,5 +360,6 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
         model=ModelConfig(**values["model"]),
         loss=LossConfig(**values["loss"]),
         start=StartConfig(**start),
+        loader=LoaderConfig(**values["loader"]),
         train=TrainConfig(**train),
     )

@@ -8,21 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from scamac_scale.errors import InputError, PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from numpy.typing import NDArray
-
-
-RUN_CELLS = 1024
-"""Consecutive cells that a shuffled plan keeps together."""
-WINDOW_BYTES = 256 * 2**20
-"""What two windows of a shuffled plan take at most, as CSR: the plan makes them that small, a source that streams keeps them."""
 
 
 def csr_bytes(n_cells: int, n_values: int, index_dtype: np.dtype[Any]) -> int:
@@ -39,7 +30,7 @@ class CsrBlock:
     indptr
         (B + 1,) int64; row ``i`` lies at ``indptr[i]:indptr[i + 1]``.
     indices
-        (nnz,) any integer type; genes, 0 to G - 1, not necessarily sorted; repeated ones add up.
+        (nnz,) any integer type; genes, 0 to G - 1, none twice in a row.
     data
         (nnz,) float32.
     n_genes
@@ -116,82 +107,3 @@ def check_rows(rows: NDArray[Any], n_cells: int) -> NDArray[np.int64]:
         wrong = rows[(rows < 0) | (rows >= n_cells)][0]
         raise PlanError(f"Row {wrong} is not in the source, which has rows 0 to {n_cells - 1}.")
     return rows.astype(np.int64, copy=False)
-
-
-@numba.njit(nogil=True, cache=True)
-def copy_rows(
-    offset: Any, values: Any, genes: Any, starts: Any, stops: Any, targets: Any, out_values: Any, out_genes: Any
-) -> None:  # pragma: no cover  compiled
-    """Copy runs of sparse entries from a piece of a matrix to where they belong in a block.
-
-    Parameters
-    ----------
-    offset
-        Position in the whole matrix of the piece's first entry.
-    values, genes
-        (P,) entries of the piece.
-    starts, stops
-        (R,) positions in the whole matrix of each run; what lies outside the piece is left to another call.
-    targets
-        (R,) where each run starts in the block.
-    out_values, out_genes
-        (nnz,) entries of the block, written in place.
-
-    Notes
-    -----
-    Without the interpreter lock. Bounds are the caller's business.
-    """
-    for row in range(starts.size):
-        start = max(starts[row], offset)
-        stop = min(stops[row], offset + values.size)
-        if start < stop:
-            target = targets[row] + start - starts[row]
-            size = stop - start
-            out_values[target : target + size] = values[start - offset : stop - offset]
-            out_genes[target : target + size] = genes[start - offset : stop - offset]
-
-
-Piece = tuple["NDArray[Any]", ...]
-"""indptr (from 0), genes and values of a run of cells."""
-
-
-def gather(
-    rows: NDArray[np.int64],
-    block_cells: int,
-    pieces: Callable[[NDArray[np.int64]], Iterable[Piece]],
-    n_genes: int,
-) -> CsrBlock:
-    """Gather rows from blocks of consecutive cells.
-
-    Parameters
-    ----------
-    rows
-        (B,) checked rows, in any order, repeats allowed.
-    block_cells
-        Cells in a block.
-    pieces
-        Gives the blocks of the numbers that it is called with, ascending, in that order.
-    n_genes
-        Columns G.
-
-    Returns
-    -------
-    CsrBlock
-        (B, G), in the order of `rows`.
-    """
-    order = np.argsort(rows, kind="stable")
-    blocks, lows = np.unique(rows[order] // block_cells, return_index=True)
-    highs = np.append(lows, rows.size)[1:]
-    parts = []
-    lengths = np.zeros(rows.size, np.int64)
-    for block, low, high, piece in zip(blocks, lows, highs, pieces(blocks), strict=True):
-        places = order[low:high]
-        local = rows[places] - block * block_cells
-        lengths[places] = piece[0][local + 1] - piece[0][local]
-        parts.append((places, local, piece))
-    indptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    genes = np.empty(indptr[-1], parts[0][2][1].dtype if parts else np.uint16)
-    values = np.empty(indptr[-1], np.float32)
-    for places, local, (starts, piece_genes, piece_values) in parts:
-        copy_rows(0, piece_values, piece_genes, starts[local], starts[local + 1], indptr[places], values, genes)
-    return CsrBlock(indptr, genes, values, n_genes)

@@ -80,7 +80,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
         atlas = folder / "atlas.zarr"
         with clock.step("simulate", f"{n_cells:,} cells of {ATLAS_TYPES} types", n_cells):
             simulate(atlas, n_cells, n_types=ATLAS_TYPES, seed=config.seed)
-        streamed = replace(config, n_clusters=ATLAS_TYPES, train=replace(config.train, cache_bytes=0))
+        streamed = replace(config, n_clusters=ATLAS_TYPES, loader=replace(config.loader, cache="none"))
         scores.append(_pipeline(clock, atlas, ATLAS_LABEL, n_cells, streamed))
     result, store = folder / "pbmc.result.zarr", folder / "pbmc.store.zarr"
     return {

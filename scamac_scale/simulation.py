@@ -35,7 +35,7 @@ MARKER_LOG_FOLD = 1.5
 SIZE_POWER = 0.7
 """The k-th type is k**-0.7 times as frequent as the first."""
 COUNTS_PER_GENE = 0.75
-"""Median counts of a cell before dropout, for each gene of the atlas."""
+"""Median counts of a cell before dropout, for each gene of the atlas, unless asked for otherwise."""
 DEPTH_SD = 0.4
 """Standard deviation of the logarithm of a cell's depth."""
 SHAPE = 2
@@ -56,14 +56,17 @@ class CellModel:
         (G,) type that a gene marks, -1 for none.
     weight
         (K,) share of each type in the cells.
+    counts_per_gene
+        Median counts of a cell before dropout, for each gene.
     """
 
     profile: NDArray[np.float64]
     marked: NDArray[np.int64]
     weight: NDArray[np.float64]
+    counts_per_gene: float = COUNTS_PER_GENE
 
     @classmethod
-    def draw(cls, n_genes: int, n_types: int, seed: int) -> CellModel:
+    def draw(cls, n_genes: int, n_types: int, seed: int, counts_per_gene: float = COUNTS_PER_GENE) -> CellModel:
         """Draw the abundances, the markers of each type, and nothing of a cell."""
         rng = numpy_generator(seed, "simulated types")
         abundance = rng.lognormal(0.0, ABUNDANCE_SD, n_genes)
@@ -75,7 +78,7 @@ class CellModel:
         genes = np.flatnonzero(marked >= 0)
         profile[marked[genes], genes] *= fold[genes]
         weight = np.arange(1, n_types + 1, dtype=np.float64) ** -SIZE_POWER
-        return cls(profile / profile.sum(axis=1, keepdims=True), marked, weight / weight.sum())
+        return cls(profile / profile.sum(axis=1, keepdims=True), marked, weight / weight.sum(), counts_per_gene)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,7 @@ def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> DrawnCe
     rng = numpy_generator(seed, "simulated cells", block)
     label = rng.choice(len(model.weight), size=DRAWN_CELLS, p=model.weight)[:n_cells]
     n_genes = model.profile.shape[1]
-    depth = rng.lognormal(np.log(COUNTS_PER_GENE * n_genes), DEPTH_SD, DRAWN_CELLS)[:n_cells]
+    depth = rng.lognormal(np.log(model.counts_per_gene * n_genes), DEPTH_SD, DRAWN_CELLS)[:n_cells]
     slab_cells = max(1, SLAB_VALUES // n_genes)
     lengths: list[NDArray[np.int64]] = []
     indices: list[NDArray[np.int32]] = []
@@ -130,6 +133,7 @@ def simulate(
     *,
     n_genes: int = 2000,
     n_types: int = 8,
+    counts_per_gene: float = COUNTS_PER_GENE,
     seed: int = 0,
     block_cells: int = 4096,
     overwrite: bool = False,
@@ -147,6 +151,8 @@ def simulate(
         Genes G; each type has markers of its own.
     n_types
         Cell types; the first is the largest.
+    counts_per_gene
+        Median counts of a cell before dropout, for each gene: how dense the atlas is.
     seed
         The same seed gives the same cells, whatever `n_cells` and `block_cells`.
     block_cells
@@ -174,11 +180,13 @@ def simulate(
     for name, value in (("n_cells", n_cells), ("n_genes", n_genes), ("n_types", n_types), ("block_cells", block_cells)):
         if value < 1:
             raise ConfigError(f"simulate: {name}={value}; it must be at least 1.")
+    if not counts_per_gene > 0:
+        raise ConfigError(f"simulate: counts_per_gene={counts_per_gene}; it must be positive.")
     if seed < 0:
         raise ConfigError(f"simulate: seed={seed}; it must not be negative.")
     if n_types > n_genes:
         raise ConfigError(f"simulate: n_types={n_types} for n_genes={n_genes}; each type needs a gene of its own.")
-    model = CellModel.draw(n_genes, n_types, seed)
+    model = CellModel.draw(n_genes, n_types, seed, counts_per_gene)
     with atomic_folder(out, overwrite=overwrite) as folder, writing(Path(out)):
         # one type for both, or scikit-learn refuses what anndata reads
         index_dtype = np.dtype(np.int32 if n_cells * n_genes < 2**31 else np.int64)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from scamac_scale.config import IngestConfig
-from scamac_scale.csr import CsrBlock, Piece, check_rows, gather
-from scamac_scale.errors import InputError
+from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.config import IngestConfig, LoaderConfig
+from scamac_scale.errors import InputError, choose
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
 from scamac_scale.progress import track
-from scamac_scale.store.layout import is_store
 from scamac_scale.store.reader import StoreReader
+from scamac_scale.store.record import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scamac_scale.arrays import IntArray
+    from scamac_scale.csr import CsrBlock
     from scamac_scale.genes import GeneSpace
 
 PIECE_CELLS = 8192
-"""Cells of a cached source that lie together in memory."""
+"""Cells that are read at a time into memory."""
 
 
 class OpenSource(CellSource, Protocol):
@@ -53,11 +54,8 @@ class OpenSource(CellSource, Protocol):
     def source_rows(self) -> NDArray[np.int64]:
         """(N,) row in the input of each row of the source."""
 
-    def forget(self) -> None:
-        """Let go what was kept of earlier reads."""
-
     def close(self) -> None:
-        """Close files and let go what was kept."""
+        """Close files."""
 
     def __enter__(self) -> Self:
         """Return the source itself."""
@@ -73,7 +71,7 @@ def open_source(
     gene_space: GeneSpace | None = None,
     *,
     ingest: IngestConfig | None = None,
-    cache_bytes: int = 0,
+    loader: LoaderConfig | None = None,
 ) -> OpenSource:
     """Open cells for reading.
 
@@ -85,9 +83,9 @@ def open_source(
         Of a model; None takes that of the store, or fits one to raw data by two streamed passes.
     ingest
         How raw data is read (``matrix``) and fitted; a store brings its own.
-    cache_bytes
-        If the cells of the chosen genes fit, they are read once and served from memory; the values are the same. How many
-        bytes they take is known beforehand, but for raw data with a given `gene_space`, which costs a pass to count.
+    loader
+        Whether all cells are read once and then served from memory; None streams. How many bytes they take is known
+        beforehand, but for raw data with a given `gene_space`, which costs a pass to count.
 
     Returns
     -------
@@ -104,7 +102,7 @@ def open_source(
     kind = "store" if isinstance(data, StoreReader) or (not _is_anndata(data) and is_store(Path(data))) else "raw"
     source = SOURCES[kind](data, gene_space, ingest or IngestConfig())
     try:
-        return _cached(source, cache_bytes)
+        return source if loader is None else cached(source, loader.cache, loader.cache_bytes)
     except BaseException:
         source.close()
         raise
@@ -151,18 +149,23 @@ class CachedSource:
     Parameters
     ----------
     source
-        Where the cells came from; closed with this one.
-    pieces
-        All N cells, `PIECE_CELLS` in each piece but the last.
+        Where the cells come from; read once, and closed with this one.
+
+    Attributes
+    ----------
+    resident
+        All N cells, as the source loads them; the feed takes batches from it without copying windows.
     """
 
-    def __init__(self, source: OpenSource, pieces: list[Piece]) -> None:
+    def __init__(self, source: OpenSource) -> None:
         self._source = source
-        self._pieces = pieces
         self.n_cells = source.n_cells
         self.gene_names = source.gene_names
         self.gene_space = source.gene_space
         self.missing_genes = source.missing_genes
+        self.csr_bytes = source.csr_bytes
+        self.load_bytes = source.load_bytes
+        self.resident = _read_all(source)
 
     def __enter__(self) -> Self:
         """Return the source itself."""
@@ -173,9 +176,6 @@ class CachedSource:
     ) -> None:
         """Close the source behind it."""
         self.close()
-
-    def forget(self) -> None:
-        """Keep everything: it is what this source is for."""
 
     def close(self) -> None:
         """Close the source behind it."""
@@ -191,28 +191,67 @@ class CachedSource:
         """(N,) row in the input of each cell."""
         return self._source.source_rows
 
-    @property
-    def csr_bytes(self) -> int:
-        """Bytes of all cells."""
-        return self._source.csr_bytes
-
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells from memory; as the source behind it."""
-        return gather(check_rows(rows, self.n_cells), PIECE_CELLS, self._give, len(self.gene_names))
+        return read_rows(self.load, rows, self.n_cells, len(self.gene_names))
 
-    def _give(self, numbers: NDArray[np.int64]) -> list[Piece]:
-        return [self._pieces[number] for number in numbers]
+    def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
+        """Copy runs of cells from memory; as the source behind it."""
+        into.take(self.resident, rows_of(starts, stops))
 
 
-def _cached(source: OpenSource, cache_bytes: int) -> OpenSource:
-    """Read all cells into memory where they fit."""
-    if cache_bytes == 0 or source.csr_bytes > cache_bytes:
-        return source
-    pieces: list[Piece] = []
+def _read_all(source: OpenSource) -> RowBuffer:
+    """Load all cells, piece by piece: a source may hold more than a piece while it loads one."""
+    whole, piece = RowBuffer(), RowBuffer()
     with track("reading cells", source.n_cells, "cells") as progress:
+        row = at = 0
         for start in range(0, source.n_cells, PIECE_CELLS):
-            block = source.read(np.arange(start, min(start + PIECE_CELLS, source.n_cells)))
-            pieces.append((block.indptr, block.indices, block.data))
-            progress.advance(block.n_cells)
-    source.forget()  # now twice in memory
-    return CachedSource(source, pieces)
+            stop = min(start + PIECE_CELLS, source.n_cells)
+            source.load(np.array([start]), np.array([stop]), piece)
+            if start == 0:
+                types = piece.genes.dtype, piece.values.dtype
+                n_values = _count_values(source.load_bytes, source.n_cells, piece)
+                whole.allot(source.n_cells, n_values, *types, is_scaled=piece.scale is not None)
+            whole.indptr[row + 1 : row + piece.n_rows + 1] = piece.indptr[1:] + at
+            whole.genes[at : at + piece.genes.size] = piece.genes
+            whole.values[at : at + piece.values.size] = piece.values
+            if whole.scale is not None and piece.scale is not None:
+                whole.scale[row : row + piece.n_rows] = piece.scale
+            row, at = row + piece.n_rows, at + piece.genes.size
+            progress.advance(piece.n_rows)
+    return whole
+
+
+def _count_values(load_bytes: int, n_cells: int, piece: RowBuffer) -> int:
+    """Values of a source that has so many bytes, when its arrays are of the types of `piece`."""
+    row_bytes = 8 if piece.scale is None else 16
+    return (load_bytes - 8 - row_bytes * n_cells) // (piece.genes.itemsize + piece.values.itemsize)
+
+
+def cached(source: OpenSource, cache: str, cache_bytes: int) -> OpenSource:
+    """Keep all cells of a source in memory, if that is asked for.
+
+    Parameters
+    ----------
+    source
+        Open; closed by what is returned.
+    cache
+        Key of `CACHES`.
+    cache_bytes
+        Budget of ``auto``.
+
+    Returns
+    -------
+    OpenSource
+        The source itself, or one that holds its cells. The values, and the order of a plan, are the same.
+    """
+    return CachedSource(source) if choose(CACHES, cache, "loader.cache")(source, cache_bytes) else source
+
+
+CACHES: dict[str, Callable[[OpenSource, int], bool]] = {
+    "auto": lambda source, budget: budget > 0 and source.load_bytes <= budget,
+    "none": lambda source, budget: False,
+    "host": lambda source, budget: True,
+    "device": lambda source, budget: True,  # by way of the host; the feed then copies it to the device
+}
+"""Whether all cells of a source are kept in memory, given a number of bytes."""

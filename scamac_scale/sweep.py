@@ -51,9 +51,8 @@ def sweep(
         What the last call returned.
     """
     plan = SweepPlan(source.n_cells, batch_cells)
-    requests = (plan.rows(index) for index in range(plan.n_batches))
     with Feed(source) as feed, track(label, source.n_cells, "cells") as progress:
-        for batch in feed.run(requests):
+        for batch in feed.run(plan):
             state = fold(state, batch)
             progress.advance(len(batch.rows))
     return state

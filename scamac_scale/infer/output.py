@@ -15,6 +15,7 @@ import numpy as np
 from scamac_scale.atomic import atomic_folder, check_output, flush, writing
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.infer import convert
+from scamac_scale.infer.spool import RowSpool
 from scamac_scale.store.obs import storable_frame
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ class MemoryOutput:
     ) -> None:
         pass
 
-    def write(self, start: int, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
-        """Take the rows from `start` on."""
-        self._labels[start : start + len(labels)] = labels
+    def write(self, rows: IntArray, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
+        """Take some rows, in any order."""
+        self._labels[rows] = labels
         for name, block in blocks.items():
-            self._blocks[name][start : start + len(block)] = block
+            self._blocks[name][rows] = block
 
     def finish(self, n_clusters: int, uns: dict[str, Any]) -> ad.AnnData:
         """Put the AnnData with all keys together."""
@@ -98,6 +99,9 @@ class DiskOutput:
         Target ending in ``.zarr`` or ``.h5ad``; must not exist.
     obs, genes, widths
         As of `MemoryOutput`.
+    is_ordered
+        Whether rows are going to be written in order; otherwise they are kept in plain files until all are there, which
+        takes their space a second time.
 
     Raises
     ------
@@ -107,11 +111,15 @@ class DiskOutput:
         If the target exists, ends otherwise, cannot be written, or its disk has no room for `widths`.
     """
 
-    def __init__(self, path: str | Path, obs: pd.DataFrame, genes: list[str], widths: dict[str, int]) -> None:
+    def __init__(
+        self, path: str | Path, obs: pd.DataFrame, genes: list[str], widths: dict[str, int], *, is_ordered: bool = True
+    ) -> None:
         self.path = check_target(path)
+        self._is_ordered = is_ordered
         self._obs = storable_frame(obs.assign(**{CLUSTER_KEY: 0}))
         self._genes, self._widths = genes, widths
-        n_copies = 2 if self.path.suffix == ".h5ad" else 1  # an h5ad lies beside its zarr while it is made
+        # an h5ad lies beside its zarr while it is made, and rows out of order beside that
+        n_copies = (2 if self.path.suffix == ".h5ad" else 1) + (not is_ordered)
         _check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
         self._labels = np.zeros(len(obs), dtype=np.int64)
         self._stack = ExitStack()
@@ -126,6 +134,11 @@ class DiskOutput:
                 self._group = zarr.open_group(self._folder, mode="w", zarr_format=3)
                 self._write_frame_of_anndata()
                 self._arrays = {name: self._create(name, width) for name, width in self._widths.items()}
+                spooled = {} if self._is_ordered else self._widths
+                self._spools = {
+                    name: RowSpool(Path(self._folder) / f"{name}.rows", len(self._obs), width)
+                    for name, width in spooled.items()
+                }
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
@@ -159,17 +172,24 @@ class DiskOutput:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def write(self, start: int, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
-        """Write the rows from `start` on."""
-        self._labels[start : start + len(labels)] = labels
+    def write(self, rows: IntArray, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
+        """Write some rows, in any order unless all of them were announced to come in theirs."""
+        self._labels[rows] = labels
         with writing(self.path):
             for name, block in blocks.items():
-                self._arrays[name][start : start + len(block)] = block
+                if name in self._spools:
+                    self._spools[name].write(rows, block)
+                else:
+                    self._arrays[name][int(rows[0]) : int(rows[-1]) + 1] = block
 
     def finish(self, n_clusters: int, uns: dict[str, Any]) -> Path:
         """Write the columns; the target appears when the context ends."""
         obs = self._obs.assign(**{CLUSTER_KEY: cluster_column(self._labels, n_clusters)})
         with writing(self.path):
+            for name, spool in self._spools.items():
+                for start, block in spool.blocks(self._arrays[name].chunks[0]):
+                    self._arrays[name][start : start + len(block)] = block
+                spool.remove()
             self._write("obs", obs)
             self._write("uns", {UNS_KEY: uns})
             if self.path.suffix == ".h5ad":

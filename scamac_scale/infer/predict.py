@@ -25,17 +25,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
-    import pandas as pd
 
     from scamac_scale.checkpoint import FittedModel
     from scamac_scale.loader.feed import Batch
-    from scamac_scale.loader.source import CellSource
+    from scamac_scale.sources import OpenSource
 
 
 def predict(
     model: FittedModel,
-    source: CellSource,
-    obs: pd.DataFrame,
+    source: OpenSource,
     out: str | Path | None = None,
     *,
     is_denoised: bool = False,
@@ -47,9 +45,7 @@ def predict(
     model
         Fitted.
     source
-        N cells, in the order of the result.
-    obs
-        (N) rows, carried over to the result.
+        N cells; its `obs` is carried over to the result, and its `source_rows` say where each row goes.
     out
         Zarr or h5ad to stream to; None keeps the result in memory.
     is_denoised
@@ -58,7 +54,7 @@ def predict(
     Returns
     -------
     AnnData or Path
-        The result in memory, or where it lies.
+        The result in memory, or where it lies; in the order of the input, whatever the order of the source.
 
     Raises
     ------
@@ -73,7 +69,12 @@ def predict(
     widths = {LATENT_KEY: model.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
     if is_denoised:
         widths[DENOISED_KEY] = len(genes)
-    output = MemoryOutput(obs, genes, widths) if out is None else DiskOutput(out, obs, genes, widths)
+    places = source.source_rows
+    obs = source.obs.iloc[np.argsort(places)]
+    is_ordered = bool((places == np.arange(places.size)).all())
+    output = (
+        MemoryOutput(obs, genes, widths) if out is None else DiskOutput(out, obs, genes, widths, is_ordered=is_ordered)
+    )
     network = model.network.eval()
     device = network.gene_mean.device
 
@@ -87,7 +88,7 @@ def predict(
         if is_denoised:
             blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
-        output.write(start, u.argmax(dim=1).cpu().numpy(), arrays)
+        output.write(places[batch.rows], u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
 
     with torch.no_grad(), output:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scamac_scale.atomic import check_output
 from scamac_scale.config import IngestConfig
-from scamac_scale.errors import OutputError
+from scamac_scale.errors import OutputError, choose
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
@@ -65,9 +65,11 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, 16 bytes per cell, and `obs`.
+    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, `store.shuffle.SHUFFLE_BYTES`, 48 bytes
+    per cell, and `obs`. While it shuffles, the disk holds the store twice.
     """
     config = config or IngestConfig()
+    choose(layout.PROFILES, config.profile, "ingest.profile")
     path = check_output(Path(out), overwrite=overwrite)
     with open_raw(data, config.matrix) as raw:
         _refuse_itself(raw, path)
@@ -76,7 +78,7 @@ def ingest(
         header = StoreHeader(
             gene_space=found.gene_space,
             value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
-            chunk_values=layout.chunk_values(found.n_stored, raw.n_cells),
+            n_values=found.n_stored,
             config=config,
             inputs=(fingerprint(raw),),
         )

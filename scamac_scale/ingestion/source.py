@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from scamac_scale.csr import WINDOW_BYTES, CsrBlock, Piece, check_rows, csr_bytes, gather
+from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.csr import CsrBlock, csr_bytes
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.statistics import LOG_MAX, LOG_MAX_DETECTED, likely_kind
-from scamac_scale.store.cache import ByteCache
 from scamac_scale.store.layout import index_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     import pandas as pd
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-BLOCK_CELLS = 1024
-"""Cells that are normalised and kept together."""
-RUN_BLOCKS = 4
-"""Consecutive blocks that are read at once."""
+BLOCK_CELLS = 4096
+"""Cells that are read at once at most."""
+GAP_CELLS = 1024
+"""Runs that are no farther apart are read together: files are cut into chunks of about so many cells."""
 MIN_SHARE = 0.5
 """Share of the chosen genes that an input must have."""
 
@@ -51,8 +51,6 @@ class NormalisedSource:
         Whether all values were checked before; otherwise each block is checked when it is read.
     n_values
         Values above zero of the chosen genes, where that is known; otherwise `csr_bytes` counts them.
-    window_bytes
-        Normalised blocks that are kept: two windows of a shuffled plan.
 
     Raises
     ------
@@ -71,7 +69,6 @@ class NormalisedSource:
         *,
         is_checked: bool = False,
         n_values: int | None = None,
-        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.gene_space = gene_space
         self._raw = raw
@@ -79,7 +76,6 @@ class NormalisedSource:
         self._is_checked = is_checked
         self._is_kind_checked = False
         self._n_values = n_values
-        self._cache = ByteCache(window_bytes)
         self._gene_dtype = index_dtype(len(gene_space.chosen))
         _report_missing(raw.name, self._columns)
 
@@ -94,13 +90,8 @@ class NormalisedSource:
         self.close()
 
     def close(self) -> None:
-        """Close the input and let the kept blocks go."""
-        self.forget()
+        """Close the input."""
         self._raw.close()
-
-    def forget(self) -> None:
-        """Let the kept blocks go; they are read again when they are wanted."""
-        self._cache.clear()
 
     @property
     def n_cells(self) -> int:
@@ -132,7 +123,7 @@ class NormalisedSource:
         """Bytes of all cells as `read` returns them; takes a pass over the input where nobody counted before."""
         n_values = self._n_values
         if n_values is None:
-            blocks = read_blocks(self._raw, BLOCK_CELLS * RUN_BLOCKS, "counting values")
+            blocks = read_blocks(self._raw, BLOCK_CELLS, "counting values")
             n_values = sum(int(np.count_nonzero(self._columns.raw_values(block).data)) for _, block in blocks)
         return csr_bytes(self.n_cells, n_values, self._gene_dtype)
 
@@ -156,25 +147,49 @@ class NormalisedSource:
         InputError
             If the input is damaged, or holds values that do not fit the gene space.
         """
-        rows = check_rows(rows, self.n_cells)
+        return read_rows(self.load, rows, self.n_cells, len(self.gene_names))
 
-        def pieces(blocks: NDArray[np.int64]) -> Iterator[Piece]:
-            return self._cache.through(blocks, self._read_run, RUN_BLOCKS)
+    def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
+        """Load runs of cells, normalised.
 
-        return gather(rows, BLOCK_CELLS, pieces, len(self.gene_names))
+        Parameters
+        ----------
+        starts, stops
+            (R,) first row of each run, and the one after its last; within the input.
+        into
+            Receives the runs, one after the other.
 
-    def _read_run(self, run: list[int]) -> dict[int, Piece]:
-        start, stop = run[0] * BLOCK_CELLS, min((run[-1] + 1) * BLOCK_CELLS, self.n_cells)
-        block = self._raw.read_block(start, stop)
+        Raises
+        ------
+        InputError
+            If the input is damaged, or holds values that do not fit the gene space.
+        """
+        blocks = [self._read(starts[first:last], stops[first:last]) for first, last in _groups(starts, stops)]
+        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)])
+        n_values = int(lengths.sum())
+        into.allot(lengths.size - 1, n_values, self._gene_dtype, np.dtype(np.float32), is_scaled=False)
+        np.cumsum(lengths, out=into.indptr)
+        at = 0
+        for block in blocks:
+            into.genes[at : at + block.nnz] = block.indices
+            into.values[at : at + block.nnz] = block.data
+            at += block.nnz
+
+    @property
+    def load_bytes(self) -> int:
+        """Bytes of all cells as `load` gives them."""
+        return self.csr_bytes
+
+    def _read(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Read what spans some runs that lie near each other, and pick their cells."""
+        first = int(starts[0])
+        block = self._raw.read_block(first, int(stops[-1]))
         if not self._is_checked:
-            self._check(block, start)
+            self._check(block, first)
             self._check_kind(block)
-        values = self._columns.normalised(block)
-        found: dict[int, Piece] = {}
-        for number in run:
-            part = values[number * BLOCK_CELLS - start : (number + 1) * BLOCK_CELLS - start]
-            found[number] = (part.indptr.astype(np.int64), part.indices.astype(self._gene_dtype), part.data)
-        return found
+        if block.shape[0] > (stops - starts).sum():
+            block = block[rows_of(starts, stops) - first]
+        return self._columns.normalised(block)
 
     def _check(self, block: sparse.csr_matrix, start: int) -> None:
         is_wrong = ~np.isfinite(block.data) | (block.data < 0)
@@ -222,6 +237,18 @@ class NormalisedSource:
 
     def _about(self, value: float) -> str:
         return f"{self._raw.name}: {self._raw.matrix} holds {value:g}"
+
+
+def _groups(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Bounds of the stretches of runs that are read at once: ascending, near each other, not too long."""
+    groups: list[tuple[int, int]] = []
+    first = 0
+    for run in range(1, starts.size + 1):
+        is_near = run < starts.size and 0 <= starts[run] - stops[run - 1] < GAP_CELLS
+        if not is_near or stops[run] - starts[first] > BLOCK_CELLS:
+            groups.append((first, run))
+            first = run
+    return groups if starts.size else []
 
 
 _HINT = "Name the matrix of such values as the model was fitted to with ingest.matrix."

@@ -1,33 +1,94 @@
-"""Which rows are read when: pure functions of (seed, epoch, batch index, world).
+"""Which cells are in which batch, and what is read for them: pure functions of (seed, step, world).
 
-Nothing here reads a cell. An epoch is a shuffled pass, a sweep an ordered one; in both every cell comes exactly once.
-A plan has no state to save: the index of the next batch is enough to go on.
+Nothing here reads a cell. A plan has no state to save: the number of the next step is enough to go on, in any process.
+
+A plan says three things of each step (one global batch): which *windows* it needs, which runs of rows a window has to read
+(cut into *parts*, which threads load one by one), and which rows of these parts make up the batch. `EpochPlan` is a shuffled
+pass, `WeightedPlan` one that takes some cells more often than others, `SweepPlan` an ordered pass, `RowsPlan` any lists of
+rows.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from scamac_scale.csr import RUN_CELLS, WINDOW_BYTES
+from scamac_scale.buffer import rows_of, runs_of
 from scamac_scale.errors import PlanError
 from scamac_scale.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-_BLOCK_ORDER = 0  # purposes of the random streams of a plan
-_WINDOW_ORDER = 1
-_WINDOWS_KEPT = 2  # a batch may straddle two windows
+    from scamac_scale.arrays import FloatArray, IntArray
+
+LANES = 64
+"""Parts of equal size into which the cells of a window are dealt; a rank owns whole ones."""
+PARTS = 8
+"""Groups of lanes that are loaded together: what a reader thread does at a time."""
 WINDOW_CELLS = 65536
 """Cells that are mixed with one another, where they fit in memory."""
+WINDOW_BYTES = 2**28
+"""Bytes of a window, as float32 CSR, that `window_sizes` does not exceed unless told."""
+BLOCK_CELLS = 1024
+"""Consecutive cells that a shuffled pass keeps together at most."""
+MIN_BLOCK_CELLS = 64
+"""And at least, if a lane of the window has so many: smaller reads cost more than they are worth."""
+RECURRENCE = 0.25
+"""How much more often than by chance two cells may share a batch twice because they lie in one block, see `window_sizes`."""
+MAX_PASSES = 64
+
+_BLOCK_ORDER, _LANE_ORDER, _DRAW = range(3)  # purposes of the random streams of a plan
+_WINDOWS_KEPT = 8  # those read ahead, and the two that a batch may straddle
+
+Runs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+"""First row of each run, and the one after its last."""
 
 
-def window_for(n_cells: int, csr_bytes: int, kept_bytes: int = WINDOW_BYTES) -> int:
-    """Choose how many cells are mixed, so that a source that streams reads each of them once per epoch.
+class Piece(NamedTuple):
+    """The rows that a batch takes from one part: `places` count from the first row that the part loads."""
+
+    window: int
+    part: int
+    places: NDArray[np.int64]
+
+
+class Share(NamedTuple):
+    """The rows of a batch that belong to this rank, and where they are found, piece after piece."""
+
+    rows: NDArray[np.int64]
+    pieces: list[Piece]
+
+
+class Plan(Protocol):
+    """What a feed runs. Steps and windows are counted through all epochs; windows of later steps never come earlier."""
+
+    @property
+    def n_batches(self) -> int:
+        """Steps of one pass."""
+
+    @property
+    def n_parts(self) -> int:
+        """Parts of each window."""
+
+    def windows(self, step: int) -> tuple[int, int]:
+        """First window that a step needs, and the one after the last."""
+
+    def runs(self, window: int, part: int) -> Runs:
+        """What a part reads, in this order; empty where this rank needs nothing of it."""
+
+    def share(self, step: int) -> Share:
+        """The rows of a step, and where they lie."""
+
+
+def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES) -> dict[str, int]:
+    """Choose how many cells are mixed, and how many consecutive ones are read together.
 
     Parameters
     ----------
@@ -35,19 +96,42 @@ def window_for(n_cells: int, csr_bytes: int, kept_bytes: int = WINDOW_BYTES) -> 
         Cells N in the source.
     csr_bytes
         Bytes of all of them, ``CellSource.csr_bytes``: the same for every kind of source, and so is the order.
-    kept_bytes
-        Bytes that a source keeps.
+    window_bytes
+        Bytes that a window may have, as float32 CSR.
 
     Returns
     -------
-    int
-        Whole runs of `RUN_CELLS`, at least one, at most `WINDOW_CELLS`, such that two windows of average cells fit in
-        `kept_bytes` (a batch may need the end of one and the start of the next); `WINDOW_CELLS` where all cells fit.
+    dict
+        ``window_cells`` W and ``block_cells`` b, for `EpochPlan`.
+
+    Notes
+    -----
+    Cells of one block always share a window. That two cells which shared a batch share one in the next epoch is therefore
+    1 + b N / W^2 times as likely as by chance; b is the largest power of two from `MIN_BLOCK_CELLS` to `BLOCK_CELLS` that keeps
+    the excess below `RECURRENCE`. With windows of 65,536 cells it does so up to 16 million cells; beyond, larger windows do.
     """
-    if csr_bytes <= kept_bytes:
-        return WINDOW_CELLS
-    cells = kept_bytes * n_cells // (2 * csr_bytes)
-    return min(max(cells // RUN_CELLS * RUN_CELLS, RUN_CELLS), WINDOW_CELLS)
+    window = min(max(window_bytes * n_cells // max(csr_bytes, 1), LANES), WINDOW_CELLS)
+    wanted = max(MIN_BLOCK_CELLS, int(RECURRENCE * window**2 / max(n_cells, 1)))
+    block = 1 << (min(BLOCK_CELLS, window // LANES, wanted).bit_length() - 1)
+    return {"window_cells": window // block * block, "block_cells": block}
+
+
+def balanced_weights(codes: IntArray) -> FloatArray:
+    """Weights that make every class as frequent as any other.
+
+    Parameters
+    ----------
+    codes
+        (N,) class of each cell; -1 for none, which counts as a class.
+
+    Returns
+    -------
+    ndarray
+        (N,) float64, one over the size of the class.
+    """
+    _, classes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    weights: FloatArray = 1.0 / sizes[classes]
+    return weights
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -56,43 +140,53 @@ def _check_sizes(**sizes: int) -> None:
             raise PlanError(f"A plan with {name}={value}; it must be at least 1.")
 
 
-def _share(start: int, stop: int, world: World) -> tuple[int, int]:
-    """Bounds of the contiguous part of ``start:stop`` that belongs to a rank."""
-    size = stop - start
-    return start + size * world.rank // world.size, start + size * (world.rank + 1) // world.size
+@dataclass(frozen=True)
+class _Window:
+    """Order of the cells of one window, as far as this rank owns them."""
+
+    start: int  # position in the epoch
+    n_even: int  # cells of every lane; some have one more
+    late: NDArray[np.int64]  # (own lanes,) which of those that have one more a lane is, -1 if it has not
+    rows: NDArray[np.int64]  # of the own lanes, lane after lane, shuffled within each
+    places: NDArray[np.int64]  # of these rows in their parts
+    offsets: NDArray[np.int64]  # (own lanes + 1,) where each lane begins in `rows`
+
+    def counts(self, lanes: NDArray[np.int64], position: int) -> NDArray[np.int64]:
+        """How many cells of each own lane come before a position, when lanes take turns."""
+        even = np.clip(-((lanes - position) // LANES), 0, self.n_even)
+        return even + ((self.late >= 0) & (position > self.n_even * LANES + self.late))
 
 
 class EpochPlan:
-    """Shuffled batches: every cell exactly once per epoch, sizes that differ by at most one cell.
-
-    Blocks of consecutive rows are permuted and dealt to windows; the cells of a window are permuted among themselves and
-    cut into batches. So a reader that keeps one window at hand reads runs of consecutive rows, and an atlas that fits one
-    window is permuted in full.
+    """Shuffled batches: every cell exactly once per epoch, each epoch in its own order.
 
     Parameters
     ----------
     n_cells
         Cells N in the source.
     batch_cells
-        Cells in a global batch, at most.
+        Cells in a global batch, at most; all batches of an epoch are equal in size, to one cell.
     seed
         Of the order.
     world
-        This rank, and how many there are; a global batch is split into contiguous parts.
+        This rank, and how many there are.
     window_cells
-        Cells that are mixed with one another; see `window_for`.
+        Cells that are mixed with one another, from `window_sizes`.
     block_cells
-        Consecutive rows that stay in one window.
+        Consecutive cells that are read together, from `window_sizes`.
 
     Raises
     ------
     PlanError
-        If a size is below 1.
+        If a size is below 1, or there are more ranks than lanes.
 
     Notes
     -----
-    Memory is O(N / block_cells + window_cells). The global batch is the same at any world size: the ranks' parts, one after
-    the other.
+    Blocks of consecutive cells are permuted; as many as fill a window are put together and cut into `LANES` equal lanes of
+    consecutive positions; each lane is shuffled by itself, and the lanes give cells to the batches in turn. A rank owns
+    whole lanes, so it reads only what it delivers. The batches of 1, 2, 4 or 8 ranks, put together in the order of the ranks,
+    are those of one process, cell by cell; of any other number of ranks they have the same cells. Memory is 16 bytes per block of this and the last epoch, and a few windows of
+    numbers.
     """
 
     def __init__(
@@ -103,42 +197,31 @@ class EpochPlan:
         world: World = World(),  # noqa: B008  frozen, no state
         *,
         window_cells: int = WINDOW_CELLS,
-        block_cells: int = RUN_CELLS,
+        block_cells: int = BLOCK_CELLS,
     ) -> None:
         _check_sizes(n_cells=n_cells, batch_cells=batch_cells, window_cells=window_cells, block_cells=block_cells)
+        if world.size > LANES:
+            raise PlanError(
+                f"{world.size} ranks share {LANES} lanes, so some would have nothing to read; start at most {LANES}."
+            )
         self.n_cells = n_cells
         self.batch_cells = batch_cells
         self.seed = seed
         self.world = world
         self.n_batches = -(-n_cells // batch_cells)
+        self._lanes = np.arange(world.rank * LANES // world.size, (world.rank + 1) * LANES // world.size)
+        groups = self._lanes * PARTS // LANES  # of all lanes, whatever the world
+        self._part_edges = np.append(np.unique(groups, return_index=True)[1], self._lanes.size)
+        self.n_parts = self._part_edges.size - 1
         self._block_cells = min(block_cells, window_cells)
-        self._blocks_per_window = max(1, window_cells // self._block_cells)
         self._n_blocks = -(-n_cells // self._block_cells)
-        self._n_windows = -(-self._n_blocks // self._blocks_per_window)
+        self._n_windows = -(-self._n_blocks // max(1, window_cells // self._block_cells))
         self._lock = threading.Lock()
-        self._blocks: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
-        self._windows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
+        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
+        self._windows: OrderedDict[int, _Window] = OrderedDict()
 
     def bounds(self, index: int) -> tuple[int, int]:
-        """Positions in the epoch of a global batch.
-
-        Parameters
-        ----------
-        index
-            0 to ``n_batches`` - 1.
-
-        Returns
-        -------
-        tuple of int
-            First position, and the one after the last.
-
-        Raises
-        ------
-        PlanError
-            If there is no such batch.
-        """
-        if not 0 <= index < self.n_batches:
-            raise PlanError(f"Batch {index} does not exist; an epoch has batches 0 to {self.n_batches - 1}.")
+        """Positions in the epoch of a global batch: the first, and the one after the last."""
         return index * self.n_cells // self.n_batches, (index + 1) * self.n_cells // self.n_batches
 
     def rows(self, epoch: int, index: int) -> NDArray[np.int64]:
@@ -154,61 +237,191 @@ class EpochPlan:
         Returns
         -------
         ndarray
-            int64, in random order; empty where there are fewer cells than ranks.
+            int64; empty where there are fewer cells than ranks.
 
         Raises
         ------
         PlanError
             If there is no such batch.
         """
-        start, stop = _share(*self.bounds(index), self.world)
-        blocks, window_starts = self._block_order(epoch)
-        first = int(np.searchsorted(window_starts, start, side="right")) - 1
-        parts = []
-        for window in range(first, self._n_windows):
-            offset = int(window_starts[window])
-            if offset >= stop:
-                break
-            order = self._window_order(epoch, window, blocks)
-            parts.append(order[max(start - offset, 0) : stop - offset])
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        if epoch < 0 or not 0 <= index < self.n_batches:
+            raise PlanError(
+                f"Batch {index} of epoch {epoch} does not exist; an epoch has batches 0 to {self.n_batches - 1}."
+            )
+        return self.share(epoch * self.n_batches + index).rows
 
-    def _block_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Blocks in the order of the epoch, and the position at which each window starts (one more for the end)."""
+    def windows(self, step: int) -> tuple[int, int]:
+        """First window that a step needs, and the one after the last."""
+        epoch, index = divmod(step, self.n_batches)
+        low, high = self.bounds(index)
+        edges = self._window_starts(epoch)
+        first, last = np.searchsorted(edges, [low, high - 1], side="right") - 1
+        return epoch * self._n_windows + int(first), epoch * self._n_windows + int(last) + 1
+
+    def runs(self, window: int, part: int) -> Runs:
+        """What a part reads, in this order."""
+        return self._runs(window // self._n_windows, *self._part_bounds(window, part))
+
+    def share(self, step: int) -> Share:
+        """The rows of a step that belong to this rank, part after part, and where they lie."""
+        epoch, index = divmod(step, self.n_batches)
+        low, high = self.bounds(index)
+        found: list[tuple[Piece, NDArray[np.int64]]] = []
+        for number in range(*self.windows(step)):
+            window = self._window(number)
+            first = window.counts(self._lanes, max(low - window.start, 0))
+            last = window.counts(self._lanes, high - window.start)
+            taken = rows_of(window.offsets[:-1] + first, window.offsets[:-1] + last)
+            rows, places = window.rows[taken], window.places[taken]
+            ends = np.concatenate(([0], np.cumsum(last - first)))[self._part_edges]
+            for part in np.flatnonzero(np.diff(ends)).tolist():
+                mine = slice(ends[part], ends[part + 1])
+                found.append((Piece(number, part, places[mine]), rows[mine]))
+        found.sort(key=lambda pair: pair[0].part)  # not by window: the ranks of 8 own a part each
+        rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+        return Share(rows, [piece for piece, _ in found])
+
+    def _runs(self, epoch: int, low: int, high: int) -> Runs:
+        """Runs of rows at the positions `low` to `high` of an epoch."""
+        blocks, starts = self._order(epoch)
+        first, last = np.searchsorted(starts, [low, max(high - 1, low)], side="right") - 1
+        edges = np.clip(starts[first : last + 2], low, high)
+        shift = blocks[first : last + 1] * self._block_cells - starts[first : last + 1]
+        return edges[:-1][edges[:-1] < edges[1:]] + shift[edges[:-1] < edges[1:]], (edges[1:] + shift)[
+            edges[:-1] < edges[1:]
+        ]
+
+    def _locate(
+        self, epoch: int, positions: NDArray[np.int64], window: int, part: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows at some positions of an epoch, and their places in the part of a window that they belong to."""
+        blocks, starts = self._order(epoch)
+        block = np.searchsorted(starts, positions, side="right") - 1
+        rows = blocks[block] * self._block_cells + positions - starts[block]
+        return rows, positions - self._part_bounds(window, part)[0]
+
+    def _part_bounds(self, window: int, part: int) -> tuple[int, int]:
+        """Positions in the epoch that a part holds."""
+        epoch, number = divmod(window, self._n_windows)
+        start, stop = self._window_starts(epoch)[number : number + 2]
+        first, last = self._lanes[0] + self._part_edges[part], self._lanes[0] + self._part_edges[part + 1]
+        return int(start + (stop - start) * first // LANES), int(start + (stop - start) * last // LANES)
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Blocks in the order of an epoch, and the position at which each starts (one more for the end)."""
         with self._lock:
-            known = self._blocks
-        if known is not None and known[0] == epoch:
-            return known[1], known[2]
+            if epoch in self._epochs:
+                return self._epochs[epoch]
         blocks = np.random.default_rng([self.seed, _BLOCK_ORDER, epoch]).permutation(self._n_blocks)
         sizes = np.full(self._n_blocks, self._block_cells)
         sizes[blocks == self._n_blocks - 1] = self.n_cells - (self._n_blocks - 1) * self._block_cells
-        ends = np.concatenate(([0], np.cumsum(sizes)))
-        edges = np.minimum(np.arange(self._n_windows + 1) * self._blocks_per_window, self._n_blocks)
+        starts = np.concatenate(([0], np.cumsum(sizes)))
         with self._lock:
-            self._blocks = (epoch, blocks, ends[edges])
-        return blocks, ends[edges]
+            self._epochs[epoch] = blocks, starts
+            while len(self._epochs) > 2:  # reading ahead crosses the end of an epoch
+                self._epochs.popitem(last=False)
+        return blocks, starts
 
-    def _window_order(self, epoch: int, window: int, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of a window in random order."""
-        key = (epoch, window)
+    def _window_starts(self, epoch: int) -> NDArray[np.int64]:
+        """Position at which each window of an epoch starts (one more for the end); windows are of nearly equal size."""
+        edges = np.arange(self._n_windows + 1) * self._n_blocks // self._n_windows
+        return self._order(epoch)[1][edges]
+
+    def _window(self, number: int) -> _Window:
         with self._lock:
-            if key in self._windows:
-                self._windows.move_to_end(key)
-                return self._windows[key]
-        members = blocks[window * self._blocks_per_window : (window + 1) * self._blocks_per_window]
-        rows = (members[:, None] * self._block_cells + np.arange(self._block_cells)).ravel()
-        rows = rows[rows < self.n_cells]
-        np.random.default_rng([self.seed, _WINDOW_ORDER, epoch, window]).shuffle(rows)
-        rows.setflags(write=False)
+            if number in self._windows:
+                self._windows.move_to_end(number)
+                return self._windows[number]
+        epoch, index = divmod(number, self._n_windows)
+        start, stop = self._window_starts(epoch)[index : index + 2]
+        n_cells = int(stop - start)
+        edges = np.arange(LANES + 1) * n_cells // LANES
+        n_even = n_cells // LANES
+        is_late = np.diff(edges) > n_even
+        late = np.where(is_late, np.cumsum(is_late) - 1, -1)[self._lanes]
+        own = edges[self._lanes[0] : self._lanes[-1] + 2]
+        offsets = own - own[0]
+        positions = np.arange(start + own[0], start + own[-1])
+        for lane, low, high in zip(self._lanes.tolist(), offsets[:-1], offsets[1:], strict=True):
+            np.random.default_rng([self.seed, _LANE_ORDER, number, lane]).shuffle(positions[low:high])
+        cuts = offsets[self._part_edges]
+        found = [self._locate(epoch, positions[cuts[p] : cuts[p + 1]], number, p) for p in range(self.n_parts)]
+        rows, places = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        window = _Window(int(start), n_even, late, rows, places, offsets)
         with self._lock:
-            self._windows[key] = rows
+            self._windows[number] = window
             while len(self._windows) > _WINDOWS_KEPT:
                 self._windows.popitem(last=False)
-        return rows
+        return window
+
+
+class WeightedPlan(EpochPlan):
+    """Shuffled batches in which cells come as often as their weights say: N draws per epoch.
+
+    Parameters
+    ----------
+    weights
+        (N,) non-negative, not all zero; a cell comes ``N weight / sum`` times per epoch, rounded up or down at random.
+    batch_cells, seed, world, window_cells, block_cells
+        As of `EpochPlan`, over the N draws of an epoch.
+
+    Raises
+    ------
+    PlanError
+        If a weight is negative or not finite, or all are zero.
+
+    Notes
+    -----
+    Systematic sampling: N equally spaced points, shifted at random in each epoch, fall on the cumulated weights. They are
+    taken in passes, as many as the heaviest cell has draws (at most `MAX_PASSES`), so that the draws of one cell are spread
+    over the epoch, while the blocks of a pass still lie side by side on disk. Memory is 8 bytes per cell.
+    """
+
+    def __init__(
+        self,
+        weights: FloatArray,
+        batch_cells: int,
+        seed: int,
+        world: World = World(),  # noqa: B008  frozen, no state
+        *,
+        window_cells: int = WINDOW_CELLS,
+        block_cells: int = BLOCK_CELLS,
+    ) -> None:
+        weights = np.asarray(weights, dtype=np.float64)
+        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+            raise PlanError("Sampling weights must be one finite number per cell, not negative, and not all zero.")
+        super().__init__(weights.size, batch_cells, seed, world, window_cells=window_cells, block_cells=block_cells)
+        heaviest = float(weights.max() / weights.mean())
+        n_passes = int(min(max(np.ceil(heaviest), 1), MAX_PASSES))
+        self._passes = np.concatenate(
+            ([0], np.cumsum([len(range(p, weights.size, n_passes)) for p in range(n_passes)]))
+        )
+        self._cumulated = np.cumsum(weights / weights.sum())
+
+    def _cells(self, epoch: int, draws: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cell of each draw of an epoch."""
+        shift = np.random.default_rng([self.seed, _DRAW, epoch]).random()
+        number = np.searchsorted(self._passes, draws, side="right") - 1
+        point = (draws - self._passes[number]) * (self._passes.size - 1) + number
+        cells = np.searchsorted(self._cumulated, (point + shift) / self.n_cells, side="right")
+        return np.minimum(cells, self.n_cells - 1)
+
+    def _part_cells(self, epoch: int, low: int, high: int) -> NDArray[np.int64]:
+        return np.unique(self._cells(epoch, rows_of(*super()._runs(epoch, low, high))))
+
+    def _runs(self, epoch: int, low: int, high: int) -> Runs:
+        return runs_of(self._part_cells(epoch, low, high))
+
+    def _locate(
+        self, epoch: int, positions: NDArray[np.int64], window: int, part: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        draws, _ = super()._locate(epoch, positions, window, part)
+        cells = self._cells(epoch, draws)
+        return cells, np.searchsorted(self._part_cells(epoch, *self._part_bounds(window, part)), cells)
 
 
 class SweepPlan:
-    """Ordered batches: every cell exactly once, in the order of the source.
+    """Ordered batches: every cell exactly once, in the order of the source; each batch is a window of its own.
 
     Parameters
     ----------
@@ -225,12 +438,27 @@ class SweepPlan:
         If a size is below 1.
     """
 
+    n_parts = 1
+
     def __init__(self, n_cells: int, batch_cells: int, world: World = World()) -> None:  # noqa: B008  frozen, no state
         _check_sizes(n_cells=n_cells, batch_cells=batch_cells)
         self.n_cells = n_cells
         self.batch_cells = batch_cells
         self.world = world
         self.n_batches = -(-n_cells // batch_cells)
+
+    def windows(self, step: int) -> tuple[int, int]:
+        """First window that a step needs, and the one after the last."""
+        return step, step + 1
+
+    def runs(self, window: int, part: int) -> Runs:
+        """What a part reads: one run."""
+        return runs_of(self.rows(window))
+
+    def share(self, step: int) -> Share:
+        """The rows of a step that belong to this rank."""
+        rows = self.rows(step)
+        return Share(rows, [Piece(step, 0, rows - rows[0])] if rows.size else [])
 
     def rows(self, index: int) -> NDArray[np.int64]:
         """Rows of one batch that belong to this rank.
@@ -253,5 +481,35 @@ class SweepPlan:
         if not 0 <= index < self.n_batches:
             raise PlanError(f"Batch {index} does not exist; a sweep has batches 0 to {self.n_batches - 1}.")
         start = index * self.batch_cells
-        start, stop = _share(start, min(start + self.batch_cells, self.n_cells), self.world)
-        return np.arange(start, stop, dtype=np.int64)
+        n_cells = min(self.batch_cells, self.n_cells - start)
+        rank, size = self.world.rank, self.world.size
+        return np.arange(start + rank * n_cells // size, start + (rank + 1) * n_cells // size, dtype=np.int64)
+
+
+class RowsPlan:
+    """Any batches: lists of rows, such as samples; each is a window of its own.
+
+    Parameters
+    ----------
+    requests
+        Rows of each batch, in any order, repeats allowed.
+    """
+
+    n_parts = 1
+
+    def __init__(self, requests: Sequence[IntArray]) -> None:
+        self._requests = [np.asarray(rows, dtype=np.int64) for rows in requests]
+        self.n_batches = len(self._requests)
+
+    def windows(self, step: int) -> tuple[int, int]:
+        """First window that a step needs, and the one after the last."""
+        return step, step + 1
+
+    def runs(self, window: int, part: int) -> Runs:
+        """What a part reads: the rows in ascending order."""
+        return runs_of(np.unique(self._requests[window]))
+
+    def share(self, step: int) -> Share:
+        """The rows of a step."""
+        rows = self._requests[step]
+        return Share(rows, [Piece(step, 0, np.unique(rows, return_inverse=True)[1])] if rows.size else [])

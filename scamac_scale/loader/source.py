@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from scamac_scale.csr import CsrBlock, check_rows
+from scamac_scale.buffer import RowBuffer
+from scamac_scale.csr import CsrBlock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scamac_scale.arrays import IntArray
 
-__all__ = ["CellSource", "CsrBlock", "check_rows"]
+__all__ = ["CellSource", "CsrBlock", "RowBuffer"]
 
 
 @runtime_checkable
@@ -36,7 +40,22 @@ class CellSource(Protocol):
 
     @property
     def csr_bytes(self) -> int:
-        """Bytes of all cells as `read` returns them: tells how many fit in memory."""
+        """Bytes of all cells as `read` returns them: the same for every kind of source that holds the same cells."""
+
+    @property
+    def load_bytes(self) -> int:
+        """Bytes of all cells as `load` gives them: tells how many fit in memory."""
+
+    def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
+        """Load runs of cells into reused memory, for the feed.
+
+        Parameters
+        ----------
+        starts, stops
+            (R,) first row of each run, and the one after its last; runs lie within the source and are not empty.
+        into
+            Receives the rows of the runs, one run after the other; its genes are below G.
+        """
 
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells.

@@ -1,12 +1,13 @@
-"""Reads a training store: any cells, log-normalised, without holding the matrix.
+"""Reads a training store: any cells, without holding the matrix.
 
-`StoreReader` satisfies the loader's `CellSource`. Chunks are read whole, checked (crc32c, gene range), kept for a while,
-and the cells asked for are gathered from them by a compiled kernel.
+`StoreReader` satisfies the loader's `CellSource`: runs of cells are read straight into reused memory, as they are stored,
+with the factor of each cell; kernels of `scamac_scale.buffer` finish them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,11 +16,13 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from scamac_scale.csr import RUN_CELLS, WINDOW_BYTES, CsrBlock, check_rows, copy_rows, csr_bytes
-from scamac_scale.errors import StoreError
+from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.csr import CsrBlock, csr_bytes
+from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.store import layout
-from scamac_scale.store.cache import ByteCache
+from scamac_scale.store.record import read_record
+from scamac_scale.store.shards import ShardReader
 from scamac_scale.values import cell_scale, normalise_values
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-_RUN_CHUNKS = 16  # consecutive chunks read by one call to zarr
-_MAX_SPREAD = 3.0  # a chunk holds up to twice RUN_CELLS, but for cells with a handful of values
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
 
@@ -43,8 +44,6 @@ class StoreReader:
     ----------
     path
         Folder of the store.
-    window_bytes
-        Cells that stay at hand, as CSR: two windows of a shuffled plan. Kept are the chunks in which they lie.
 
     Attributes
     ----------
@@ -52,6 +51,8 @@ class StoreReader:
         Folder of the store.
     n_cells, n_genes, n_values
         Cells, chosen genes, stored values.
+    profile
+        Key of `layout.PROFILES`.
     gene_space
         The genes, and how values are normalised.
 
@@ -62,24 +63,27 @@ class StoreReader:
 
     Notes
     -----
-    Memory is 16 bytes per cell and the kept chunks: 1 to 1.5 times `window_bytes` for counts below 256, at most 3 times for
-    float32 values, since chunks reach beyond the runs of cells that a window is made of. Reading is safe from several threads; not after a fork.
+    Memory is 12 bytes per cell (16 where totals are no whole numbers below 2**24, or not counts), one byte and the index of
+    each chunk. Reading is safe from several threads; a process that was forked off after opening is refused.
     """
 
-    def __init__(self, path: str | Path, *, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        record = layout.read_record(self.path)
+        self._pid = os.getpid()
+        record = read_record(self.path)
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
+        self.profile = record.profile
         with self._reading():
             self._root = zarr.open_group(_StrictStore(self.path, read_only=True), mode="r")
             self._about = {key: self._text(key) for key in ("gene_space", "config", "inputs")}
             self.gene_space = GeneSpace.from_dict(self._json("gene_space"))
             self._indptr = self._array("X/indptr", self.n_cells + 1)[:]
-            self._data = self._array("X/data", self.n_values)
-            self._indices = self._array("X/indices", self.n_values)
-            self._scale = self._read_scale()
-        self._chunk = int(self._data.chunks[0])
-        self._cache = ByteCache(self._kept_bytes(window_bytes))
+            value_dtype = self._root["X/data"].dtype
+            self._totals = self._read_totals()
+        self._gene_dtype = layout.index_dtype(self.n_genes)
+        self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values)
+        self._values = ShardReader(self.path / "X" / "data", value_dtype, self.n_values)
+        self._value_dtype: np.dtype[Any] = value_dtype
         self._check_arrays()
 
     def __enter__(self) -> Self:
@@ -89,16 +93,10 @@ class StoreReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the kept chunks go."""
-        self.close()
+        """Close it."""
 
     def close(self) -> None:
-        """Let the kept chunks go; no file stays open between reads."""
-        self.forget()
-
-    def forget(self) -> None:
-        """Let the kept chunks go; they are read again when they are wanted."""
-        self._cache.clear()
+        """Nothing stays open between reads."""
 
     @property
     def gene_names(self) -> Sequence[str]:
@@ -113,7 +111,17 @@ class StoreReader:
     @property
     def csr_bytes(self) -> int:
         """Bytes of all cells as `read` returns them."""
-        return csr_bytes(self.n_cells, self.n_values, layout.index_dtype(self.n_genes))
+        return csr_bytes(self.n_cells, self.n_values, self._gene_dtype)
+
+    @property
+    def load_bytes(self) -> int:
+        """Bytes of all cells as `load` gives them."""
+        entry_bytes = self._value_dtype.itemsize + self._gene_dtype.itemsize
+        return (16 if self._is_scaled else 8) * self.n_cells + 8 + self.n_values * entry_bytes
+
+    @property
+    def _is_scaled(self) -> bool:
+        return self._totals is not None and self._value_dtype.kind == "u"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -160,63 +168,59 @@ class StoreReader:
             If a row is not in the store.
         StoreError
             If a chunk is missing or damaged.
-
-        Notes
-        -----
-        Reads each chunk that holds a wanted cell once, or not at all where it is still kept.
         """
-        rows = check_rows(rows, self.n_cells)
-        indptr = np.zeros(rows.size + 1, np.int64)
-        np.cumsum(self._indptr[rows + 1] - self._indptr[rows], out=indptr[1:])
-        raw = np.empty(indptr[-1], self._data.dtype)
-        genes = np.empty(indptr[-1], self._indices.dtype)
-        self._gather(rows, indptr, raw, genes)
-        if self._scale is None:
-            values = raw.astype(np.float32, copy=False)
-        else:
-            values = normalise_values(indptr, raw, self._scale[rows])
-        return CsrBlock(indptr, genes, values, self.n_genes)
+        return read_rows(self.load, rows, self.n_cells, self.n_genes)
 
-    def _gather(self, rows: NDArray[np.int64], indptr: NDArray[np.int64], raw: Any, genes: Any) -> None:
-        order = np.argsort(rows, kind="stable")
-        order = order[np.diff(indptr)[order] > 0]
-        starts, stops = self._indptr[rows[order]], self._indptr[rows[order] + 1]
-        targets = indptr[order]
-        firsts, lasts = starts // self._chunk, (stops - 1) // self._chunk
-        chunks = _covered(firsts, lasts)
-        # rows whose values reach into a chunk are neighbours, since both bounds ascend
-        lows = np.searchsorted(lasts, chunks, side="left")
-        highs = np.searchsorted(firsts, chunks, side="right")
-        for at, (data, indices) in enumerate(self._cache.through(chunks, self._read_run, _RUN_CHUNKS)):
-            part = slice(lows[at], highs[at])
-            offset = chunks[at] * self._chunk
-            copy_rows(offset, data, indices, starts[part], stops[part], targets[part], raw, genes)
+    def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
+        """Load runs of cells as they are stored.
 
-    def _kept_bytes(self, window_bytes: int) -> int:
-        """Bytes of the chunks, as stored, that hold `window_bytes` of cells, as read, in runs of `RUN_CELLS`."""
-        index_bytes = self._indices.dtype.itemsize
-        narrower = (self._data.dtype.itemsize + index_bytes) / (4 + index_bytes)
-        chunk_cells = self._chunk * self.n_cells / max(self.n_values, 1)
-        return int(window_bytes * narrower * min(1 + chunk_cells / RUN_CELLS, _MAX_SPREAD))
+        Parameters
+        ----------
+        starts, stops
+            (R,) first row of each run, and the one after its last; within the store.
+        into
+            Receives the runs, one after the other.
 
-    def _read_run(self, run: list[int]) -> dict[int, tuple[NDArray[Any], ...]]:
-        start, stop = run[0] * self._chunk, min((run[-1] + 1) * self._chunk, self.n_values)
-        with self._reading(f"X/data or X/indices, chunks {run[0]} to {run[-1]}"):
-            data, indices = self._data[start:stop], self._indices[start:stop]
-        if int(indices.max()) >= self.n_genes:
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged.
+        PlanError
+            In a process that was forked off after the store was opened.
+        """
+        if os.getpid() != self._pid:
+            raise PlanError(
+                f"{self.path} was opened by process {self._pid} and is read by {os.getpid()}, which was forked off: the threads "
+                "and locks that zarr had do not survive that. Open the store in the process that reads it; the feed reads "
+                "ahead with threads and needs no worker processes."
+            )
+        lows, highs = self._indptr[starts], self._indptr[stops]
+        n_rows, n_values = int((stops - starts).sum()), int((highs - lows).sum())
+        is_scaled = self._is_scaled
+        into.allot(n_rows, n_values, self._gene_dtype, self._value_dtype, is_scaled=is_scaled)
+        row = at = 0
+        for start, stop, low, high in zip(starts.tolist(), stops.tolist(), lows.tolist(), highs.tolist(), strict=True):
+            np.add(self._indptr[start + 1 : stop + 1], at - low, out=into.indptr[row + 1 : row + 1 + stop - start])
+            self._genes.read(low, high, into.genes[at : at + high - low])
+            self._values.read(low, high, into.values[at : at + high - low])
+            row, at = row + stop - start, at + high - low
+        if n_values and int(into.genes.max()) >= self.n_genes:
             raise StoreError(f"{self.path}/X/indices holds a gene beyond {self.n_genes - 1}; {_REMAKE}.")
-        found: dict[int, tuple[NDArray[Any], ...]] = {}
-        for chunk in run:
-            bounds = slice(chunk * self._chunk - start, (chunk + 1) * self._chunk - start)
-            # copies, so that a kept chunk does not keep its whole run in memory
-            found[chunk] = (data[bounds].copy(), indices[bounds].copy()) if len(run) > 1 else (data, indices)
-        return found
+        if self._totals is not None:
+            assert self.gene_space.target_sum is not None
+            scale = cell_scale(self._totals[rows_of(starts, stops)], self.gene_space.target_sum)
+            if into.scale is not None:
+                into.scale[:] = scale
+            else:
+                into.values[:] = normalise_values(into.indptr, into.values, scale)
 
-    def _read_scale(self) -> NDArray[np.float64] | None:
+    def _read_totals(self) -> NDArray[Any] | None:
+        """Totals of the cells, in four bytes each where these hold them."""
         if self.gene_space.target_sum is None:
             return None
         totals = self._array(f"obs/{layout.TOTAL}", self.n_cells)[:]
-        return cell_scale(totals, self.gene_space.target_sum)
+        narrow = totals.astype(np.float32)
+        return narrow if np.array_equal(narrow, totals) else totals
 
     def _array(self, name: str, size: int) -> Any:  # Any: a zarr array
         array = self._root[name]
@@ -265,10 +269,3 @@ class _StrictStore(LocalStore):
         if found is None and key.rpartition("/")[2] not in _METADATA_NAMES:
             raise StoreError(f"{self.root / key} is missing; {_REMAKE}.")
         return found
-
-
-def _covered(firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Every chunk from a first to its last, each once, ascending; both bounds ascend."""
-    lengths = lasts - firsts + 1
-    steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.unique(np.repeat(firsts, lengths) + steps)

@@ -1,24 +1,30 @@
-"""Writes a training store, block by block, all or nothing."""
+"""Writes a training store, block by block, in random order, all or nothing."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from scamac_scale.atomic import atomic_folder, writing
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, choose
+from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.obs import storable_frame
+from scamac_scale.store.record import write_record
+from scamac_scale.store.shards import ShardWriter
+from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from scamac_scale.genes import GeneSpace
 
 _log = logging.getLogger(__name__)
+
+_BUCKETS = "shuffle-buckets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +48,28 @@ class StoreHeader:
         Its chosen genes are the columns of the store.
     value_dtype
         Type of the stored values, from `layout.value_dtype`.
-    chunk_values
-        Values in a chunk, from `layout.chunk_values`.
+    n_values
+        Values that are going to come, or a guess: for the size of the shuffle's buckets.
     config
-        How the input was read.
+        How the input was read; its `profile`, `shuffle` and `seed` say how it is written.
     inputs
         Fingerprint of each input: plain values that JSON can hold.
+    sizes
+        Of chunks and shards.
     """
 
     gene_space: GeneSpace
     value_dtype: np.dtype[Any]
-    chunk_values: int
+    n_values: int
     config: IngestConfig
     inputs: tuple[dict[str, Any], ...] = field(default=())
+    sizes: layout.Sizes = field(default_factory=layout.Sizes)
+
+    def order(self, n_cells: int) -> NDArray[np.int64] | None:
+        """Row of the input that comes first, second, ... in the store; None where the order stays."""
+        if not self.config.shuffle:
+            return None
+        return numpy_generator(self.config.seed, "store order").permutation(n_cells)
 
 
 def write_store(
@@ -71,11 +88,11 @@ def write_store(
     out
         Folder to be written.
     blocks
-        Raw values of consecutive runs of cells, each (cells, G), chosen genes only, in order.
+        Raw values of consecutive runs of cells, each (cells, G), chosen genes only, in the order of the input.
     header
         What the store says about itself.
     obs
-        (N, columns) the cells; holds `layout.TOTAL` and `layout.SOURCE_ROW`.
+        (N, columns) the cells, in the order of the input; holds `layout.TOTAL` and `layout.SOURCE_ROW`.
     var
         (G, columns) the chosen genes.
     overwrite
@@ -95,20 +112,55 @@ def write_store(
 
     Notes
     -----
-    Memory is one block, one chunk and 8 bytes per cell, beside `obs`.
+    The order of the cells is a uniform random permutation drawn from the seed of ``header.config``, unless that says not to
+    shuffle. Memory is one block, `shuffle.SHUFFLE_BYTES` and 32 bytes per cell, beside `obs`.
     """
+    order = header.order(len(obs))
     with atomic_folder(out, overwrite=overwrite) as folder:
         with writing(Path(out)):
             root = zarr.open_group(str(folder), mode="w", zarr_format=3)
-            _write_frames(root, header, obs, var)
-        values = _ValueWriter(root, header, Path(out))
-        for block in blocks:
-            values.append(block)
-        values.finish(n_cells=len(obs))
-        with writing(Path(out)):
-            _commit(root, folder, values.record_fields())  # flushed with all the rest, before the folder gets its name
+            _write_frames(root, header, obs if order is None else obs.iloc[order], var)
+        with _ValueWriter(root, folder, header, Path(out)) as values:
+            if order is None:
+                for block in blocks:
+                    values.append(*values.tidy(block))
+            else:
+                _write_shuffled(values, blocks, order, header, folder / _BUCKETS)
+            values.finish(n_cells=len(obs))
+        with writing(Path(out)):  # flushed with all the rest, before the folder gets its name
+            write_record(
+                folder, profile=header.config.profile, n_cells=len(obs), n_genes=len(var), n_values=values.n_values
+            )
     _log.info("wrote %d cells, %d genes, %d values to %s", len(obs), len(var), values.n_values, out)
     return Path(out)
+
+
+def _write_shuffled(
+    values: _ValueWriter,
+    blocks: Iterable[sparse.csr_matrix],
+    order: NDArray[np.int64],
+    header: StoreHeader,
+    folder: Path,
+) -> None:
+    entry_bytes = header.value_dtype.itemsize + values.gene_dtype.itemsize
+    shuffler = RowShuffler(order, folder, 8 + header.n_values * entry_bytes / max(order.size, 1))
+    n_cells = 0
+    for block in blocks:
+        tidied = values.tidy(block)
+        n_cells += len(tidied[0])
+        _check_count(n_cells, order.size, is_all=False)
+        with writing(values.out):
+            shuffler.append(*tidied)
+    _check_count(n_cells, order.size)
+    with writing(values.out):
+        for rows in shuffler.rows():
+            values.append(*rows)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_count(n_read: int, n_cells: int, *, is_all: bool = True) -> None:
+    if n_read > n_cells or (is_all and n_read != n_cells):
+        raise InputError(f"{n_read} cells were read, but the input announced {n_cells}; it has changed.")
 
 
 def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var: pd.DataFrame) -> None:
@@ -132,28 +184,40 @@ def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var:
 
 
 class _ValueWriter:
-    """The three arrays of ``X``; values and genes go to disk in whole chunks."""
+    """The three arrays of ``X``; a context manager that closes their files."""
 
-    def __init__(self, root: zarr.Group, header: StoreHeader, out: Path) -> None:
-        self._out = out
+    def __init__(self, root: zarr.Group, folder: Path, header: StoreHeader, out: Path) -> None:
+        self.out = out
+        self.gene_dtype = layout.index_dtype(len(header.gene_space.chosen))
         self._n_genes = len(header.gene_space.chosen)
         self._dtype = header.value_dtype
-        self._gene_dtype = layout.index_dtype(self._n_genes)
-        self._chunk = header.chunk_values
         self._lengths: list[NDArray[np.int64]] = []
-        self._pending: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self._n_pending = 0
-        self._n_written = 0
+        profile = choose(layout.PROFILES, header.config.profile, "ingest.profile")
         with writing(out):
             self._group = root.create_group("X")
-            self._data = self._create("data", self._dtype, self._chunk)
-            self._indices = self._create("indices", self._gene_dtype, self._chunk)
+            self._arrays, self._writers = {}, {}
+            for name, dtype, shuffle in (
+                ("data", self._dtype, profile.data),
+                ("indices", self.gene_dtype, profile.indices),
+            ):
+                self._arrays[name] = self._create(name, dtype, header.sizes, shuffle)
+                self._writers[name] = ShardWriter(folder / "X" / name, dtype, header.sizes, shuffle)
+
+    def __enter__(self) -> _ValueWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers.values():
+            writer.close()
 
     @property
     def n_values(self) -> int:
-        return self._n_written + self._n_pending
+        return self._writers["data"].n_values
 
-    def append(self, block: sparse.csr_matrix) -> None:
+    def tidy(self, block: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+        """Check a block and bring it into the types of the store: values per row, genes, values."""
         if block.shape[1] != self._n_genes:
             raise InputError(f"A block of {block.shape[1]} genes for a store of {self._n_genes}.")
         if not block.has_canonical_format or (block.data == 0).any():
@@ -166,60 +230,41 @@ class _ValueWriter:
                 f"A block holds {block.data.max()}, which is no count that {self._dtype} can hold; "
                 "the input has changed since it was checked."
             )
-        self._lengths.append(np.diff(block.indptr).astype(np.int64))
-        self._pending.append((data, block.indices.astype(self._gene_dtype)))
-        self._n_pending += data.size
-        if self._n_pending >= self._chunk:
-            self._flush(self._n_pending // self._chunk * self._chunk)
+        return np.diff(block.indptr).astype(np.int64), block.indices.astype(self.gene_dtype), data
+
+    def append(self, lengths: NDArray[np.int64], genes: NDArray[Any], values: NDArray[Any]) -> None:
+        self._lengths.append(lengths)
+        with writing(self.out):
+            self._writers["indices"].append(genes)
+            self._writers["data"].append(values)
 
     def finish(self, n_cells: int) -> None:
         lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
-        if lengths.size != n_cells:
-            raise InputError(f"{lengths.size} cells were read, but the input announced {n_cells}; it has changed.")
-        self._flush(self._n_pending)
-        self._indptr = np.concatenate(([0], np.cumsum(lengths)))
-        with writing(self._out):
-            array = self._create("indptr", np.dtype(np.int64), layout.INDPTR_CHUNK, n_cells + 1)
-            array[:] = self._indptr
-            self._group.attrs.update(
-                {
-                    "encoding-type": "csr_matrix",
-                    "encoding-version": "0.1.0",
-                    "shape": [n_cells, self._n_genes],
-                }
-            )
+        _check_count(lengths.size, n_cells)
+        indptr = np.concatenate(([0], np.cumsum(lengths)))
+        with writing(self.out):
+            for name, writer in self._writers.items():
+                writer.finish()
+                self._arrays[name].resize((writer.n_values,))
+            array = self._create("indptr", np.dtype(np.int64), None, None, n_cells + 1)
+            array[:] = indptr
+            shape = {"shape": [n_cells, self._n_genes]}
+            self._group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", **shape})
 
-    def record_fields(self) -> dict[str, int]:
-        return {"n_cells": self._indptr.size - 1, "n_genes": self._n_genes, "n_values": self._n_written}
-
-    def _create(self, name: str, dtype: np.dtype[Any], chunk: int, size: int = 0) -> zarr.Array[Any]:
+    def _create(
+        self, name: str, dtype: np.dtype[Any], sizes: layout.Sizes | None, shuffle: str | None, n_values: int = 0
+    ) -> zarr.Array[Any]:
+        compressors: list[Any] = [Crc32cCodec()]
+        if shuffle is not None:
+            compressors.insert(0, BloscCodec(**layout.COMPRESSOR, shuffle=shuffle, typesize=dtype.itemsize))
         return self._group.create_array(
             name,
-            shape=(size,),
+            shape=(n_values,),
             dtype=dtype,
-            chunks=(chunk,),
-            compressors=[Crc32cCodec()],
+            chunks=(layout.INDPTR_CHUNK if sizes is None else sizes.chunk_values,),
+            shards=None if sizes is None else (sizes.shard_values,),
+            compressors=compressors,
             fill_value=0,
             attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             config={"write_empty_chunks": True},
         )
-
-    def _flush(self, n: int) -> None:
-        """Write the first `n` pending values: whole chunks, or all that is left."""
-        if n == 0:
-            return
-        start, stop = self._n_written, self._n_written + n
-        arrays = (self._data, self._indices)
-        joined = [np.concatenate(parts) for parts in zip(*self._pending, strict=True)]
-        with writing(self._out):
-            for array, values in zip(arrays, joined, strict=True):
-                array.resize((stop,))
-                array[start:stop] = values[:n]
-        self._pending = [(joined[0][n:], joined[1][n:])]
-        self._n_written, self._n_pending = stop, self._n_pending - n
-
-
-def _commit(root: zarr.Group, folder: Path, fields: dict[str, int]) -> None:
-    """Write the record into the root's metadata, after everything else."""
-    record = layout.CommitRecord(version=layout.VERSION, metadata=layout.digest_metadata(folder), **fields)
-    root.attrs.update({layout.RECORD: record.to_attribute()})

@@ -29,11 +29,11 @@ from scamac_scale.train.sweeps import freeze, fuzzy_sweep
 if TYPE_CHECKING:
     from scamac_scale.config import ScamacConfig
     from scamac_scale.genes import GeneSpace
-    from scamac_scale.loader.source import CellSource
+    from scamac_scale.sources import OpenSource
     from scamac_scale.train.logs import RunFolder
 
 
-def fit(source: CellSource, genes: GeneSpace, config: ScamacConfig, run: RunFolder | None = None) -> FittedModel:
+def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFolder | None = None) -> FittedModel:
     """Fit scAMAC to all cells of a source.
 
     Parameters
@@ -145,7 +145,7 @@ def launch(config: ScamacConfig, run: RunFolder | None) -> Fabric:
     return fabric
 
 
-def build_network(source: CellSource, config: ScamacConfig) -> ScamacNetwork:
+def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:
     """Make a network with random weights that depend on the seed alone."""
     model = replace(config.model, bank_cells=min(config.model.bank_cells, source.n_cells))
     with torch.random.fork_rng(devices=[]):

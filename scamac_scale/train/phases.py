@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scamac_scale.errors import NumericalError, choose
+from scamac_scale.errors import ConfigError, NumericalError, choose
+from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import EpochPlan, window_for
+from scamac_scale.loader.plan import EpochPlan, WeightedPlan, balanced_weights, window_sizes
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.progress import track
@@ -22,11 +24,10 @@ if TYPE_CHECKING:
 
     from lightning.fabric import Fabric
 
-    from scamac_scale.arrays import IntArray
     from scamac_scale.config import InputConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
-    from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.sources import OpenSource
     from scamac_scale.train.landmarks import Landmarks
 
 NOISE_BLOCKS = 8
@@ -70,6 +71,20 @@ def batch_noise(
     return torch.cat(pieces)
 
 
+def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPlan:
+    """The order of the cells in training: each once per epoch, or every class of a column equally often."""
+    sizes = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
+    column = config.loader.balance_by
+    if column is None:
+        return EpochPlan(source.n_cells, batch_cells, config.seed, **sizes)
+    obs = source.obs
+    if column not in obs:
+        raise ConfigError(
+            f"loader.balance_by={column!r} is no column of obs; known are {', '.join(map(str, obs.columns))}."
+        )
+    return WeightedPlan(balanced_weights(obs[column].to_numpy()), batch_cells, config.seed, **sizes)
+
+
 class Stepper:
     """Takes gradient steps; knows the order of the cells, the step counter and the state of the clusters.
 
@@ -85,20 +100,25 @@ class Stepper:
         Of the run.
     """
 
-    def __init__(self, fabric: Fabric, network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
+    def __init__(self, fabric: Fabric, network: ScamacNetwork, source: OpenSource, config: ScamacConfig) -> None:
         self.fabric = fabric
         self.network = network
         self.source = source
         self.config = config
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
-        window_cells = window_for(source.n_cells, source.csr_bytes)
-        self.plan = EpochPlan(source.n_cells, self.batch_cells, config.seed, window_cells=window_cells)
+        self.plan = _plan(source, self.batch_cells, config)
         self.objective = Objective(config.loss)
         self.step = 0
         self.clusters: Clusters | None = None
         self.target: Target | None = None
         self.weights: dict[str, float] = {"reconstruction": 1.0, "layers": 1.0}
         self._module = fabric.setup_module(network)
+        self._device_cells: DeviceCells | None = None
+        resident = getattr(source, "resident", None)
+        if config.loader.cache == "device" and resident is not None:
+            self._device_cells = DeviceCells(resident, len(source.gene_names), fabric.device)
+        else:
+            self._layout = densify_layout(config.loader.densify, source, self.plan, fabric.device)
         self._optimizers: dict[str, tuple[Any, int]] = {}
 
     def pretrain(self) -> None:
@@ -152,9 +172,8 @@ class Stepper:
         n_cells = 0
         self.network.train()
         start_s = time.perf_counter()
-        feed = Feed(self.source, pin_memory=self.fabric.device.type == "cuda")
-        with feed, track(label, n_steps, "steps") as progress:
-            for index, batch in enumerate(feed.run(self._requests(n_steps))):
+        with self._batches(n_steps) as batches, track(label, n_steps, "steps") as progress:
+            for index, batch in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule(done + index, total)
                 values = self._take_step(phase, batch, optimizer)
@@ -173,15 +192,23 @@ class Stepper:
             self._optimizers[key] = (self.fabric.setup_optimizers(make(self.network.parameters(), lr=1.0)), 0)
         return self._optimizers[key]
 
-    def _requests(self, n_steps: int) -> Iterator[IntArray]:
-        n_batches = self.plan.n_batches
-        for step in range(self.step, self.step + n_steps):
-            yield self.plan.rows(step // n_batches, step % n_batches)
+    @contextmanager
+    def _batches(self, n_steps: int) -> Iterator[Iterator[Batch]]:
+        """The batches of the next steps, on the device."""
+        steps = self.step, self.step + n_steps
+        if self._device_cells is not None:
+            yield self._device_cells.run(self.plan, *steps)
+            return
+        loader, device = self.config.loader, self.fabric.device
+        is_cuda = device.type == "cuda"
+        with Feed(
+            self.source, threads=loader.threads, ahead=loader.ahead, layout=self._layout, is_pinned=is_cuda
+        ) as feed:
+            yield on_device(feed.run(self.plan, *steps), device)
 
     def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: Any) -> dict[str, torch.Tensor]:
         device = self.fabric.device
-        # a blocking copy: the batch's memory is filled again as soon as the next batch is taken
-        x = self.network.scale_input(batch.values.to(device))
+        x = self.network.scale_input(batch.values)
         shape = (len(batch.rows), x.shape[1])
         noisy = x + batch_noise(shape, self.config.input, self.config.seed, self.step, device) if phase.is_noisy else x
         scene = Scene(x, batch.rows, self._module(noisy, frozen=False), self.clusters, self.target)

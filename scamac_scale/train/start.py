@@ -13,6 +13,7 @@ import torch
 
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.loader.feed import Feed
+from scamac_scale.loader.plan import RowsPlan
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.sweep import SWEEP_CELLS, sweep
 from scamac_scale.train import consensus as members_of
@@ -41,7 +42,9 @@ def read_cells(source: CellSource, rows: IntArray, network: ScamacNetwork) -> to
     """Scaled input of some cells, (n, G) float32 on the CPU; for samples that fit memory."""
     pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
     with Feed(source) as feed:
-        scaled = [network.scale_input(batch.values.to(network.gene_mean.device)).cpu() for batch in feed.run(pieces)]
+        scaled = [
+            network.scale_input(batch.values.to(network.gene_mean.device)).cpu() for batch in feed.run(RowsPlan(pieces))
+        ]
     return torch.cat(scaled)
 
 
@@ -107,9 +110,9 @@ def principal_components(
     mean = torch.zeros(n_genes, dtype=torch.float64)
     cross = torch.zeros(n_genes, n_genes, dtype=torch.float64)
     device = network.gene_mean.device
-    pieces = (rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS))
+    pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
     with Feed(source) as feed:
-        for batch in feed.run(pieces):
+        for batch in feed.run(RowsPlan(pieces)):
             x = network.scale_input(batch.values.to(device))
             mean += x.sum(dim=0, dtype=torch.float64).cpu()
             cross += (x.T @ x).cpu()

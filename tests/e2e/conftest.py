@@ -19,7 +19,7 @@ QUICK = ScamacConfig(
         accelerator="cpu",
     ),
 )
-STREAMED = replace(QUICK, train=replace(QUICK.train, cache_bytes=0))
+STREAMED = replace(QUICK, loader=replace(QUICK.loader, cache="none"))
 
 
 @pytest.fixture(scope="session")

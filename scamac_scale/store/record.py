@@ -1,0 +1,156 @@
+"""The commit record of a store: written last, read first.
+
+It lies in the attributes of the root group and names every other file: metadata by its SHA-256, the rest by its size (their
+bytes have checksums of their own). It is sealed by the SHA-256 of the root's ``zarr.json`` itself. Without it a folder is
+not a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scamac_scale.errors import StoreError
+from scamac_scale.store.layout import METADATA, RECORD, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_UNSEALED = "0" * 64
+_REMAKE = "write it with `scamac-scale ingest`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitRecord:
+    """What a reader must find before it believes the rest.
+
+    Attributes
+    ----------
+    version
+        Of the layout.
+    profile
+        Key of `layout.PROFILES`.
+    n_cells, n_genes, n_values
+        Cells, chosen genes, stored values.
+    metadata
+        SHA-256 of every ``zarr.json`` below the root, by its path.
+    files
+        Bytes of every other file, by its path.
+    """
+
+    version: int
+    profile: str
+    n_cells: int
+    n_genes: int
+    n_values: int
+    metadata: Mapping[str, str]
+    files: Mapping[str, int]
+
+
+def write_record(root: Path, *, profile: str, n_cells: int, n_genes: int, n_values: int) -> None:
+    """Make a folder a store: the last thing that is written into it."""
+    metadata, files = {}, {}
+    for path in _files(root):
+        name = path.relative_to(root).as_posix()
+        if path.name == METADATA:
+            metadata[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            files[name] = path.stat().st_size
+    del metadata[METADATA]  # the root's holds this record
+    counts = {"n_cells": n_cells, "n_genes": n_genes, "n_values": n_values}
+    record = CommitRecord(version=VERSION, profile=profile, **counts, metadata=metadata, files=files)
+    about = json.loads((root / METADATA).read_text())
+    about["attributes"][RECORD] = asdict(record) | {"checksum": _UNSEALED}
+    text = json.dumps(about, indent=1)
+    (root / METADATA).write_text(text.replace(_UNSEALED, _hash(text)))
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(root):
+        folders.sort()
+        yield from (Path(parent) / name for name in sorted(names))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_store(root: Path) -> bool:
+    """Whether a folder says that it is a training store; whether it is a sound one is for `read_record`."""
+    try:
+        return RECORD in json.loads((root / METADATA).read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_record(root: Path) -> CommitRecord:
+    """Read and check the commit record of a store.
+
+    Parameters
+    ----------
+    root
+        Folder of the store.
+
+    Returns
+    -------
+    CommitRecord
+        Of this version; every file that it lists is there, with its size, and every ``zarr.json`` is unchanged.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, it is incomplete, of another version, or not as it was written.
+
+    Notes
+    -----
+    Looks at every file once, and reads the metadata; the data itself is checked when it is read.
+    """
+    if not root.exists():
+        raise StoreError(f"There is no training store at {root}; {_REMAKE}.")
+    if not (root / METADATA).is_file():
+        raise StoreError(f"{root} is not a training store (it has no {METADATA}); {_REMAKE}.")
+    try:
+        text = (root / METADATA).read_text()
+        attributes = json.loads(text).get("attributes", {})
+        found = dict(attributes[RECORD]) if RECORD in attributes else None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise StoreError(f"{root / METADATA} cannot be read ({error}); {_REMAKE} again.") from error
+    if found is None:
+        raise StoreError(
+            f"{root} has no commit record: it is not a training store, or writing it did not finish; {_REMAKE}."
+        )
+    names = {field.name for field in fields(CommitRecord)}
+    version = found.get("version")
+    if version != VERSION or (names - found.keys()) == {"profile", "files"}:  # how stores were before they had shards
+        raise StoreError(
+            f"{root} is a training store of version {version if version != VERSION else 'before 1'}; this program reads "
+            f"version {VERSION}; {_REMAKE} again, or use the program that wrote it."
+        )
+    seal = found.pop("checksum", None)
+    if not isinstance(seal, str) or _hash(text.replace(seal, _UNSEALED)) != seal or names != found.keys():
+        raise StoreError(f"The commit record in {root / METADATA} is damaged; {_REMAKE} again.")
+    record = CommitRecord(**found)
+    _check_files(root, record)
+    return record
+
+
+def _check_files(root: Path, record: CommitRecord) -> None:
+    for name in (*record.metadata, *record.files):
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise StoreError(f"The commit record of {root} names {name!r}, which leads out of it; {_REMAKE} again.")
+        try:
+            size = (root / name).stat().st_size
+            content = (root / name).read_bytes() if name in record.metadata else b""
+        except OSError as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise StoreError(f"{root / name} {what}; {_REMAKE} again.") from error
+        if name in record.metadata and hashlib.sha256(content).hexdigest() != record.metadata[name]:
+            raise StoreError(f"{root / name} is not what was written (wrong SHA-256); {_REMAKE} again.")
+        if name in record.files and size != record.files[name]:
+            raise StoreError(
+                f"{root / name} has {size:,} bytes, not {record.files[name]:,} as written; {_REMAKE} again."
+            )

@@ -1,0 +1,280 @@
+"""The sharded arrays of a store, written as a stream and read by runs of values.
+
+A shard is one file of many chunks: each chunk encoded by itself and followed by its crc32c, at the end of the file the place
+and the size of every chunk, and a crc32c of that (``sharding_indexed`` of zarr v3). Any zarr reader opens these arrays.
+This module is there for speed and memory: it writes a shard without holding it, and reads runs of values straight into
+memory that is used again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import Blosc
+
+from scamac_scale.errors import StoreError
+from scamac_scale.store import layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_CRC_BYTES = 4
+_ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
+_MAX_CHUNKS = 256  # read by one call; the system takes at most 1,024 pieces of memory
+_REMAKE = "write the store again with `scamac-scale ingest`"
+
+
+class ShardWriter:
+    """Writes the values of an array one after the other; memory is two chunks.
+
+    Parameters
+    ----------
+    folder
+        Of the array, below which the shards go.
+    dtype
+        Of the values.
+    sizes
+        Values in a chunk and in a shard.
+    shuffle
+        How the bytes of a chunk are shuffled before LZ4; None leaves chunks uncompressed.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], sizes: layout.Sizes, shuffle: str | None) -> None:
+        self._folder = folder / "c"
+        self._sizes = sizes
+        self._codec = None if shuffle is None else _blosc(shuffle, dtype)
+        self._pending = np.empty(sizes.chunk_values, dtype)
+        self._n_pending = 0
+        self._n_shards = 0
+        self._file: Any = None  # a binary file
+        self._index = np.empty((sizes.shard_values // sizes.chunk_values, 2), np.dtype("<u8"))
+        self._n_chunks = 0  # in the shard that is being written
+        self.n_values = 0
+        self._folder.mkdir(parents=True)
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write values."""
+        self.n_values += len(values)
+        done = 0
+        while done < len(values):
+            n = min(len(values) - done, self._pending.size - self._n_pending)
+            self._pending[self._n_pending : self._n_pending + n] = values[done : done + n]
+            self._n_pending += n
+            done += n
+            if self._n_pending == self._pending.size:
+                self._put()
+
+    def finish(self) -> None:
+        """Write what is left: the last chunk is filled up with zeros, as zarr wants it."""
+        if self._n_pending:
+            self._pending[self._n_pending :] = 0
+            self._put()
+        if self._n_chunks:
+            self._end_shard()
+
+    def close(self) -> None:
+        """Close the file; what was not finished is lost."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _put(self) -> None:
+        payload = self._pending.tobytes() if self._codec is None else self._codec.encode(self._pending)
+        if self._file is None:
+            self._file = (self._folder / str(self._n_shards)).open("wb")
+            self._index[:] = _ABSENT
+        self._index[self._n_chunks] = self._file.tell(), len(payload) + _CRC_BYTES
+        self._file.write(payload)
+        self._file.write(_crc(payload))
+        self._n_pending = 0
+        self._n_chunks += 1
+        if self._n_chunks == len(self._index):
+            self._end_shard()
+
+    def _end_shard(self) -> None:
+        index = self._index.tobytes()
+        self._file.write(index + _crc(index))
+        self.close()
+        self._n_chunks = 0
+        self._n_shards += 1
+
+
+class ShardReader:
+    """Reads runs of values of a sharded array.
+
+    Parameters
+    ----------
+    folder
+        Of the array.
+    dtype
+        Type that the values must have.
+    n_values
+        Length that the array must have.
+
+    Raises
+    ------
+    StoreError
+        If the array is another than expected, or not written in the way of `ShardWriter`.
+
+    Notes
+    -----
+    Files are read, not mapped: as fast when the memory is used again, resident memory stays where it is, and a file that
+    has become shorter is an error and not the end of the process. The checksum of an uncompressed chunk is computed when the
+    chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and per thread the run
+    that is read. Safe to use from several threads.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int) -> None:
+        self._folder = folder
+        self._dtype = dtype
+        sizes, shuffle = self._read_metadata(n_values)
+        self._n_values = n_values
+        self._chunk, self._shard = sizes.chunk_values, sizes.shard_values
+        self._codec = None if shuffle is None else _blosc(shuffle, dtype)
+        self._is_checked = np.zeros(-(-n_values // self._chunk), bool)
+        self._indexes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._local = threading.local()
+
+    def _read_metadata(self, n_values: int) -> tuple[layout.Sizes, str | None]:
+        path = self._folder / layout.METADATA
+        try:
+            metadata = json.loads(path.read_text())
+            shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+            sharding = metadata["codecs"][0]["configuration"]
+            sizes = layout.Sizes(chunk_values=sharding["chunk_shape"][0], shard_values=shard)
+            compression = [codec for codec in sharding["codecs"] if codec["name"] == "blosc"]
+            shuffle = compression[0]["configuration"]["shuffle"] if compression else None
+            expected = layout.array_metadata(self._dtype, sizes, shuffle)
+            is_same = all(metadata[key] == value for key, value in expected.items())
+            found = f"{metadata['data_type']} {metadata['shape']}"
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); {_REMAKE}.") from error
+        if not is_same or metadata["shape"] != [n_values]:
+            raise StoreError(
+                f"{self._folder} is not the array of {n_values} values of {self._dtype} that the commit record names (found "
+                f"{found}), or another program wrote it; {_REMAKE}."
+            )
+        return sizes, shuffle
+
+    def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Read the values `start` to `stop` (exclusive) into `out`; raises StoreError where a file or checksum is wrong."""
+        while start < stop:
+            number = start // self._shard
+            base = number * self._shard
+            most = ((start - base) // self._chunk + _MAX_CHUNKS) * self._chunk
+            end = min(stop, base + min(self._shard, most))
+            self._read_within(number, start - base, end - base, out[: end - start])
+            out = out[end - start :]
+            start = end
+
+    def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Read values of one shard, counted from its first."""
+        path = self._folder / "c" / str(number)
+        first, last = start // self._chunk, (stop - 1) // self._chunk
+        flags = number * (self._shard // self._chunk)
+        checked = self._is_checked[flags + first : flags + last + 1]
+        try:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                places, sizes = self._index(number, handle, path)
+                if places[last] < 0 or places[first] < 0:
+                    raise StoreError(f"{path} lacks chunks of {self._folder.name}; {_REMAKE}.")
+                if self._codec is None and checked.all():
+                    self._copy(handle, path, int(places[first]), start - first * self._chunk, out)
+                    return
+                size = int(places[last] + sizes[last] - places[first])
+                held = self._scratch(size)
+                if os.preadv(handle, [held], int(places[first])) != size:
+                    raise StoreError(f"{path} is truncated; {_REMAKE}.")
+            finally:
+                os.close(handle)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing; {_REMAKE}.") from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}); {_REMAKE}.") from error
+        for chunk in range(first, last + 1):
+            at = int(places[chunk] - places[first])
+            payload, crc = np.split(held[at : at + int(sizes[chunk])], [int(sizes[chunk]) - _CRC_BYTES])
+            if _crc(payload) != crc.tobytes():
+                raise StoreError(f"{path}: chunk {chunk} is damaged (wrong crc32c); {_REMAKE}.")
+            low, high = max(start, chunk * self._chunk), min(stop, (chunk + 1) * self._chunk)
+            self._decode(payload, low - chunk * self._chunk, out[low - start : high - start], path)
+        checked[:] = True
+
+    def _copy(self, handle: int, path: Path, place: int, skipped: int, out: NDArray[Any]) -> None:
+        """Read uncompressed values around the checksums that lie between the chunks."""
+        pieces: list[Any] = []
+        crc = np.empty(_CRC_BYTES, np.uint8)
+        done, n = 0, min(self._chunk - skipped, out.size)
+        while done < out.size:
+            pieces += [out[done : done + n], crc]
+            done += n
+            n = min(self._chunk, out.size - done)
+        wanted = out.nbytes + _CRC_BYTES * (len(pieces) // 2 - 1)
+        if os.preadv(handle, pieces[:-1], place + skipped * self._dtype.itemsize) != wanted:
+            raise StoreError(f"{path} is truncated; {_REMAKE}.")
+
+    def _decode(self, payload: NDArray[np.uint8], skipped: int, out: NDArray[Any], path: Path) -> None:
+        if self._codec is None:
+            out[:] = payload.view(self._dtype)[skipped : skipped + out.size]
+            return
+        is_whole = out.size == self._chunk
+        values = out if is_whole else self._chunk_scratch()
+        try:
+            self._codec.decode(payload, values)
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(f"{path} cannot be decompressed ({error}); {_REMAKE}.") from error
+        if not is_whole:
+            out[:] = values[skipped : skipped + out.size]
+
+    def _index(self, number: int, handle: int, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Place and size of every chunk of a shard, -1 for those that are not there."""
+        if number in self._indexes:
+            return self._indexes[number]
+        n_chunks = self._shard // self._chunk
+        size = 16 * n_chunks + _CRC_BYTES
+        end = os.fstat(handle).st_size
+        raw = os.pread(handle, size, max(end - size, 0))
+        if len(raw) != size or _crc(raw[:-_CRC_BYTES]) != raw[-_CRC_BYTES:]:
+            raise StoreError(f"{path} is truncated, or its index is damaged (wrong crc32c); {_REMAKE}.")
+        index = np.frombuffer(raw[:-_CRC_BYTES], "<u8").reshape(n_chunks, 2)
+        n_present = min(n_chunks, -(-(self._n_values - number * self._shard) // self._chunk))
+        places, sizes = index.T.astype(np.int64)  # absent ones become -1
+        ends = np.cumsum(sizes[:n_present])
+        is_packed = (places[:n_present] == ends - sizes[:n_present]).all() and (sizes[:n_present] > _CRC_BYTES).all()
+        if self._codec is None:
+            is_packed &= bool((sizes[:n_present] == self._chunk * self._dtype.itemsize + _CRC_BYTES).all())
+        if not is_packed or ends[-1] != end - size:
+            raise StoreError(f"{path} does not hold its chunks one after the other; {_REMAKE}.")
+        self._indexes[number] = places, sizes
+        return places, sizes
+
+    def _scratch(self, size: int) -> NDArray[np.uint8]:
+        held = getattr(self._local, "held", None)
+        if held is None or held.size < size:
+            self._local.held = held = np.empty(size, np.uint8)
+        return held[:size]  # type: ignore[no-any-return]  # thread-local attributes are not typed
+
+    def _chunk_scratch(self) -> NDArray[Any]:
+        if not hasattr(self._local, "chunk"):
+            self._local.chunk = np.empty(self._chunk, self._dtype)
+        return self._local.chunk  # type: ignore[no-any-return]  # thread-local attributes are not typed
+
+
+def _blosc(shuffle: str, dtype: np.dtype[Any]) -> Any:  # Any: numcodecs is not typed
+    return Blosc(
+        cname=layout.COMPRESSOR["cname"],
+        clevel=layout.COMPRESSOR["clevel"],
+        shuffle={"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE, "noshuffle": Blosc.NOSHUFFLE}[shuffle],
+    )
+
+
+def _crc(payload: Any) -> bytes:  # Any: bytes or a NumPy array
+    return int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little")
