@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from scamac_scale.csr import CsrBlock, check_rows
 from scamac_scale.values import TABLE, fill_table, log_scaled
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_LINE_BYTES = 64
+_ROWS_AHEAD = 2  # rows that are fetched into the cache before their turn
 _SLACK = 1.1  # a buffer that must grow grows a little beyond
 
 
@@ -185,9 +190,36 @@ def read_rows(
     return CsrBlock(indptr, genes, values, n_genes)
 
 
-# The kernels slice each row first: an index that starts at 0 needs no test for negative ones, which costs a third of the
-# time. A row is cleared and filled while it is near: clearing all rows first, or building the row in a buffer of its own
-# and copying it, was 1.3 to 1.6 times slower.
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(context: Any, array: Any, index: Any) -> Any:
+    """Ask the processor to fetch the cache line of an element; does nothing to the result."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, index_type = signature.args
+        made = context.make_array(array_type)(context, builder, arguments[0])
+        element = builder.gep(made.data, [context.cast(builder, arguments[1], index_type, types.intp)])
+        pointer = ir.PointerType(ir.IntType(8))
+        number = ir.IntType(32)
+        signature_of = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, signature_of, "llvm.prefetch.p0i8")
+        builder.call(function, [builder.bitcast(element, pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), emit
+
+
+# What was measured for the kernels, 455 counts of 2 bytes a cell, 3,000 genes, two threads, microseconds a cell and thread:
+# 1.25 as it is; 1.63 without fetching rows ahead, for they lie anywhere in a window that exceeds the cache; 1.34 with a table
+# of 8; 1.9 where a row is built in a small buffer and copied, or all rows are cleared first. Rows are sliced, since an index
+# that starts at 0 needs no test for negative ones, which cost a third.
+
+
+@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+def _fetch_row(indptr: Any, genes: Any, values: Any, place: Any) -> None:  # pragma: no cover  compiled
+    for at in range(indptr[place], indptr[place + 1], _LINE_BYTES // genes.itemsize):
+        _prefetch(genes, at)
+    for at in range(indptr[place], indptr[place + 1], _LINE_BYTES // values.itemsize):
+        _prefetch(values, at)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -196,6 +228,8 @@ def _dense_counts(
 ) -> None:  # pragma: no cover  compiled
     table = np.empty(TABLE, np.float32)
     for i in range(places.size):
+        if i + _ROWS_AHEAD < places.size:
+            _fetch_row(indptr, genes, counts, places[i + _ROWS_AHEAD])
         place = places[i]
         row_genes = genes[indptr[place] : indptr[place + 1]]
         row_counts = counts[indptr[place] : indptr[place + 1]]
@@ -210,6 +244,8 @@ def _dense_counts(
 @numba.njit(nogil=True, cache=True)
 def _dense_values(indptr: Any, genes: Any, values: Any, places: Any, out: Any) -> None:  # pragma: no cover  compiled
     for i in range(places.size):
+        if i + _ROWS_AHEAD < places.size:
+            _fetch_row(indptr, genes, values, places[i + _ROWS_AHEAD])
         place = places[i]
         row_genes = genes[indptr[place] : indptr[place + 1]]
         row_values = values[indptr[place] : indptr[place + 1]]
@@ -225,6 +261,8 @@ def _sparse_counts(
 ) -> None:  # pragma: no cover  compiled
     table = np.empty(TABLE, np.float32)
     for i in range(places.size):
+        if i + _ROWS_AHEAD < places.size:
+            _fetch_row(indptr, genes, counts, places[i + _ROWS_AHEAD])
         place = places[i]
         row_genes = genes[indptr[place] : indptr[place + 1]]
         row_counts = counts[indptr[place] : indptr[place + 1]]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-TABLE = 8
+TABLE = 16
 """Counts below this are looked up in a table of the cell: 99 % of the values of an atlas, a third of the time."""
 
 

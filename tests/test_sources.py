@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import sparse
 
-from scamac_scale.config import IngestConfig
-from scamac_scale.errors import InputError, StoreError
+from scamac_scale.buffer import RowBuffer
+from scamac_scale.config import IngestConfig, LoaderConfig
+from scamac_scale.errors import ConfigError, InputError, StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.source import NormalisedSource
-from scamac_scale.loader.plan import EpochPlan, window_for
 from scamac_scale.sources import CachedSource, open_source
 from scamac_scale.store.reader import StoreReader
 from tests.contracts.cell_source import dense
@@ -61,8 +60,8 @@ def test_damaged_store_is_not_taken_for_raw_data(store: Path, tmp_path: Path) ->
 def test_new_cells_are_matched_by_name_in_any_order(tiny_adata: ad.AnnData, space: GeneSpace, store: Path) -> None:
     order = np.random.default_rng(0).permutation(tiny_adata.n_vars)
     with open_source(tiny_adata[:, order].copy(), space) as source, open_source(store) as stored:
-        rows = np.arange(300)
-        np.testing.assert_array_equal(dense(source.read(rows)), dense(stored.read(rows)))
+        rows = stored.source_rows
+        np.testing.assert_array_equal(dense(source.read(rows)), dense(stored.read(np.arange(300))))
         assert source.missing_genes == ()
 
 
@@ -107,22 +106,25 @@ def test_value_that_does_not_fit_the_model_is_named(
     tiny_adata.X = counts.tocsr()
     named = f"for cell 'cell250' and gene 'gene003'; it {message}"
     with open_source(tiny_adata, space) as source, pytest.raises(InputError, match=named):
-        source.read(np.array([7]))
+        source.read(np.array([7, 250]))
 
 
 def test_raw_matrix_and_layers_are_read(tiny_adata: ad.AnnData, space: GeneSpace, store: Path) -> None:
     tiny_adata.layers["counts"] = tiny_adata.X.copy()
     tiny_adata.raw = tiny_adata.copy()
     tiny_adata.X = tiny_adata.X * 0.5
-    expected = dense(StoreReader(store).read(np.arange(10)))
+    reader = StoreReader(store)
+    expected = dense(reader.read(np.argsort(reader.source_rows)[:10]))
     for matrix in ("raw", "counts"):
         with open_source(tiny_adata, space, ingest=IngestConfig(matrix=matrix)) as source:
             np.testing.assert_array_equal(dense(source.read(np.arange(10))), expected)
 
 
 def bytes_of(source: Any) -> int:
-    block = source.read(np.arange(source.n_cells))
-    return int(block.indptr.nbytes + block.indices.nbytes + block.data.nbytes)
+    buffer = RowBuffer()
+    source.load(np.array([0]), np.array([source.n_cells]), buffer)
+    n_bytes = buffer.indptr.nbytes + buffer.genes.nbytes + buffer.values.nbytes
+    return n_bytes if buffer.scale is None else n_bytes + buffer.scale.nbytes
 
 
 @pytest.mark.parametrize("kind", ["store", "h5ad"])
@@ -131,29 +133,52 @@ def test_cells_are_kept_in_memory_only_where_they_fit(store: Path, tiny_atlas: P
     with open_source(data, ingest=CONFIG) as source:
         needed = bytes_of(source)
         assert not isinstance(source, CachedSource)
-    with open_source(data, ingest=CONFIG, cache_bytes=needed - 1) as source:
+    with open_source(data, ingest=CONFIG, loader=LoaderConfig(cache_bytes=needed - 1)) as source:
         assert not isinstance(source, CachedSource)
-    with open_source(data, ingest=CONFIG, cache_bytes=needed) as source:
+    with open_source(data, ingest=CONFIG, loader=LoaderConfig(cache_bytes=needed)) as source:
         assert isinstance(source, CachedSource)
         assert bytes_of(source) == needed
 
 
-def test_sizes_of_a_store_are_known_without_reading_it(store: Path) -> None:
-    reader = StoreReader(store)
-    assert reader.csr_bytes == bytes_of(reader)
+@pytest.mark.parametrize(("cache", "is_cached"), [("none", False), ("host", True), ("device", True)])
+def test_a_cache_can_be_asked_for_or_not(store: Path, cache: str, is_cached: bool) -> None:
+    with open_source(store, loader=LoaderConfig(cache=cache, cache_bytes=1)) as source:
+        assert isinstance(source, CachedSource) == is_cached
 
 
-def test_blocks_kept_of_raw_data_stay_within_their_bytes(tiny_atlas: Path, space: GeneSpace) -> None:
+def test_an_unknown_cache_lists_the_known_ones(store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loader\.cache.*auto"):
+        open_source(store, loader=LoaderConfig(cache="disk"))
+
+
+@pytest.mark.parametrize("kind", ["counts", "linear"])
+def test_cached_cells_are_the_cells(tiny_atlas: Path, tmp_path: Path, kind: str) -> None:
+    path = ingest(tiny_atlas, tmp_path / "a.zarr", IngestConfig(n_genes=50, kind=kind))
+    rows = np.random.default_rng(0).integers(0, 300, 100)
+    with open_source(path) as streamed, open_source(path, loader=LoaderConfig(cache="host")) as cached:
+        np.testing.assert_array_equal(dense(streamed.read(rows)), dense(cached.read(rows)))
+
+
+def test_runs_of_raw_data_that_lie_near_each_other_are_read_together(
+    tiny_adata: ad.AnnData, space: GeneSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import anndata as ad
 
-    adata = ad.concat([ad.read_h5ad(tiny_atlas)] * 8, index_unique="-")
-    with NormalisedSource(open_raw(adata), space, window_bytes=150_000) as source:
-        whole = dense(source.read(np.arange(2400)))
-        kept = source._cache._entries
-        assert 1 <= len(kept) < 3
-        assert sum(array.nbytes for piece in kept.values() for array in piece) <= 150_000
-        rows = np.random.default_rng(0).integers(0, 2400, 500)
-        np.testing.assert_array_equal(dense(source.read(rows)), whole[rows])
+    adata = ad.concat([tiny_adata] * 30, index_unique="-")
+    read = []
+    read_block = RawMatrix.read_block
+
+    def count(raw: RawMatrix, start: int, stop: int) -> Any:
+        read.append((start, stop))
+        return read_block(raw, start, stop)
+
+    monkeypatch.setattr(RawMatrix, "read_block", count)
+    with NormalisedSource(open_raw(adata), space) as source:
+        rows = np.array([5, 6, 700, 1500, 3900, 4500, 8999])
+        found = dense(source.read(rows))
+        assert read == [(5, 1501), (3900, 4501), (8999, 9000)]
+        np.testing.assert_array_equal(found[1], dense(source.read(np.array([6])))[0])
+        np.testing.assert_array_equal(found[5], dense(source.read(np.array([4500])))[0])
 
 
 def test_file_is_closed_with_the_source(tiny_atlas: Path, space: GeneSpace) -> None:
@@ -177,71 +202,7 @@ def test_damage_found_while_filling_the_cache_closes_the_source(store: Path, tmp
     copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     (copy / "X" / "data" / "c" / "0").unlink()
     with pytest.raises(StoreError, match="X/data/c/0 is missing"):
-        open_source(copy, cache_bytes=2**20)
-
-
-@pytest.fixture(scope="module")
-def rich_atlas() -> ad.AnnData:
-    """16,384 cells by 50 genes, 40 values in each: the two windows of a plan hold a quarter of it in the tests below."""
-    import anndata
-
-    rng = np.random.default_rng(0)
-    counts = np.where(rng.random((16384, 50)) < 0.8, rng.poisson(3.0, (16384, 50)) + 1, 0)
-    return anndata.AnnData(
-        sparse.csr_matrix(counts.astype(np.float32)),
-        obs=pd.DataFrame(index=[f"cell{i}" for i in range(16384)]),
-        var=pd.DataFrame(index=[f"gene{i}" for i in range(50)]),
-    )
-
-
-def epoch_of(source: Any, window_bytes: int) -> None:
-    """Read an epoch in batches of 256 cells."""
-    window = window_for(source.n_cells, source.csr_bytes, window_bytes)
-    plan = EpochPlan(source.n_cells, 256, 0, window_cells=window)
-    assert 1024 < window <= source.n_cells // 8
-    for index in range(plan.n_batches):
-        source.read(plan.rows(0, index))
-
-
-def test_an_epoch_reads_raw_data_once_however_many_values_a_cell_has(
-    rich_atlas: ad.AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n_read = 0
-    read_block = RawMatrix.read_block
-
-    def count(raw: RawMatrix, start: int, stop: int) -> Any:
-        nonlocal n_read
-        n_read += stop - start
-        return read_block(raw, start, stop)
-
-    with open_source(rich_atlas, ingest=CONFIG) as whole:
-        space, n_bytes = whole.gene_space, whole.csr_bytes
-    with NormalisedSource(open_raw(rich_atlas), space, is_checked=True, window_bytes=n_bytes // 4) as source:
-        assert source.csr_bytes == n_bytes  # counted here
-        monkeypatch.setattr(RawMatrix, "read_block", count)
-        epoch_of(source, n_bytes // 4)
-    assert 16384 <= n_read < 1.1 * 16384
-
-
-@pytest.mark.parametrize("kind", ["counts", "linear"])
-def test_an_epoch_reads_few_chunks_of_a_store_twice(rich_atlas: ad.AnnData, tmp_path: Path, kind: str) -> None:
-    path = ingest(rich_atlas, tmp_path / "rich.zarr", IngestConfig(n_genes=50, kind=kind))
-    kept = StoreReader(path).csr_bytes // 4
-    n_read = 0
-    with StoreReader(path, window_bytes=kept) as reader:
-        read_run = reader._read_run
-
-        def count(run: list[int]) -> Any:
-            nonlocal n_read
-            n_read += len(run)
-            return read_run(run)
-
-        reader._read_run = count  # type: ignore[method-assign]
-        epoch_of(reader, kept)
-        n_chunks = -(-reader.n_values // reader._chunk)
-        cells_in_chunk = 16384 / n_chunks
-    # each window reads all chunks that its runs of 1,024 cells touch
-    assert n_chunks <= n_read <= (1.1 + cells_in_chunk / 1024) * n_chunks
+        open_source(copy, loader=LoaderConfig(cache_bytes=2**20))
 
 
 def test_an_input_that_does_not_fit_is_not_read_twice(
@@ -250,9 +211,13 @@ def test_an_input_that_does_not_fit_is_not_read_twice(
     def refuse(source: Any, rows: Any) -> None:
         raise AssertionError("read before it was known to fit")
 
-    needed = bytes_of(StoreReader(store))
+    def refuse_load(source: Any, starts: Any, stops: Any, into: Any) -> None:
+        raise AssertionError("loaded before it was known to fit")
+
+    needed = StoreReader(store).csr_bytes
     monkeypatch.setattr(NormalisedSource, "read", refuse)
-    with open_source(tiny_atlas, ingest=CONFIG, cache_bytes=needed - 1) as source:
+    monkeypatch.setattr(NormalisedSource, "load", refuse_load)
+    with open_source(tiny_atlas, ingest=CONFIG, loader=LoaderConfig(cache_bytes=needed - 1)) as source:
         assert isinstance(source, NormalisedSource)
 
 

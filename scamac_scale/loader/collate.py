@@ -151,12 +151,20 @@ class _Memory:
     def room(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         held = self._held.get(name)
         if held is None or held.dtype != dtype or len(held) < size:
-            self._held[name] = held = torch.empty(size, dtype=dtype, pin_memory=self._is_pinned)
+            self._held[name] = held = _allocate(size, dtype, is_pinned=self._is_pinned)
         return held[:size]
 
     @property
     def nbytes(self) -> int:
         return sum(held.nbytes for held in self._held.values())
+
+
+def _allocate(size: int, dtype: torch.dtype, *, is_pinned: bool) -> Tensor:
+    """Take memory: page-locked, or by NumPy, which asks for huge pages: the kernel then misses far fewer addresses."""
+    if is_pinned:
+        return torch.empty(size, dtype=dtype, pin_memory=True)
+    n_bytes = size * torch.empty((), dtype=dtype).element_size()
+    return torch.from_numpy(np.empty(n_bytes, np.uint8)).view(dtype)
 
 
 SLOTS: dict[str, type[DenseSlot] | type[SparseSlot]] = {"dense": DenseSlot, "csr": SparseSlot}

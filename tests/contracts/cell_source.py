@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from scamac_scale.buffer import RowBuffer, rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, SweepPlan
@@ -85,7 +86,6 @@ class CellSourceContract:
     def test_threads_may_read_at_once(self, source: OpenSource) -> None:
         rows = [np.random.default_rng(seed).integers(0, source.n_cells, 100) for seed in range(4)]
         alone = [dense(source.read(picked)) for picked in rows]
-        source.forget()
         found: list[np.ndarray | None] = [None] * 4
 
         def read(at: int) -> None:
@@ -99,17 +99,35 @@ class CellSourceContract:
         for mine, theirs in zip(found, alone, strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
-    def test_feed_delivers_an_epoch_and_a_sweep(self, source: OpenSource, expected: np.ndarray) -> None:
-        epoch = EpochPlan(source.n_cells, 70, seed=1, window_cells=128, block_cells=16)
-        sweep = SweepPlan(source.n_cells, 70)
-        with Feed(source) as feed:
-            for requests in (
-                [epoch.rows(0, index) for index in range(epoch.n_batches)],
-                [sweep.rows(index) for index in range(sweep.n_batches)],
-            ):
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
+    @given(data=st.data())
+    def test_runs_are_loaded_in_the_order_given(
+        self, source: OpenSource, expected: np.ndarray, data: st.DataObject
+    ) -> None:
+        starts = np.array(data.draw(st.lists(st.integers(0, source.n_cells - 1), max_size=9)), dtype=np.int64)
+        stops = np.minimum(starts + data.draw(st.integers(1, 30)), source.n_cells)
+        buffer = RowBuffer()
+        source.load(starts, stops, buffer)
+        rows = rows_of(starts, stops)
+        out = np.empty((rows.size, expected.shape[1]), np.float32)
+        buffer.to_dense(np.arange(rows.size), out)
+        np.testing.assert_allclose(out, expected[rows], rtol=ROUNDED_ONCE, atol=0)
+
+    def test_bytes_of_all_loaded_cells_are_known(self, source: OpenSource) -> None:
+        buffer = RowBuffer()
+        source.load(np.array([0]), np.array([source.n_cells]), buffer)
+        held = buffer.indptr.nbytes + buffer.genes.nbytes + buffer.values.nbytes
+        assert source.load_bytes == held + (0 if buffer.scale is None else buffer.scale.nbytes)
+
+    @pytest.mark.parametrize("layout", ["dense", "csr"])
+    def test_feed_delivers_an_epoch_and_a_sweep(self, source: OpenSource, expected: np.ndarray, layout: str) -> None:
+        epoch = EpochPlan(source.n_cells, 70, seed=1, window_cells=128, block_cells=2)
+        with Feed(source, layout=layout) as feed:
+            for plan in (epoch, SweepPlan(source.n_cells, 70)):
                 seen = []
-                for batch in feed.run(requests):
-                    np.testing.assert_allclose(batch.values.numpy(), expected[batch.rows], rtol=ROUNDED_ONCE, atol=0)
+                for batch in feed.run(plan):
+                    values = batch.values if layout == "dense" else batch.values.to_dense()
+                    np.testing.assert_allclose(values.numpy(), expected[batch.rows], rtol=ROUNDED_ONCE, atol=0)
                     seen.append(batch.rows)
                 np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(source.n_cells))
 

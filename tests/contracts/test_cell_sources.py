@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scamac_scale.config import IngestConfig
+from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.sources import CachedSource, open_source
 from scamac_scale.store.reader import StoreReader
@@ -45,7 +46,7 @@ def write_zarr(adata: ad.AnnData, path: Path, version: int) -> Path:
 class Contract(CellSourceContract):
     """Opens what the fixture `path` gives; the expected values are computed from the counts in memory."""
 
-    cache_bytes = 0
+    cache = "none"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -55,7 +56,7 @@ class Contract(CellSourceContract):
     @pytest.fixture(scope="class")
     @classmethod
     def source(cls, data: Any) -> Iterator[OpenSource]:
-        with open_source(data, ingest=CONFIG, cache_bytes=cls.cache_bytes) as opened:
+        with open_source(data, ingest=CONFIG, loader=LoaderConfig(cache=cls.cache)) as opened:
             yield opened
 
     @pytest.fixture(scope="class")
@@ -64,16 +65,18 @@ class Contract(CellSourceContract):
         space = source.gene_space
         assert space.target_sum is not None
         totals = atlas[:, list(space.filtered)].X.toarray().astype(np.float64).sum(1, keepdims=True)
-        return np.log1p(atlas[:, list(space.chosen)].X.toarray().astype(np.float64) * (space.target_sum / totals))
+        counts = atlas[:, list(space.chosen)].X.toarray().astype(np.float64)
+        return np.log1p(counts * (space.target_sum / totals))[source.source_rows]
 
     def test_obs_is_that_of_the_input(self, source: OpenSource, atlas: ad.AnnData) -> None:
-        assert source.obs.index.tolist() == atlas.obs_names.tolist()
+        expected = atlas.obs.iloc[source.source_rows]
+        assert source.obs.index.tolist() == expected.index.tolist()
         if "cell_type" in source.obs:  # a 10x file has none
-            pd.testing.assert_frame_equal(source.obs, atlas.obs, check_column_type=False)
+            pd.testing.assert_frame_equal(source.obs, expected, check_column_type=False)
 
     def test_values_have_the_bits_of_the_store(self, source: OpenSource, store: Path) -> None:
-        rows = np.arange(source.n_cells)
-        mine, theirs = source.read(rows), StoreReader(store).read(rows)
+        other = StoreReader(store)
+        mine, theirs = (found.read(np.argsort(found.source_rows)) for found in (source, other))
         np.testing.assert_array_equal(mine.indptr, theirs.indptr)
         np.testing.assert_array_equal(mine.indices, theirs.indices)
         np.testing.assert_array_equal(mine.data, theirs.data)
@@ -85,9 +88,38 @@ class TestStore(Contract):
     def data(cls, store: Path) -> Path:
         return store
 
+    def test_rows_are_shuffled(self, source: OpenSource) -> None:
+        assert (np.diff(source.source_rows) == 1).mean() < 0.05
+
+
+class TestSmallStore(Contract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return ingest(tiny_atlas, tmp_path_factory.mktemp("small") / "s.zarr", replace(CONFIG, profile="small"))
+
+
+class TestStoreInOrder(Contract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return ingest(tiny_atlas, tmp_path_factory.mktemp("ordered") / "s.zarr", replace(CONFIG, shuffle=False))
+
+    def test_rows_are_those_of_the_input(self, source: OpenSource) -> None:
+        np.testing.assert_array_equal(source.source_rows, np.arange(source.n_cells))
+
+
+class TestLinearStore(Contract):
+    """Float values that are scaled."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return ingest(tiny_atlas, tmp_path_factory.mktemp("linear") / "s.zarr", replace(CONFIG, kind="linear"))
+
 
 class TestStoreInMemory(TestStore):
-    cache_bytes = 2**20
+    cache = "host"
 
     def test_is_in_memory(self, source: OpenSource) -> None:
         assert isinstance(source, CachedSource)
@@ -101,7 +133,7 @@ class TestH5ad(Contract):
 
 
 class TestH5adInMemory(TestH5ad):
-    cache_bytes = 2**20
+    cache = "host"
 
     def test_is_in_memory(self, source: OpenSource) -> None:
         assert isinstance(source, CachedSource)

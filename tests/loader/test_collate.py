@@ -2,51 +2,60 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import sparse
+import torch
 
-from scamac_scale.csr import CsrBlock
-from scamac_scale.errors import ShapeError
-from scamac_scale.loader.collate import densify
+from scamac_scale.buffer import RowBuffer
+from scamac_scale.loader.collate import DenseSlot, SparseSlot
+from tests.loader.memory import MatrixSource
 
 
-def random_block(n_cells: int, n_genes: int, density: float, seed: int, dtype: type = np.int64) -> CsrBlock:
-    matrix = sparse.random(n_cells, n_genes, density, format="csr", dtype=np.float32, random_state=seed)
-    return CsrBlock(matrix.indptr.astype(np.int64), matrix.indices.astype(dtype), matrix.data, n_genes)
+def filling(source: MatrixSource, *pieces: list[int]) -> list[tuple[RowBuffer, np.ndarray]]:
+    """Buffers that hold all rows, of which a batch takes some from each."""
+    found = []
+    for rows in pieces:
+        buffer = RowBuffer()
+        source.load(np.array([0]), np.array([source.n_cells]), buffer)
+        found.append((buffer, np.array(rows, dtype=np.int64)))
+    return found
 
 
-def dense(block: CsrBlock) -> np.ndarray:
-    parts = (block.data, block.indices.astype(np.int64), block.indptr)
-    return sparse.csr_matrix(parts, shape=(block.n_cells, block.n_genes)).toarray()
+@pytest.mark.parametrize("is_scaled", [False, True])
+@pytest.mark.parametrize("pieces", [[], [[3]], [[3, 1], [], [7, 7, 0]]])
+def test_both_slots_hold_the_rows_of_all_pieces(pieces: list[list[int]], is_scaled: bool) -> None:
+    source = MatrixSource(is_scaled=is_scaled)
+    expected = source.dense([row for piece in pieces for row in piece])
+    dense, csr = DenseSlot(20, is_pinned=False), SparseSlot(20, is_pinned=False)
+    for slot in (dense, csr):
+        slot.fill(filling(source, list(range(50))))  # what was there before must not shine through
+        slot.fill(filling(source, *pieces))
+    np.testing.assert_array_equal(dense.batch().numpy(), expected)
+    np.testing.assert_array_equal(csr.batch().to_dense().numpy(), expected)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    st.integers(0, 20),
-    st.integers(1, 30),
-    st.floats(0, 1),
-    st.integers(0, 9),
-    st.sampled_from([np.uint16, np.uint32, np.int32, np.int64]),
-)
-def test_dense_rows_equal_scipy(n_cells: int, n_genes: int, density: float, seed: int, dtype: type) -> None:
-    block = random_block(n_cells, n_genes, density, seed, dtype)
-    out = np.full((n_cells, n_genes), np.nan, np.float32)  # what an earlier batch left must not shine through
-    densify(block, out)
-    np.testing.assert_array_equal(out, dense(block))
+def test_sparse_batch_goes_into_memory_that_is_given() -> None:
+    source = MatrixSource()
+    slot = SparseSlot(20, is_pinned=False)
+    slot.fill(filling(source, [4, 2]))
+    out = torch.full((2, 20), 7.0)
+    assert slot.batch().to_dense(out).data_ptr() == out.data_ptr()
+    np.testing.assert_array_equal(out.numpy(), source.dense([4, 2]))
 
 
-def test_repeated_genes_add_up() -> None:
-    block = CsrBlock(np.array([0, 3]), np.array([1, 0, 1]), np.array([1, 2, 4], np.float32), 2)
-    out = np.empty((1, 2), np.float32)
-    densify(block, out)
-    np.testing.assert_array_equal(out, [[2, 5]])
+def test_sparse_batch_with_wide_gene_numbers() -> None:
+    buffer = RowBuffer()
+    buffer.allot(1, 2, np.dtype(np.uint32), np.dtype(np.float32), is_scaled=False)
+    buffer.indptr[:], buffer.genes[:], buffer.values[:] = [0, 2], [1, 70_000], [2, 3]
+    slot = SparseSlot(70_001, is_pinned=False)
+    slot.fill([(buffer, np.array([0]))])
+    found = slot.batch().to_dense()
+    assert (found[0, 1], found[0, 70_000], found.sum()) == (2, 3, 5)
 
 
-@pytest.mark.parametrize(
-    "out",
-    [np.empty((3, 5), np.float32), np.empty((4, 5)), np.empty((5, 4), np.float32).T, np.empty((4, 6), np.float32)],
-)
-def test_buffer_that_does_not_fit_is_refused(out: np.ndarray) -> None:
-    with pytest.raises(ShapeError, match="expected that shape"):
-        densify(random_block(4, 5, 0.5, 0), out)
+def test_slot_memory_is_used_again() -> None:
+    source = MatrixSource()
+    slot = DenseSlot(20, is_pinned=False)
+    slot.fill(filling(source, [1, 2, 3]))
+    before = slot.batch().data_ptr(), slot.nbytes
+    slot.fill(filling(source, [4]))
+    assert (slot.batch().data_ptr(), slot.nbytes) == before
+    assert slot.nbytes == 3 * 20 * 4

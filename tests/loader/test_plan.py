@@ -1,19 +1,35 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scamac_scale.buffer import rows_of
 from scamac_scale.errors import PlanError
-from scamac_scale.loader.plan import WINDOW_CELLS, EpochPlan, SweepPlan, window_for
+from scamac_scale.loader.plan import (
+    BLOCK_CELLS,
+    LANES,
+    MIN_BLOCK_CELLS,
+    WINDOW_CELLS,
+    EpochPlan,
+    Plan,
+    RowsPlan,
+    SweepPlan,
+    WeightedPlan,
+    balanced_weights,
+    window_sizes,
+)
 from scamac_scale.world import World
 
 sizes = st.fixed_dictionaries(
     {
-        "n_cells": st.integers(1, 300),
-        "batch_cells": st.integers(1, 70),
-        "window_cells": st.integers(1, 100),
+        "n_cells": st.integers(1, 700),
+        "batch_cells": st.integers(1, 90),
+        "window_cells": st.integers(1, 300),
         "block_cells": st.integers(1, 40),
         "seed": st.integers(0, 5),
     }
@@ -22,6 +38,15 @@ sizes = st.fixed_dictionaries(
 
 def epoch_of(plan: EpochPlan, epoch: int = 0) -> list[np.ndarray]:
     return [plan.rows(epoch, index) for index in range(plan.n_batches)]
+
+
+def loaded_rows(plan: Plan, step: int) -> np.ndarray:
+    """Rows of a step as a feed finds them: from what the parts load, at the places that are named."""
+    pieces = plan.share(step).pieces
+    windows = range(*plan.windows(step))
+    assert all(piece.window in windows and 0 <= piece.part < plan.n_parts for piece in pieces)
+    rows = [rows_of(*plan.runs(piece.window, piece.part))[piece.places] for piece in pieces]
+    return np.concatenate([np.empty(0, np.int64), *rows])
 
 
 @settings(deadline=None)
@@ -43,15 +68,52 @@ def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) 
 
 
 @settings(deadline=None)
-@given(sizes, st.integers(1, 5), st.integers(0, 2))
-def test_ranks_together_read_the_same_global_batches(size: dict[str, int], world: int, epoch: int) -> None:
+@given(sizes, st.sampled_from([2, 4, 8]), st.integers(0, 2))
+def test_ranks_put_together_are_one_process_cell_by_cell(size: dict[str, int], world: int, epoch: int) -> None:
     whole = EpochPlan(**size)
     ranks = [EpochPlan(**size, world=World(rank, world)) for rank in range(world)]
     assert {plan.n_batches for plan in ranks} == {whole.n_batches}
     for index in range(whole.n_batches):
         parts = [plan.rows(epoch, index) for plan in ranks]
         np.testing.assert_array_equal(np.concatenate(parts), whole.rows(epoch, index))
-        assert max(part.size for part in parts) - min(part.size for part in parts) <= 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes, st.sampled_from([3, 5, 16, 63, 64]))
+def test_any_number_of_ranks_has_the_cells_of_one_process(size: dict[str, int], world: int) -> None:
+    whole = EpochPlan(**size)
+    ranks = [EpochPlan(**size, world=World(rank, world)) for rank in range(world)]
+    for index in range(whole.n_batches):
+        parts = np.concatenate([plan.rows(0, index) for plan in ranks])
+        np.testing.assert_array_equal(np.sort(parts), np.sort(whole.rows(0, index)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes, st.integers(1, 9), st.data())
+def test_a_feed_finds_the_rows_where_the_plan_says(size: dict[str, int], world: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, world - 1))
+    plan = EpochPlan(**size, world=World(rank, world))
+    for step in range(2 * plan.n_batches):
+        np.testing.assert_array_equal(loaded_rows(plan, step), plan.share(step).rows)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes, st.integers(1, 9))
+def test_ranks_read_what_they_deliver_and_nothing_else(size: dict[str, int], world: int) -> None:
+    for rank in range(world):
+        plan = EpochPlan(**size, world=World(rank, world))
+        n_windows = plan.windows(plan.n_batches - 1)[1]
+        runs = [plan.runs(window, part) for window in range(n_windows) for part in range(plan.n_parts)]
+        read = np.concatenate([rows_of(*run) for run in runs])
+        np.testing.assert_array_equal(np.sort(read), np.sort(np.concatenate(epoch_of(plan))))
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_windows_never_come_earlier_in_later_steps(size: dict[str, int]) -> None:
+    plan = EpochPlan(**size)
+    windows = [plan.windows(step) for step in range(3 * plan.n_batches)]
+    assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in zip(windows, windows[1:], strict=False))
 
 
 @settings(deadline=None)
@@ -63,36 +125,128 @@ def test_a_jump_to_any_batch_gives_the_batch_of_an_unbroken_run(size: dict[str, 
     np.testing.assert_array_equal(EpochPlan(**size).rows(epoch, index), batches[epoch][index])
 
 
-def test_small_atlas_is_permuted_in_full() -> None:
-    plan = EpochPlan(20_000, 20_000, 0)
-    rows = plan.rows(0, 0)
-    # of a full permutation, neighbours lie a third of the atlas apart on average; within blocks it would be 0.017
-    assert np.abs(np.diff(rows)).mean() / 20_000 == pytest.approx(1 / 3, abs=0.01)
+def test_a_new_process_gives_the_same_batch() -> None:
+    code = (
+        "from scamac_scale.loader.plan import EpochPlan\n"
+        "print(EpochPlan(9000, 500, 3, window_cells=2048, block_cells=16).rows(2, 7).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(EpochPlan(9000, 500, 3, window_cells=2048, block_cells=16).rows(2, 7).tolist())
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = [EpochPlan(1000, 1000, seed).rows(epoch, 0) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [EpochPlan(1000, 1000, seed, block_cells=16).rows(epoch, 0) for seed in (0, 1) for epoch in (0, 1)]
     for i, first in enumerate(orders):
         for second in orders[:i]:
             assert (first == second).mean() < 0.02
 
 
-def test_windows_hold_whole_blocks_of_consecutive_rows() -> None:
-    plan = EpochPlan(1000, 50, 3, window_cells=100, block_cells=10)
-    for window in range(10):
-        rows = np.sort(np.concatenate([plan.rows(0, 2 * window), plan.rows(0, 2 * window + 1)]))
-        np.testing.assert_array_equal(rows % 10, np.tile(np.arange(10), 10))
+def test_every_batch_takes_alike_from_all_blocks_of_its_window() -> None:
+    plan = EpochPlan(6400, 640, 3, window_cells=6400, block_cells=100)  # a lane is a block
+    for rows in epoch_of(plan):
+        np.testing.assert_array_equal(np.bincount(rows // 100), 10)
 
 
-def test_cells_of_neighbouring_batches_mix_between_epochs() -> None:
-    plan = EpochPlan(4096, 64, 0, window_cells=512, block_cells=16)
-    batch = np.empty((2, 4096), int)
+def test_ranks_exchange_cells_between_epochs() -> None:
+    plan = EpochPlan(64_000, 1000, 0, World(0, 4), window_cells=6400, block_cells=100)
+    cells = [np.concatenate(epoch_of(plan, epoch)) for epoch in range(2)]
+    assert 0.15 < np.isin(cells[1], cells[0]).mean() < 0.35  # a quarter is chance
+
+
+def recurrence(plan: EpochPlan) -> float:
+    """How many times more often than by chance two cells that share a batch share one in the next epoch."""
+    n_cells = plan.n_cells
+    batch = np.empty((2, n_cells), int)
     for epoch in (0, 1):
         for index, rows in enumerate(epoch_of(plan, epoch)):
             batch[epoch, rows] = index
-    order = np.argsort(batch[0], kind="stable").reshape(64, 64)
-    again = sum((batch[1, cells][:, None] == batch[1, cells]).sum() - 64 for cells in order)
-    assert again / (64 * 64 * 63) < 1.3 * 63 / 4095  # chance; ten standard errors below 1.3
+    sizes = np.bincount(batch[0])
+    both = np.bincount(batch[0] * plan.n_batches + batch[1])
+    pairs, again = (sizes * (sizes - 1)).sum(), (both * (both - 1)).sum()
+    return float(again / pairs * n_cells * (n_cells - 1) / pairs)
+
+
+def test_cells_of_a_batch_part_as_the_formula_says() -> None:
+    # 1 + b N / W^2
+    assert recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=64)) == pytest.approx(1.25, abs=0.05)
+    assert recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=16)) == pytest.approx(1.06, abs=0.05)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**5), st.integers(2**10, 2**32))
+def test_window_sizes_fit_their_bytes_and_keep_pairs_apart(n_cells: int, cell_bytes: int, window_bytes: int) -> None:
+    found = window_sizes(n_cells, n_cells * cell_bytes, window_bytes)
+    window, block = found["window_cells"], found["block_cells"]
+    assert LANES <= window <= WINDOW_CELLS
+    assert window == LANES or window * cell_bytes <= window_bytes
+    assert 1 <= block <= min(BLOCK_CELLS, window // LANES)
+    assert block & (block - 1) == 0
+    assert block <= MIN_BLOCK_CELLS or block * n_cells <= 0.25 * (window + block) ** 2
+
+
+def test_usual_windows() -> None:
+    assert window_sizes(10**6, 10**6 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 1024}
+    assert window_sizes(10**7, 10**7 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 64}
+    assert window_sizes(300, 300 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 1024}
+
+
+def test_weighted_cells_come_as_often_as_they_should() -> None:
+    weights = np.ones(2000)
+    weights[:20] = 50.0
+    weights[20:100] = 0.0
+    plan = WeightedPlan(weights, 128, 0, window_cells=512, block_cells=8)
+    counts = np.zeros(2000)
+    for epoch in range(4):
+        rows = np.concatenate(epoch_of(plan, epoch))
+        assert rows.size == 2000
+        counts += np.bincount(rows, minlength=2000)
+    expected = 4 * 2000 * weights / weights.sum()
+    assert np.abs(counts - expected).max() <= 4  # each epoch rounds up or down
+    assert counts[20:100].sum() == 0
+
+
+def test_weighted_draws_of_one_cell_are_spread_over_the_epoch() -> None:
+    weights = np.ones(6400)
+    weights[77] = 640.0
+    plan = WeightedPlan(weights, 640, 0, window_cells=640, block_cells=10)
+    counts = [int((rows == 77).sum()) for rows in epoch_of(plan)]
+    assert sum(counts) in (581, 582)
+    assert min(counts) > 0
+    assert max(counts) < 0.25 * sum(counts)
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes, st.sampled_from([1, 2, 4]))
+def test_weighted_plan_is_the_same_for_all_ranks_and_found_by_a_feed(size: dict[str, int], world: int) -> None:
+    size = dict(size)
+    weights = np.random.default_rng(0).exponential(size=size.pop("n_cells"))
+    whole = WeightedPlan(weights, **size)
+    ranks = [WeightedPlan(weights, **size, world=World(rank, world)) for rank in range(world)]
+    for step in range(whole.n_batches):
+        parts = [plan.share(step).rows for plan in ranks]
+        np.testing.assert_array_equal(np.concatenate(parts), whole.share(step).rows)
+        for plan, rows in zip(ranks, parts, strict=True):
+            np.testing.assert_array_equal(loaded_rows(plan, step), rows)
+
+
+def test_equal_weights_give_every_cell_once() -> None:
+    plan = WeightedPlan(np.full(999, 3.0), 100, 0, window_cells=128, block_cells=4)
+    np.testing.assert_array_equal(np.sort(np.concatenate(epoch_of(plan))), np.arange(999))
+
+
+def test_balanced_classes_come_equally_often() -> None:
+    labels = np.array(["a"] * 900 + ["b"] * 90 + [None] * 10, dtype=object)
+    import pandas as pd
+
+    codes = pd.Categorical(labels).codes
+    plan = WeightedPlan(balanced_weights(codes), 100, 0, window_cells=128, block_cells=4)
+    counts = np.bincount(codes[np.concatenate(epoch_of(plan))] + 1)
+    assert np.abs(counts - 1000 / 3).max() <= 2
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, np.nan], [[1.0], [1.0]], []])
+def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
+    with pytest.raises(PlanError, match="Sampling weights"):
+        WeightedPlan(np.array(weights), 1, 0)
 
 
 @settings(deadline=None)
@@ -102,6 +256,18 @@ def test_sweep_reads_rows_in_order(n_cells: int, batch_cells: int, world: int) -
     rows = [plan.rows(index) for index in range(ranks[0].n_batches) for plan in ranks]
     assert ranks[0].n_batches == -(-n_cells // batch_cells)
     np.testing.assert_array_equal(np.concatenate(rows), np.arange(n_cells))
+    for plan in ranks:
+        for index in range(plan.n_batches):
+            np.testing.assert_array_equal(loaded_rows(plan, index), plan.rows(index))
+
+
+def test_rows_plan_gives_the_rows_that_it_got() -> None:
+    requests = [np.array([5, 3, 5]), np.empty(0, np.int64), np.array([9])]
+    plan = RowsPlan(requests)
+    assert plan.n_batches == 3
+    for step, rows in enumerate(requests):
+        np.testing.assert_array_equal(plan.share(step).rows, rows)
+        np.testing.assert_array_equal(loaded_rows(plan, step), rows)
 
 
 @pytest.mark.parametrize("index", [-1, 4])
@@ -112,11 +278,13 @@ def test_batch_beyond_the_epoch_is_refused(index: int) -> None:
         SweepPlan(100, 25).rows(index)
 
 
-def test_plan_of_nothing_is_refused() -> None:
+def test_plan_of_nothing_or_for_too_many_ranks_is_refused() -> None:
     with pytest.raises(PlanError, match="n_cells=0"):
         EpochPlan(0, 10, 0)
     with pytest.raises(PlanError, match="batch_cells=0"):
         SweepPlan(10, 0)
+    with pytest.raises(PlanError, match="65 ranks share 64 lanes"):
+        EpochPlan(1000, 100, 0, World(0, 65))
 
 
 def test_rows_handed_out_do_not_change_the_plan() -> None:
@@ -125,21 +293,3 @@ def test_rows_handed_out_do_not_change_the_plan() -> None:
     handed = plan.rows(0, 0)
     handed[:] = 0
     np.testing.assert_array_equal(plan.rows(0, 0), first)
-
-
-@given(st.integers(1, 10**9), st.integers(1, 10**5), st.integers(2**20, 2**32))
-def test_two_windows_fit_in_what_is_kept(n_cells: int, cell_bytes: int, kept_bytes: int) -> None:
-    window = window_for(n_cells, n_cells * cell_bytes, kept_bytes)
-    assert window % 1024 == 0
-    assert 1024 <= window <= WINDOW_CELLS
-    if n_cells * cell_bytes <= kept_bytes:
-        assert window == WINDOW_CELLS
-    elif 1024 < window < WINDOW_CELLS:
-        assert 2 * window * cell_bytes <= kept_bytes < 2 * (window + 1024) * cell_bytes
-    elif window == WINDOW_CELLS:
-        assert 2 * window * cell_bytes <= kept_bytes
-
-
-def test_cells_of_an_ordinary_atlas_mix_in_full_windows() -> None:
-    assert window_for(10**7, 10**7 * 300 * 6) == WINDOW_CELLS
-    assert window_for(10**7, 10**7 * 1000 * 6) == 21 * 1024
