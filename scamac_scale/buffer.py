@@ -84,7 +84,7 @@ class RowBuffer:
         return sum(array.nbytes for array in self._memory.values())
 
     def lengths(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Values of some rows."""
+        """Count the values of some rows."""
         found: NDArray[np.int64] = self.indptr[places + 1] - self.indptr[places]
         return found
 
@@ -128,7 +128,7 @@ class RowBuffer:
 
 
 def runs_of(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of consecutive rows.
+    """Find runs of consecutive rows.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def runs_of(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def rows_of(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of some runs, one run after the other: the inverse of `runs_of`."""
+    """List the rows of some runs, one run after the other: the inverse of `runs_of`."""
     lengths = stops - starts
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0

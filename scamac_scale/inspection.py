@@ -143,17 +143,20 @@ def _look_at_store(path: Path, is_verified: bool) -> Found:
             "density": store.n_values / max(store.n_cells * store.n_genes, 1),
             "values": space.kind,
             "target_sum": space.target_sum,
+            "profile": store.profile,
+            "value_type": store.value_dtype.name,
             "obs_columns": list(map(str, store.obs.columns)),
             "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
             "ingest": store.config,
         }
         if is_verified:
-            found["verified"] = f"{_read_back(store):,} cells, all columns"
+            found["verified"] = f"{_read_back(store):,} cells, all columns, every checksum"
     return found
 
 
 def _read_back(store: Any) -> int:  # Any: a StoreReader, imported where it is opened
-    """Read every cell; a missing or damaged chunk is an error of the reader."""
+    """Read every array, and so recompute every checksum; a missing or damaged chunk is an error of the reader."""
+    store.verify()
     with track("verify", store.n_cells, "cells") as progress:
         for start in range(0, store.n_cells, BLOCK_CELLS):
             rows = np.arange(start, min(start + BLOCK_CELLS, store.n_cells))

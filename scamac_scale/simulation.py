@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DRAWN_CELLS = 1024
 """Cells that share one random stream."""
+BLOCK_CELLS = 4096
+"""Cells in a chunk on disk, on average; memory grows with it."""
 SLAB_VALUES = 2**22
 """Uniform numbers held at a time."""
 
@@ -135,7 +137,6 @@ def simulate(
     n_types: int = 8,
     counts_per_gene: float = COUNTS_PER_GENE,
     seed: int = 0,
-    block_cells: int = 4096,
     overwrite: bool = False,
 ) -> Path:
     """Write a labelled synthetic atlas of raw counts.
@@ -154,9 +155,7 @@ def simulate(
     counts_per_gene
         Median counts of a cell before dropout, for each gene: how dense the atlas is.
     seed
-        The same seed gives the same cells, whatever `n_cells` and `block_cells`.
-    block_cells
-        Cells in a chunk on disk, on average; memory grows with it.
+        The same seed gives the same cells, whatever `n_cells`.
     overwrite
         Whether an existing zarr folder is replaced.
 
@@ -177,7 +176,7 @@ def simulate(
     Counts are negative binomial around (depth of the cell) x (profile of its type), depth is log-normal, and small counts
     are lost more often than large ones. Drawn by inversion, one uniform number per cell and gene.
     """
-    for name, value in (("n_cells", n_cells), ("n_genes", n_genes), ("n_types", n_types), ("block_cells", block_cells)):
+    for name, value in (("n_cells", n_cells), ("n_genes", n_genes), ("n_types", n_types)):
         if value < 1:
             raise ConfigError(f"simulate: {name}={value}; it must be at least 1.")
     if not counts_per_gene > 0:
@@ -190,7 +189,7 @@ def simulate(
     with atomic_folder(out, overwrite=overwrite) as folder, writing(Path(out)):
         # one type for both, or scikit-learn refuses what anndata reads
         index_dtype = np.dtype(np.int32 if n_cells * n_genes < 2**31 else np.int64)
-        writer = _AtlasWriter(folder, model, block_cells, seed, index_dtype)
+        writer = _AtlasWriter(folder, model, seed, index_dtype)
         with track("simulating", n_cells, "cells") as progress:
             for block, start in enumerate(range(0, n_cells, DRAWN_CELLS)):
                 cells = draw_cells(model, min(DRAWN_CELLS, n_cells - start), seed, block)
@@ -203,12 +202,11 @@ def simulate(
 class _AtlasWriter:
     """An AnnData zarr that grows by runs of cells; whole chunks go to disk."""
 
-    def __init__(self, folder: Path, model: CellModel, block_cells: int, seed: int, index_dtype: np.dtype[Any]) -> None:
+    def __init__(self, folder: Path, model: CellModel, seed: int, index_dtype: np.dtype[Any]) -> None:
         import zarr
 
         self._root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         self._model = model
-        self._block_cells = block_cells
         self._seed = seed
         self._index_dtype = index_dtype
         self._n_cells = 0
@@ -261,8 +259,8 @@ class _AtlasWriter:
             write_elem(self._root, name, {}, dataset_kwargs=plain)
         write_elem(self._root, "obs", obs, dataset_kwargs=plain)
         self._root.create_group("X").attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        values = max(1024, len(first.data) * self._block_cells // len(first.label))
-        cells = max(DRAWN_CELLS, 16 * self._block_cells)
+        values = max(1024, len(first.data) * BLOCK_CELLS // len(first.label))
+        cells = max(DRAWN_CELLS, 16 * BLOCK_CELLS)
         self._grow_from("X/indptr", self._index_dtype, cells)
         self._grow_from("X/indices", self._index_dtype, values)
         self._grow_from("X/data", np.dtype(np.float32), values)

@@ -11,7 +11,7 @@ MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 
-PLAIN = {"errors", "world", "config", "arrays", "atomic", "genes", "progress", "randomness", "csr", "values"}
+PLAIN = {"errors", "world", "config", "arrays", "atomic", "genes", "progress", "randomness", "csr", "values", "buffer"}
 """Plain data, names and files: everybody may import them, but the mathematics, which sees the errors only."""
 
 ARROWS: dict[str, set[str]] = {
@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "genes": {"errors", "arrays"},
     "csr": {"errors", "arrays"},
     "values": {"errors", "arrays"},
+    "buffer": {"errors", "arrays", "csr", "values"},
     # mathematics: tensors and arrays, nothing else
     "ops": {"errors"},
     "losses": {"errors", "ops"},

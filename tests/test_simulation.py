@@ -13,6 +13,7 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.statistics import fit_gene_space
+from scamac_scale import simulation
 from scamac_scale.simulation import DROPOUT, SHAPE, CellModel, draw_cells, simulate
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def read(path: Path) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulate(tmp_path_factory.mktemp("simulated") / "a.zarr", 2500, n_genes=400, n_types=5, block_cells=500)
+    return simulate(tmp_path_factory.mktemp("simulated") / "a.zarr", 2500, n_genes=400, n_types=5)
 
 
 def test_it_is_a_valid_anndata(atlas: Path) -> None:
@@ -68,6 +69,13 @@ def test_the_types_can_be_found_again(atlas: Path) -> None:
     assert adjusted_rand_score(adata.obs["cell_type"], found) > 0.8  # 12 markers a type, 300 counts a cell
 
 
+def test_an_atlas_is_as_dense_as_it_shall_be(tmp_path: Path) -> None:
+    thin, thick = (
+        read(simulate(tmp_path / f"{counts}.zarr", 1000, n_genes=300, counts_per_gene=counts)) for counts in (0.1, 1.0)
+    )
+    assert 7 < thick.X.sum() / thin.X.sum() < 14  # ten times, but for the dropout, which takes small counts
+
+
 def test_depth_differs_between_cells(atlas: Path) -> None:
     depth = np.asarray(read(atlas).X.sum(axis=1)).ravel()
     assert 0.3 < np.log(depth).std() < 0.6
@@ -102,10 +110,11 @@ def test_counts_follow_the_distribution_that_is_promised() -> None:
     np.testing.assert_allclose(squares / n, expected_square / n, rtol=0.08)
 
 
-def test_the_seed_decides_everything(tmp_path: Path) -> None:
+def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = {"n_genes": 50, "n_types": 3}
     first = read(simulate(tmp_path / "a.zarr", 1500, seed=1, **sizes))
-    again = read(simulate(tmp_path / "b.zarr", 1500, seed=1, block_cells=64, **sizes))
+    monkeypatch.setattr(simulation, "BLOCK_CELLS", 64)
+    again = read(simulate(tmp_path / "b.zarr", 1500, seed=1, **sizes))
     longer = read(simulate(tmp_path / "c.zarr", 2100, seed=1, **sizes))
     other = read(simulate(tmp_path / "d.zarr", 1500, seed=2, **sizes))
     for same in (again, longer[:1500]):
@@ -115,21 +124,20 @@ def test_the_seed_decides_everything(tmp_path: Path) -> None:
     assert (other.X != first.X).nnz > 0
 
 
-def test_memory_holds_a_chunk_and_not_the_atlas(tmp_path: Path) -> None:
+def test_memory_holds_a_chunk_and_not_the_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zarr
 
-    root: Any = zarr.open_group(
-        str(simulate(tmp_path / "a.zarr", 9000, n_genes=30, n_types=2, block_cells=1)), mode="r"
-    )
+    monkeypatch.setattr(simulation, "BLOCK_CELLS", 1)
+    root: Any = zarr.open_group(str(simulate(tmp_path / "a.zarr", 9000, n_genes=30, n_types=2)), mode="r")
     assert root["X/data"].nchunks > 50
     assert root["X/indptr"].shape == (9001,)
     assert root["X/indptr"][-1] == root["X/data"].shape[0] == root["X/indices"].shape[0]
 
 
-@pytest.mark.parametrize("name", ["n_cells", "n_genes", "n_types", "block_cells"])
+@pytest.mark.parametrize("name", ["n_cells", "n_genes", "n_types", "counts_per_gene"])
 def test_sizes_must_be_positive(name: str, tmp_path: Path) -> None:
     sizes = {"n_cells": 10, name: 0}
-    with pytest.raises(ConfigError, match=f"simulate: {name}=0; it must be at least 1"):
+    with pytest.raises(ConfigError, match=f"simulate: {name}=0; it must be (at least 1|positive)"):
         simulate(tmp_path / "a.zarr", **sizes)
     assert list(tmp_path.iterdir()) == []
 

@@ -67,7 +67,7 @@ class Slot(Protocol):
         """Write a batch."""
 
     def batch(self) -> Any:  # Any: a Tensor or a SparseBatch
-        """The batch that was written; valid until the slot is filled again."""
+        """Give the batch that was written; valid until the slot is filled again."""
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +92,7 @@ class DenseSlot:
             at += places.size
 
     def batch(self) -> Tensor:
-        """(B, G) float32."""
+        """Give (B, G) float32."""
         size = self._n_cells * self._n_genes
         return self._memory.room("values", size, torch.float32).view(self._n_cells, self._n_genes)
 
@@ -127,7 +127,7 @@ class SparseSlot:
             at += places.size
 
     def batch(self) -> SparseBatch:
-        """The sparse rows."""
+        """Give the sparse rows."""
         return SparseBatch(
             self._memory.room("indptr", self._n_cells + 1, torch.int64),
             self._memory.room("genes", self._n_values, self._gene_type),
@@ -163,8 +163,8 @@ def _allocate(size: int, dtype: torch.dtype, *, is_pinned: bool) -> Tensor:
     """Take memory: page-locked, or by NumPy, which asks for huge pages: the kernel then misses far fewer addresses."""
     if is_pinned:
         return torch.empty(size, dtype=dtype, pin_memory=True)
-    n_bytes = size * torch.empty((), dtype=dtype).element_size()
-    return torch.from_numpy(np.empty(n_bytes, np.uint8)).view(dtype)
+    n_bytes = max(size, 1) * dtype.itemsize
+    return torch.from_numpy(np.empty(n_bytes, np.uint8)).view(dtype)[:size]
 
 
 SLOTS: dict[str, type[DenseSlot] | type[SparseSlot]] = {"dense": DenseSlot, "csr": SparseSlot}

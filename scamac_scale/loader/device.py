@@ -122,7 +122,7 @@ class DeviceCells:
             yield Batch(rows, self.gather(rows).to_dense())
 
     def gather(self, rows: NDArray[np.int64]) -> SparseBatch:
-        """Sparse rows of some cells."""
+        """Gather the sparse rows of some cells."""
         n_values = int(
             (self._host_indptr[rows + 1] - self._host_indptr[rows]).sum()
         )  # known here: no wait for the device
@@ -170,5 +170,5 @@ DENSIFY: dict[str, Callable[[CellSource, Plan, torch.device], str]] = {
 
 
 def densify_layout(name: str, source: CellSource, plan: Plan, device: torch.device) -> str:
-    """Layout that a feed needs for a setting of ``loader.densify``."""
+    """Choose the layout that a feed needs for a setting of ``loader.densify``."""
     return LAYOUTS[choose(DENSIFY, name, "loader.densify")(source, plan, device)]

@@ -4,8 +4,7 @@ Nothing here reads a cell. A plan has no state to save: the number of the next s
 
 A plan says three things of each step (one global batch): which *windows* it needs, which runs of rows a window has to read
 (cut into *parts*, which threads load one by one), and which rows of these parts make up the batch. `EpochPlan` is a shuffled
-pass, `WeightedPlan` one that takes some cells more often than others, `SweepPlan` an ordered pass, `RowsPlan` any lists of
-rows.
+pass, `SweepPlan` an ordered one, `RowsPlan` any lists of rows; `weighted.WeightedPlan` takes some cells more often than others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.arrays import IntArray
 
 LANES = 64
 """Parts of equal size into which the cells of a window are dealt; a rank owns whole ones."""
@@ -42,9 +41,7 @@ MIN_BLOCK_CELLS = 64
 """And at least, if a lane of the window has so many: smaller reads cost more than they are worth."""
 RECURRENCE = 0.25
 """How much more often than by chance two cells may share a batch twice because they lie in one block, see `window_sizes`."""
-MAX_PASSES = 64
-
-_BLOCK_ORDER, _LANE_ORDER, _DRAW = range(3)  # purposes of the random streams of a plan
+_BLOCK_ORDER, _LANE_ORDER = range(2)  # purposes of the random streams of a plan
 _WINDOWS_KEPT = 8  # those read ahead, and the two that a batch may straddle
 
 Runs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
@@ -78,13 +75,13 @@ class Plan(Protocol):
         """Parts of each window."""
 
     def windows(self, step: int) -> tuple[int, int]:
-        """First window that a step needs, and the one after the last."""
+        """Tell the first window that a step needs, and the one after the last."""
 
     def runs(self, window: int, part: int) -> Runs:
-        """What a part reads, in this order; empty where this rank needs nothing of it."""
+        """Tell what a part reads, in this order; empty where this rank needs nothing of it."""
 
     def share(self, step: int) -> Share:
-        """The rows of a step, and where they lie."""
+        """Tell the rows of a step, and where they lie."""
 
 
 def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES) -> dict[str, int]:
@@ -114,24 +111,6 @@ def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES)
     wanted = max(MIN_BLOCK_CELLS, int(RECURRENCE * window**2 / max(n_cells, 1)))
     block = 1 << (min(BLOCK_CELLS, window // LANES, wanted).bit_length() - 1)
     return {"window_cells": window // block * block, "block_cells": block}
-
-
-def balanced_weights(codes: IntArray) -> FloatArray:
-    """Weights that make every class as frequent as any other.
-
-    Parameters
-    ----------
-    codes
-        (N,) class of each cell; -1 for none, which counts as a class.
-
-    Returns
-    -------
-    ndarray
-        (N,) float64, one over the size of the class.
-    """
-    _, classes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
-    weights: FloatArray = 1.0 / sizes[classes]
-    return weights
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -216,12 +195,12 @@ class EpochPlan:
         self._block_cells = min(block_cells, window_cells)
         self._n_blocks = -(-n_cells // self._block_cells)
         self._n_windows = -(-self._n_blocks // max(1, window_cells // self._block_cells))
-        self._lock = threading.Lock()
+        self._lock, self._building = threading.Lock(), threading.Lock()
         self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
         self._windows: OrderedDict[int, _Window] = OrderedDict()
 
     def bounds(self, index: int) -> tuple[int, int]:
-        """Positions in the epoch of a global batch: the first, and the one after the last."""
+        """Tell the positions in the epoch of a global batch: the first, and the one after the last."""
         return index * self.n_cells // self.n_batches, (index + 1) * self.n_cells // self.n_batches
 
     def rows(self, epoch: int, index: int) -> NDArray[np.int64]:
@@ -251,7 +230,7 @@ class EpochPlan:
         return self.share(epoch * self.n_batches + index).rows
 
     def windows(self, step: int) -> tuple[int, int]:
-        """First window that a step needs, and the one after the last."""
+        """Tell the first window that a step needs, and the one after the last."""
         epoch, index = divmod(step, self.n_batches)
         low, high = self.bounds(index)
         edges = self._window_starts(epoch)
@@ -259,13 +238,12 @@ class EpochPlan:
         return epoch * self._n_windows + int(first), epoch * self._n_windows + int(last) + 1
 
     def runs(self, window: int, part: int) -> Runs:
-        """What a part reads, in this order."""
+        """Tell what a part reads, in this order."""
         return self._runs(window // self._n_windows, *self._part_bounds(window, part))
 
     def share(self, step: int) -> Share:
-        """The rows of a step that belong to this rank, part after part, and where they lie."""
-        epoch, index = divmod(step, self.n_batches)
-        low, high = self.bounds(index)
+        """Tell the rows of a step that belong to this rank, part after part, and where they lie."""
+        low, high = self.bounds(step % self.n_batches)
         found: list[tuple[Piece, NDArray[np.int64]]] = []
         for number in range(*self.windows(step)):
             window = self._window(number)
@@ -282,14 +260,13 @@ class EpochPlan:
         return Share(rows, [piece for piece, _ in found])
 
     def _runs(self, epoch: int, low: int, high: int) -> Runs:
-        """Runs of rows at the positions `low` to `high` of an epoch."""
+        """Find the runs of rows at the positions `low` to `high` of an epoch."""
         blocks, starts = self._order(epoch)
         first, last = np.searchsorted(starts, [low, max(high - 1, low)], side="right") - 1
         edges = np.clip(starts[first : last + 2], low, high)
         shift = blocks[first : last + 1] * self._block_cells - starts[first : last + 1]
-        return edges[:-1][edges[:-1] < edges[1:]] + shift[edges[:-1] < edges[1:]], (edges[1:] + shift)[
-            edges[:-1] < edges[1:]
-        ]
+        is_run = edges[:-1] < edges[1:]
+        return (edges[:-1] + shift)[is_run], (edges[1:] + shift)[is_run]
 
     def _locate(
         self, epoch: int, positions: NDArray[np.int64], window: int, part: int
@@ -328,10 +305,15 @@ class EpochPlan:
         return self._order(epoch)[1][edges]
 
     def _window(self, number: int) -> _Window:
-        with self._lock:
-            if number in self._windows:
-                self._windows.move_to_end(number)
-                return self._windows[number]
+        with self._building:  # threads that need it at once shall not all make it
+            if number not in self._windows:
+                self._windows[number] = self._make_window(number)
+                while len(self._windows) > _WINDOWS_KEPT:
+                    self._windows.popitem(last=False)
+            self._windows.move_to_end(number)
+            return self._windows[number]
+
+    def _make_window(self, number: int) -> _Window:
         epoch, index = divmod(number, self._n_windows)
         start, stop = self._window_starts(epoch)[index : index + 2]
         n_cells = int(stop - start)
@@ -347,77 +329,7 @@ class EpochPlan:
         cuts = offsets[self._part_edges]
         found = [self._locate(epoch, positions[cuts[p] : cuts[p + 1]], number, p) for p in range(self.n_parts)]
         rows, places = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        window = _Window(int(start), n_even, late, rows, places, offsets)
-        with self._lock:
-            self._windows[number] = window
-            while len(self._windows) > _WINDOWS_KEPT:
-                self._windows.popitem(last=False)
-        return window
-
-
-class WeightedPlan(EpochPlan):
-    """Shuffled batches in which cells come as often as their weights say: N draws per epoch.
-
-    Parameters
-    ----------
-    weights
-        (N,) non-negative, not all zero; a cell comes ``N weight / sum`` times per epoch, rounded up or down at random.
-    batch_cells, seed, world, window_cells, block_cells
-        As of `EpochPlan`, over the N draws of an epoch.
-
-    Raises
-    ------
-    PlanError
-        If a weight is negative or not finite, or all are zero.
-
-    Notes
-    -----
-    Systematic sampling: N equally spaced points, shifted at random in each epoch, fall on the cumulated weights. They are
-    taken in passes, as many as the heaviest cell has draws (at most `MAX_PASSES`), so that the draws of one cell are spread
-    over the epoch, while the blocks of a pass still lie side by side on disk. Memory is 8 bytes per cell.
-    """
-
-    def __init__(
-        self,
-        weights: FloatArray,
-        batch_cells: int,
-        seed: int,
-        world: World = World(),  # noqa: B008  frozen, no state
-        *,
-        window_cells: int = WINDOW_CELLS,
-        block_cells: int = BLOCK_CELLS,
-    ) -> None:
-        weights = np.asarray(weights, dtype=np.float64)
-        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-            raise PlanError("Sampling weights must be one finite number per cell, not negative, and not all zero.")
-        super().__init__(weights.size, batch_cells, seed, world, window_cells=window_cells, block_cells=block_cells)
-        heaviest = float(weights.max() / weights.mean())
-        n_passes = int(min(max(np.ceil(heaviest), 1), MAX_PASSES))
-        self._passes = np.concatenate(
-            ([0], np.cumsum([len(range(p, weights.size, n_passes)) for p in range(n_passes)]))
-        )
-        self._cumulated = np.cumsum(weights / weights.sum())
-
-    def _cells(self, epoch: int, draws: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cell of each draw of an epoch."""
-        shift = np.random.default_rng([self.seed, _DRAW, epoch]).random()
-        number = np.searchsorted(self._passes, draws, side="right") - 1
-        point = (draws - self._passes[number]) * (self._passes.size - 1) + number
-        cells = np.searchsorted(self._cumulated, (point + shift) / self.n_cells, side="right")
-        return np.minimum(cells, self.n_cells - 1)
-
-    def _part_cells(self, epoch: int, low: int, high: int) -> NDArray[np.int64]:
-        return np.unique(self._cells(epoch, rows_of(*super()._runs(epoch, low, high))))
-
-    def _runs(self, epoch: int, low: int, high: int) -> Runs:
-        return runs_of(self._part_cells(epoch, low, high))
-
-    def _locate(
-        self, epoch: int, positions: NDArray[np.int64], window: int, part: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        draws, _ = super()._locate(epoch, positions, window, part)
-        cells = self._cells(epoch, draws)
-        return cells, np.searchsorted(self._part_cells(epoch, *self._part_bounds(window, part)), cells)
+        return _Window(int(start), n_even, late, rows, places, offsets)
 
 
 class SweepPlan:
@@ -448,15 +360,15 @@ class SweepPlan:
         self.n_batches = -(-n_cells // batch_cells)
 
     def windows(self, step: int) -> tuple[int, int]:
-        """First window that a step needs, and the one after the last."""
+        """Tell the first window that a step needs, and the one after the last."""
         return step, step + 1
 
     def runs(self, window: int, part: int) -> Runs:
-        """What a part reads: one run."""
+        """Tell what a part reads: one run."""
         return runs_of(self.rows(window))
 
     def share(self, step: int) -> Share:
-        """The rows of a step that belong to this rank."""
+        """Tell the rows of a step that belong to this rank."""
         rows = self.rows(step)
         return Share(rows, [Piece(step, 0, rows - rows[0])] if rows.size else [])
 
@@ -502,14 +414,14 @@ class RowsPlan:
         self.n_batches = len(self._requests)
 
     def windows(self, step: int) -> tuple[int, int]:
-        """First window that a step needs, and the one after the last."""
+        """Tell the first window that a step needs, and the one after the last."""
         return step, step + 1
 
     def runs(self, window: int, part: int) -> Runs:
-        """What a part reads: the rows in ascending order."""
+        """Tell what a part reads: the rows in ascending order."""
         return runs_of(np.unique(self._requests[window]))
 
     def share(self, step: int) -> Share:
-        """The rows of a step."""
+        """Tell the rows of a step."""
         rows = self._requests[step]
         return Share(rows, [Piece(step, 0, np.unique(rows, return_inverse=True)[1])] if rows.size else [])

@@ -53,6 +53,8 @@ class StoreReader:
         Cells, chosen genes, stored values.
     profile
         Key of `layout.PROFILES`.
+    value_dtype
+        Type of the stored values.
     gene_space
         The genes, and how values are normalised.
 
@@ -81,9 +83,9 @@ class StoreReader:
             value_dtype = self._root["X/data"].dtype
             self._totals = self._read_totals()
         self._gene_dtype = layout.index_dtype(self.n_genes)
-        self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values)
+        self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values, limit=self.n_genes)
         self._values = ShardReader(self.path / "X" / "data", value_dtype, self.n_values)
-        self._value_dtype: np.dtype[Any] = value_dtype
+        self.value_dtype: np.dtype[Any] = value_dtype
         self._check_arrays()
 
     def __enter__(self) -> Self:
@@ -116,12 +118,12 @@ class StoreReader:
     @property
     def load_bytes(self) -> int:
         """Bytes of all cells as `load` gives them."""
-        entry_bytes = self._value_dtype.itemsize + self._gene_dtype.itemsize
+        entry_bytes = self.value_dtype.itemsize + self._gene_dtype.itemsize
         return (16 if self._is_scaled else 8) * self.n_cells + 8 + self.n_values * entry_bytes
 
     @property
     def _is_scaled(self) -> bool:
-        return self._totals is not None and self._value_dtype.kind == "u"
+        return self._totals is not None and self.value_dtype.kind == "u"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -197,15 +199,13 @@ class StoreReader:
         lows, highs = self._indptr[starts], self._indptr[stops]
         n_rows, n_values = int((stops - starts).sum()), int((highs - lows).sum())
         is_scaled = self._is_scaled
-        into.allot(n_rows, n_values, self._gene_dtype, self._value_dtype, is_scaled=is_scaled)
+        into.allot(n_rows, n_values, self._gene_dtype, self.value_dtype, is_scaled=is_scaled)
         row = at = 0
         for start, stop, low, high in zip(starts.tolist(), stops.tolist(), lows.tolist(), highs.tolist(), strict=True):
             np.add(self._indptr[start + 1 : stop + 1], at - low, out=into.indptr[row + 1 : row + 1 + stop - start])
             self._genes.read(low, high, into.genes[at : at + high - low])
             self._values.read(low, high, into.values[at : at + high - low])
             row, at = row + stop - start, at + high - low
-        if n_values and int(into.genes.max()) >= self.n_genes:
-            raise StoreError(f"{self.path}/X/indices holds a gene beyond {self.n_genes - 1}; {_REMAKE}.")
         if self._totals is not None:
             assert self.gene_space.target_sum is not None
             scale = cell_scale(self._totals[rows_of(starts, stops)], self.gene_space.target_sum)
@@ -213,6 +213,22 @@ class StoreReader:
                 into.scale[:] = scale
             else:
                 into.values[:] = normalise_values(into.indptr, into.values, scale)
+
+    def verify(self) -> None:
+        """Read every array of the store to its end, and so recompute every checksum.
+
+        Raises
+        ------
+        StoreError
+            Names the file or the array that is not as it was written.
+        """
+        for shards in (self._genes, self._values):
+            shards.verify()
+        arrays = [name for name, item in self._root.members(max_depth=None) if isinstance(item, zarr.Array)]
+        for name in arrays:
+            if name not in ("X/data", "X/indices"):
+                with self._reading(name):
+                    _ = self._root[name][...]  # type: ignore[index]  # an array, as was seen
 
     def _read_totals(self) -> NDArray[Any] | None:
         """Totals of the cells, in four bytes each where these hold them."""

@@ -117,6 +117,8 @@ class ShardReader:
         Type that the values must have.
     n_values
         Length that the array must have.
+    limit
+        What every value must lie below, if anything: a gene beyond the last one would be written past the end of a batch.
 
     Raises
     ------
@@ -126,14 +128,15 @@ class ShardReader:
     Notes
     -----
     Files are read, not mapped: as fast when the memory is used again, resident memory stays where it is, and a file that
-    has become shorter is an error and not the end of the process. The checksum of an uncompressed chunk is computed when the
-    chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and per thread the run
+    has become shorter is an error and not the end of the process. The checksum of an uncompressed chunk is computed, and its
+    values compared with `limit`, when the chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and per thread the run
     that is read. Safe to use from several threads.
     """
 
-    def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int) -> None:
+    def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int, limit: int | None = None) -> None:
         self._folder = folder
         self._dtype = dtype
+        self._limit = limit
         sizes, shuffle = self._read_metadata(n_values)
         self._n_values = n_values
         self._chunk, self._shard = sizes.chunk_values, sizes.shard_values
@@ -174,6 +177,15 @@ class ShardReader:
             out = out[end - start :]
             start = end
 
+    def verify(self) -> None:
+        """Recompute the checksum of every chunk; raises StoreError where one is wrong."""
+        self._is_checked[:] = False
+        step = _MAX_CHUNKS * self._chunk
+        held = np.empty(min(step, self._n_values), self._dtype)
+        for start in range(0, self._n_values, step):
+            stop = min(start + step, self._n_values)
+            self.read(start, stop, held[: stop - start])
+
     def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read values of one shard, counted from its first."""
         path = self._folder / "c" / str(number)
@@ -205,7 +217,12 @@ class ShardReader:
             if _crc(payload) != crc.tobytes():
                 raise StoreError(f"{path}: chunk {chunk} is damaged (wrong crc32c); {_REMAKE}.")
             low, high = max(start, chunk * self._chunk), min(stop, (chunk + 1) * self._chunk)
-            self._decode(payload, low - chunk * self._chunk, out[low - start : high - start], path)
+            wanted = out[low - start : high - start]
+            values = self._decode(payload, wanted, path)
+            if values is not wanted:
+                wanted[:] = values[low - chunk * self._chunk : high - chunk * self._chunk]
+            if self._limit is not None and not checked[chunk - first] and int(values.max()) >= self._limit:
+                raise StoreError(f"{path}: chunk {chunk} holds a value beyond {self._limit - 1}; {_REMAKE}.")
         checked[:] = True
 
     def _copy(self, handle: int, path: Path, place: int, skipped: int, out: NDArray[Any]) -> None:
@@ -221,18 +238,16 @@ class ShardReader:
         if os.preadv(handle, pieces[:-1], place + skipped * self._dtype.itemsize) != wanted:
             raise StoreError(f"{path} is truncated; {_REMAKE}.")
 
-    def _decode(self, payload: NDArray[np.uint8], skipped: int, out: NDArray[Any], path: Path) -> None:
+    def _decode(self, payload: NDArray[np.uint8], wanted: NDArray[Any], path: Path) -> NDArray[Any]:
+        """Values of a whole chunk: written into `wanted` where that is as long, otherwise valid until the next call."""
         if self._codec is None:
-            out[:] = payload.view(self._dtype)[skipped : skipped + out.size]
-            return
-        is_whole = out.size == self._chunk
-        values = out if is_whole else self._chunk_scratch()
+            return payload.view(self._dtype)
+        values = wanted if wanted.size == self._chunk else self._chunk_scratch()
         try:
             self._codec.decode(payload, values)
         except (RuntimeError, ValueError) as error:
             raise StoreError(f"{path} cannot be decompressed ({error}); {_REMAKE}.") from error
-        if not is_whole:
-            out[:] = values[skipped : skipped + out.size]
+        return values
 
     def _index(self, number: int, handle: int, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Place and size of every chunk of a shard, -1 for those that are not there."""

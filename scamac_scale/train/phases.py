@@ -11,7 +11,8 @@ import torch
 from scamac_scale.errors import ConfigError, NumericalError, choose
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import EpochPlan, WeightedPlan, balanced_weights, window_sizes
+from scamac_scale.loader.plan import EpochPlan, window_sizes
+from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.progress import track
@@ -72,7 +73,7 @@ def batch_noise(
 
 
 def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPlan:
-    """The order of the cells in training: each once per epoch, or every class of a column equally often."""
+    """Order the cells in training: each once per epoch, or every class of a column equally often."""
     sizes = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
     column = config.loader.balance_by
     if column is None:
@@ -194,7 +195,7 @@ class Stepper:
 
     @contextmanager
     def _batches(self, n_steps: int) -> Iterator[Iterator[Batch]]:
-        """The batches of the next steps, on the device."""
+        """Give the batches of the next steps, on the device."""
         steps = self.step, self.step + n_steps
         if self._device_cells is not None:
             yield self._device_cells.run(self.plan, *steps)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -19,10 +20,9 @@ from scamac_scale.loader.plan import (
     Plan,
     RowsPlan,
     SweepPlan,
-    WeightedPlan,
-    balanced_weights,
     window_sizes,
 )
+from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.world import World
 
 sizes = st.fixed_dictionaries(
@@ -113,7 +113,7 @@ def test_ranks_read_what_they_deliver_and_nothing_else(size: dict[str, int], wor
 def test_windows_never_come_earlier_in_later_steps(size: dict[str, int]) -> None:
     plan = EpochPlan(**size)
     windows = [plan.windows(step) for step in range(3 * plan.n_batches)]
-    assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in zip(windows, windows[1:], strict=False))
+    assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in itertools.pairwise(windows))
 
 
 @settings(deadline=None)
@@ -167,9 +167,10 @@ def recurrence(plan: EpochPlan) -> float:
 
 
 def test_cells_of_a_batch_part_as_the_formula_says() -> None:
-    # 1 + b N / W^2
-    assert recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=64)) == pytest.approx(1.25, abs=0.05)
-    assert recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=16)) == pytest.approx(1.06, abs=0.05)
+    # at most 1 + b N / W^2; less where a lane is one block, since a batch takes evenly from it
+    assert 1.05 < recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=64)) <= 1.25
+    assert 1.15 < recurrence(EpochPlan(65536, 1024, 0, window_cells=4096, block_cells=64)) <= 1.25
+    assert 1.0 < recurrence(EpochPlan(65536, 256, 0, window_cells=4096, block_cells=16)) < 1.08
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**5), st.integers(2**10, 2**32))

@@ -45,7 +45,7 @@ def counts(n_cells: int, n_genes: int, density: float = 0.2, seed: int = 0, mean
 
 
 def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
-    """Write a store; options: kind, obs, chunk_values, block_cells, overwrite, blocks."""
+    """Write a store; options: kind, obs, chunk_values, block_cells, overwrite, blocks, profile, shuffle."""
     n_cells, n_genes = raw.shape
     kind = options.get("kind", "counts")
     genes = tuple(f"gene{i}" for i in range(n_genes))
@@ -53,11 +53,14 @@ def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
     totals = np.asarray(raw.sum(1), dtype=np.float64).ravel() * 1.5  # filtered genes that were not chosen count, too
     obs = options.get("obs", pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]))
     ours = {layout.TOTAL: totals, layout.SOURCE_ROW: np.arange(n_cells)}
+    chunk = options.get("chunk_values", 2**15)
+    sizes = layout.Sizes(chunk_values=chunk, shard_values=16 * chunk)
     header = StoreHeader(
         gene_space=space,
         value_dtype=layout.value_dtype(kind, raw.max() if raw.nnz else 0),
-        chunk_values=options.get("chunk_values", layout.chunk_values(raw.nnz, n_cells)),
-        config=IngestConfig(kind=kind),
+        n_values=raw.nnz,
+        config=IngestConfig(kind=kind, profile=options.get("profile", "fast"), shuffle=options.get("shuffle", False)),
+        sizes=sizes,
         inputs=({"name": "here"},),
     )
     step = options.get("block_cells", 100)
@@ -73,10 +76,10 @@ def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
     return Written(path, raw, totals, space, obs)
 
 
-@pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """650 cells by 40 genes in many small chunks, so that rows cross them."""
+@pytest.fixture(scope="session", params=["fast", "small"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """650 cells by 40 genes in many small chunks and several shards, so that rows cross them; in both profiles."""
     raw = counts(650, 40)
     raw = sparse.diags(np.arange(650) != 17, dtype=raw.dtype).tocsr() @ raw  # cell 17 is without counts
     raw.eliminate_zeros()
-    return write(tmp_path_factory.mktemp("store") / "a.zarr", raw, chunk_values=64)
+    return write(tmp_path_factory.mktemp("store") / "a.zarr", raw, chunk_values=64, profile=request.param)

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
 from scamac_scale.errors import StoreError
+from scamac_scale.inspection import inspect
 from scamac_scale.store import layout
 from scamac_scale.store.reader import StoreReader
+from scamac_scale.store.record import read_record, write_record
 from tests.store.conftest import Written, counts, write
 
 
@@ -24,15 +28,6 @@ def read_all(path: Path) -> None:
     reader.read(np.arange(reader.n_cells))
     assert len(reader.obs) == reader.n_cells
     assert reader.source_rows.size == reader.n_cells
-
-
-def chunk_files(root: Path, *arrays: str) -> list[Path]:
-    return sorted(
-        path for name in arrays for path in (root / name).rglob("*") if path.is_file() and path.name != "zarr.json"
-    )
-
-
-READ_ARRAYS = ("X/data", "X/indices", "X/indptr", "obs", "uns")
 
 
 def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
@@ -71,7 +66,7 @@ def test_changed_commit_record_is_refused(copy: Path) -> None:
     root = json.loads((copy / "zarr.json").read_text())
     root["attributes"][layout.RECORD]["n_cells"] = 649
     (copy / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(StoreError, match=r"commit record of .* is damaged"):
+    with pytest.raises(StoreError, match=r"commit record in .* is damaged"):
         StoreReader(copy)
 
 
@@ -80,6 +75,26 @@ def test_root_metadata_that_makes_no_sense_is_refused(copy: Path, content: str) 
     (copy / "zarr.json").write_text(content)
     with pytest.raises(StoreError, match=r"cannot be read|no commit record"):
         StoreReader(copy)
+
+
+def forge(root: Path, **changes: Any) -> None:
+    """Write the commit record anew, with a seal that is right."""
+    record = replace(read_record(root), **changes)
+    about = json.loads((root / "zarr.json").read_text())
+    about["attributes"][layout.RECORD] |= {key: getattr(record, key) for key in changes}
+    about["attributes"][layout.RECORD]["checksum"] = "0" * 64
+    from scamac_scale.store.record import _hash
+
+    text = json.dumps(about)
+    (root / "zarr.json").write_text(text.replace("0" * 64, _hash(text)))
+
+
+def test_any_change_of_the_root_metadata_is_seen(copy: Path) -> None:
+    text = (copy / "zarr.json").read_text()
+    for changed in (text + " ", text.replace('"0.1.0"', '"0.1.1"'), text.replace("{", "{ ", 1)):
+        (copy / "zarr.json").write_text(changed)
+        with pytest.raises(StoreError, match=r"commit record in .*zarr.json is damaged"):
+            StoreReader(copy)
 
 
 def test_every_metadata_file_is_guarded(copy: Path) -> None:
@@ -91,82 +106,139 @@ def test_every_metadata_file_is_guarded(copy: Path) -> None:
         with pytest.raises(StoreError, match=f"{path.relative_to(copy)} is not what was written"):
             StoreReader(copy)
         path.unlink()
-        with pytest.raises(StoreError, match=f"{path.relative_to(copy)} cannot be read"):
+        with pytest.raises(StoreError, match=f"{path.relative_to(copy)} is missing"):
             StoreReader(copy)
         path.write_bytes(content)
     read_all(copy)
 
 
-def test_every_missing_chunk_is_an_error_that_names_the_file(copy: Path) -> None:
-    files = chunk_files(copy, *READ_ARRAYS)
-    assert len(files) > 50
-    for path in files[:: max(1, len(files) // 20)] + chunk_files(copy, "X/indptr", "obs"):
+def test_every_missing_or_truncated_file_is_named_before_anything_is_read(copy: Path) -> None:
+    files = data_files(copy)
+    assert len(files) > 20
+    for path in files:
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(StoreError, match=f"{path.relative_to(copy)} is missing"):
-            read_all(copy)
+            StoreReader(copy)
+        path.write_bytes(content[:-1])
+        with pytest.raises(StoreError, match=f"{path.relative_to(copy)} has [0-9,]+ bytes, not"):
+            StoreReader(copy)
         path.write_bytes(content)
     read_all(copy)
 
 
-def test_every_flipped_bit_is_an_error(copy: Path) -> None:
+@pytest.mark.parametrize("how", ["gone", "short", "empty"])
+@pytest.mark.parametrize("array", ["data", "indices"])
+def test_a_shard_that_goes_while_it_is_read_is_named(copy: Path, array: str, how: str) -> None:
+    path = copy / "X" / array / "c" / "2"
+    with StoreReader(copy) as reader:
+        reader.read(np.arange(100))
+        if how == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: 100 if how == "short" else 0])
+        with pytest.raises(StoreError, match=f"X/{array}/c/2 is (missing|truncated)"):
+            reader.read(np.arange(650))
+
+
+def test_a_shard_that_becomes_short_is_seen_when_its_checksums_are_known(copy: Path) -> None:
+    path = copy / "X" / "data" / "c" / "0"
+    with StoreReader(copy) as reader:
+        reader.read(np.arange(650))
+        path.write_bytes(path.read_bytes()[:40])
+        with pytest.raises(StoreError, match=r"X/data/c/0 is truncated"):
+            reader.read(np.arange(650))
+
+
+def flip(path: Path, rng: np.random.Generator) -> bytes:
+    """Flip one bit of a file; give back what it was."""
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    at = int(rng.integers(8 * len(flipped)))
+    flipped[at // 8] ^= 1 << at % 8
+    path.write_bytes(bytes(flipped))
+    return content
+
+
+def data_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.name != "zarr.json")
+
+
+def arrays_of(root: Path) -> dict[str, list[Path]]:
+    """Files of each array."""
+    found: dict[str, list[Path]] = {}
+    for path in data_files(root):
+        array = next(parent for parent in path.parents if (parent / "zarr.json").is_file())
+        found.setdefault(str(array.relative_to(root)), []).append(path)
+    return found
+
+
+def check_flips(root: Path, n_flips: int) -> None:
     rng = np.random.default_rng(0)
-    files = chunk_files(copy, *READ_ARRAYS)
-    for path in rng.choice(np.array(files, dtype=object), 25):
-        content = path.read_bytes()
-        flipped = bytearray(content)
-        at = int(rng.integers(8 * len(flipped)))
-        flipped[at // 8] ^= 1 << at % 8
-        path.write_bytes(bytes(flipped))
-        with pytest.raises(StoreError, match=r"checksum|damaged"):
+    arrays = arrays_of(root)
+    assert {"X/data", "X/indices", "X/indptr", "obs/scamac_row", "var/n_cells", "uns/scamac/inputs"} < arrays.keys()
+    for name, files in arrays.items():
+        for _ in range(n_flips):
+            path = files[int(rng.integers(len(files)))]
+            content = flip(path, rng)
+            with pytest.raises(StoreError, match=r"checksum|damaged|crc32c"):
+                inspect(root, verify=True)
+                pytest.fail(f"a flipped bit in {name} was not seen")
+            path.write_bytes(content)
+    for path in root.rglob("zarr.json"):
+        content = flip(path, rng)
+        with pytest.raises(StoreError, match=r"not what was written|damaged|cannot be read|no commit record|version"):
+            inspect(root, verify=True)
+        path.write_bytes(content)
+    assert "verified" in inspect(root, verify=True)
+
+
+def test_a_flipped_bit_in_any_array_is_found_by_verify(copy: Path) -> None:
+    check_flips(copy, 2)
+
+
+@pytest.mark.slow
+def test_sixty_flipped_bits_in_every_array_are_found_by_verify(copy: Path) -> None:
+    check_flips(copy, 60)
+
+
+def test_a_flipped_bit_of_a_cell_is_an_error_when_the_cell_is_read(copy: Path) -> None:
+    rng = np.random.default_rng(1)
+    files = [*(copy / "X" / "data" / "c").iterdir(), *(copy / "X" / "indices" / "c").iterdir()]
+    for path in files:
+        content = flip(path, rng)
+        with pytest.raises(StoreError, match=rf"X/{path.parent.parent.name}/c/{path.name}.*(damaged|truncated)"):
             read_all(copy)
         path.write_bytes(content)
-    read_all(copy)
-
-
-@pytest.mark.parametrize("keep", [0, 3, 40])
-def test_truncated_chunk_is_an_error(copy: Path, keep: int) -> None:
-    path = chunk_files(copy, "X/data")[3]
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(StoreError, match="X/data or X/indices, chunks"):
-        read_all(copy)
 
 
 def test_store_that_says_more_genes_than_it_names_is_refused(tmp_path: Path) -> None:
-    raw = counts(20, 8)
-    stored = write(tmp_path / "a.zarr", raw)
-    root = json.loads((stored.path / "zarr.json").read_text())
-    record = layout.read_record(stored.path)
-    forged = layout.CommitRecord(
-        version=record.version, n_cells=20, n_genes=9, n_values=record.n_values, metadata=record.metadata
-    )
-    root["attributes"][layout.RECORD] = forged.to_attribute()
-    (stored.path / "zarr.json").write_text(json.dumps(root))
+    stored = write(tmp_path / "a.zarr", counts(20, 8))
+    forge(stored.path, n_genes=9)
     with pytest.raises(StoreError, match="names 8 genes but holds 9"):
         StoreReader(stored.path)
 
 
 def test_record_does_not_lead_out_of_the_store(tmp_path: Path) -> None:
     stored = write(tmp_path / "a.zarr", counts(20, 8))
-    root = json.loads((stored.path / "zarr.json").read_text())
-    record = layout.read_record(stored.path)
-    forged = layout.CommitRecord(
-        version=record.version,
-        n_cells=20,
-        n_genes=8,
-        n_values=record.n_values,
-        metadata={"../../etc/passwd": "0"},
-    )
-    root["attributes"][layout.RECORD] = forged.to_attribute()
-    (stored.path / "zarr.json").write_text(json.dumps(root))
+    forge(stored.path, files={"../../etc/passwd": 0})
     with pytest.raises(StoreError, match="leads out of it"):
         StoreReader(stored.path)
+
+
+def test_store_from_before_there_were_shards_is_refused_with_the_reason(copy: Path) -> None:
+    about = json.loads((copy / "zarr.json").read_text())
+    for key in ("files", "profile"):
+        del about["attributes"][layout.RECORD][key]
+    (copy / "zarr.json").write_text(json.dumps(about))
+    with pytest.raises(StoreError, match="of version before 1; this program reads version 1"):
+        StoreReader(copy)
 
 
 @pytest.mark.parametrize(
     ("array", "value", "message"),
     [
-        ("X/indices", 40, "X/indices holds a gene beyond 39"),
+        ("X/indices", 40, r"X/indices/c/0: chunk 1 holds a value beyond 39"),
         ("X/indptr", 10**6, "X/indptr does not describe rows"),
     ],
 )
@@ -174,17 +246,34 @@ def test_sound_chunk_with_values_out_of_range_is_refused(copy: Path, array: str,
     opened = zarr.open_group(copy, mode="r+")[array]
     assert isinstance(opened, zarr.Array)
     opened[100] = value  # with a checksum that is right
+    commit_again(copy)
     with pytest.raises(StoreError, match=message):
         read_all(copy)
 
 
+def commit_again(root: Path) -> None:
+    """Make a changed store a sound one."""
+    found = json.loads((root / "zarr.json").read_text())["attributes"][layout.RECORD]
+    write_record(root, **{key: found[key] for key in ("profile", "n_cells", "n_genes", "n_values")})
+
+
 def test_arrays_that_are_not_as_long_as_the_record_says_are_refused(copy: Path) -> None:
-    record = layout.read_record(copy)
-    root = json.loads((copy / "zarr.json").read_text())
-    forged = layout.CommitRecord(
-        version=record.version, n_cells=10**12, n_genes=40, n_values=record.n_values, metadata=record.metadata
-    )
-    root["attributes"][layout.RECORD] = forged.to_attribute()
-    (copy / "zarr.json").write_text(json.dumps(root))
+    forge(copy, n_cells=10**12)
     with pytest.raises(StoreError, match="X/indptr is not the array of 1000000000001"):
         StoreReader(copy)
+
+
+def test_array_of_another_writer_is_refused(copy: Path) -> None:
+    forge(copy, n_values=7)
+    with pytest.raises(StoreError, match="is not the array of 7 values"):
+        StoreReader(copy)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_refused_with_the_reason(written: Written) -> None:
+    from tests.loader.test_feed import in_a_fork
+
+    with StoreReader(written.path) as reader:
+        said = in_a_fork(lambda: reader.read(np.arange(3)))
+    assert "forked off" in said
+    assert "no worker processes" in said

@@ -3,7 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
+from scamac_scale.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
 from scamac_scale.csr import CsrBlock
 from scamac_scale.errors import ConfigError, MissingExtraError
@@ -28,13 +30,15 @@ class ArraySource:
         self.values = values.astype(np.float32)
         self.n_cells = len(values)
         self.gene_names = [f"gene{index}" for index in range(values.shape[1])]
-        self.csr_bytes = 6 * int(np.count_nonzero(values))
+        self.csr_bytes = self.load_bytes = 6 * int(np.count_nonzero(values))
 
     def read(self, rows: np.ndarray) -> CsrBlock:
-        from scipy import sparse
+        return read_rows(self.load, rows, *self.values.shape)
 
-        block = sparse.csr_matrix(self.values[rows])
-        return CsrBlock(block.indptr.astype(np.int64), block.indices, block.data, self.values.shape[1])
+    def load(self, starts: np.ndarray, stops: np.ndarray, into: RowBuffer) -> None:
+        block = sparse.csr_matrix(self.values[rows_of(starts, stops)])
+        into.allot(block.shape[0], block.nnz, np.dtype(np.uint16), np.dtype(np.float32), is_scaled=False)
+        into.indptr[:], into.genes[:], into.values[:] = block.indptr, block.indices, block.data
 
 
 @pytest.fixture
