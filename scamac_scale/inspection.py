@@ -125,9 +125,9 @@ def _look_at_model(path: Path, is_verified: bool) -> Found:
 
 
 def _is_store(path: Path) -> bool:
-    from scamac_scale.store.layout import RECORD
+    from scamac_scale.store.record import is_store
 
-    return RECORD in _root_attributes(path)
+    return is_store(path)
 
 
 def _look_at_store(path: Path, is_verified: bool) -> Found:
@@ -273,13 +273,6 @@ def _read_json(path: Path) -> Found:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); it is damaged.") from error
     return content
-
-
-def _root_attributes(path: Path) -> Found:
-    if not (path / "zarr.json").is_file():
-        return {}
-    attributes: Found = _read_json(path / "zarr.json").get("attributes", {})
-    return attributes
 
 
 @contextmanager

@@ -15,6 +15,7 @@ VERSION = 1
 RECORD = "scamac_store"
 """Attribute of the root group that holds the commit record."""
 METADATA = "zarr.json"
+GENE_SPACE = "uns/scamac/gene_space"
 TOTAL = "scamac_total"
 """Column of obs: total of the cell over the filtered genes, before scaling."""
 SOURCE_ROW = "scamac_row"

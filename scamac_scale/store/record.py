@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scamac_scale.errors import StoreError
-from scamac_scale.store.layout import METADATA, RECORD, VERSION
+from scamac_scale.store.layout import GENE_SPACE, METADATA, RECORD, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -80,10 +80,13 @@ def _hash(text: str) -> str:
 
 
 def is_store(root: Path) -> bool:
-    """Whether a folder says that it is a training store; whether it is a sound one is for `read_record`."""
+    """Whether a folder says that it is a training store, or was one; whether it is sound is for `read_record`."""
     try:
-        return RECORD in json.loads((root / METADATA).read_text())["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if RECORD in (root / METADATA).read_text():
+            return True
+        # the record, or the name of it, may be what is damaged
+        return '"sharding_indexed"' in (root / "X" / "data" / METADATA).read_text() and (root / GENE_SPACE).is_dir()
+    except (OSError, ValueError):
         return False
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scamac_scale import IngestConfig, ScAMAC, evaluate, tl
-from scamac_scale.config import LossConfig, PhaseConfig, StartConfig
-from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError
+from scamac_scale import IngestConfig, ScAMAC, evaluate, ingest, tl
+from scamac_scale.config import LoaderConfig, LossConfig, PhaseConfig, StartConfig
+from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError, StoreError
 from tests.e2e.conftest import QUICK, STREAMED
 
 
@@ -60,10 +61,43 @@ def test_streaming_from_disk_and_from_memory_give_the_same_bits(model: ScAMAC, s
     assert same_weights(ScAMAC(config=STREAMED).fit(store), model)
 
 
-def test_raw_data_and_its_store_fit_alike(model: ScAMAC, tiny_atlas: Path, tiny_adata: ad.AnnData) -> None:
+def test_raw_data_and_a_store_in_its_order_fit_alike(tiny_atlas: Path, tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    settings = IngestConfig(n_genes=100, shuffle=False)
+    model = ScAMAC(config=QUICK).fit(ingest(tiny_atlas, tmp_path / "ordered.zarr", settings))
     for data in (tiny_atlas, tiny_adata):
-        direct = ScAMAC(config=QUICK).fit(data, ingest=IngestConfig(n_genes=100))
-        assert same_weights(direct, model)
+        assert same_weights(ScAMAC(config=QUICK).fit(data, ingest=settings), model)
+
+
+def test_both_profiles_of_a_store_fit_alike(model: ScAMAC, tiny_atlas: Path, tmp_path: Path) -> None:
+    small = ingest(tiny_atlas, tmp_path / "small.zarr", IngestConfig(n_genes=100, profile="small"))
+    assert same_weights(ScAMAC(config=STREAMED).fit(small), model)
+
+
+@pytest.mark.parametrize("options", [{"cache": "device"}, {"densify": "device", "cache": "none"}, {"threads": 1}])
+def test_where_cells_are_kept_and_made_dense_changes_no_bit(
+    model: ScAMAC, store: Path, options: dict[str, Any]
+) -> None:
+    config = replace(QUICK, loader=LoaderConfig(**options))
+    assert same_weights(ScAMAC(config=config).fit(store), model)
+
+
+def test_classes_can_be_balanced(store: Path) -> None:
+    config = replace(QUICK, loader=LoaderConfig(balance_by="cell_type"))
+    assert evaluate(ScAMAC(config=config).fit(store).predict(store), "cell_type")["ari"] > 0.95
+    with pytest.raises(ConfigError, match="loader.balance_by='type' is no column of obs; known are cell_type"):
+        ScAMAC(config=replace(QUICK, loader=LoaderConfig(balance_by="type"))).fit(store)
+
+
+def test_damage_of_a_store_ends_a_fit_with_the_name_of_the_file(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
+    path = copy / "X" / "indices" / "c" / "0"
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    with pytest.raises(StoreError, match=r"X/indices/c/0: chunk 0 is damaged"):
+        ScAMAC(config=STREAMED).fit(copy, run=tmp_path / "run")
+    path.unlink()
+    with pytest.raises(StoreError, match=r"X/indices/c/0 is missing"):
+        ScAMAC(config=STREAMED).fit(copy)
 
 
 def test_a_model_comes_back_from_disk_as_it_was(model: ScAMAC, store: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def result(path: Path, n_cells: int, n_genes: int) -> Path:
             labels = np.arange(start, min(start + 1000, n_cells))
             latent = rng.random((len(labels), 3), dtype=np.float32)
             denoised = np.repeat(labels[:, None].astype(np.float32), n_genes, axis=1)
-            output.write(start, labels % 2, {LATENT_KEY: latent, DENOISED_KEY: denoised})
+            output.write(labels, labels % 2, {LATENT_KEY: latent, DENOISED_KEY: denoised})
         written: Path = output.finish(
             2, {"seed": 1, "config": "{}", "genes": np.array(genes, dtype=object), "versions": {"torch": "2.5"}}
         )

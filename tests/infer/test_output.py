@@ -32,7 +32,7 @@ def fill(output: Any) -> Any:
     with output:
         for start in (3, 0):  # any order
             stop = min(start + 3, 5)
-            output.write(start, LABELS[start:stop], {LATENT_KEY: LATENT[start:stop]})
+            output.write(np.arange(start, stop), LABELS[start:stop], {LATENT_KEY: LATENT[start:stop]})
         return output.finish(3, {"seed": 1})
 
 
@@ -51,11 +51,32 @@ def test_disk_and_memory_hold_the_same(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+def test_rows_in_any_order_come_to_their_places(tmp_path: Path, suffix: str) -> None:
+    n_cells = 2 * 2**14 + 5  # three chunks
+    obs = pd.DataFrame(index=[str(i) for i in range(n_cells)])
+    order = np.random.default_rng(0).permutation(n_cells)
+    widths = {LATENT_KEY: 2, DENOISED_KEY: 1}
+    with DiskOutput(tmp_path / f"out{suffix}", obs, ["g"], widths, is_ordered=False) as output:
+        for start in range(0, n_cells, 1000):
+            rows = order[start : start + 1000]
+            values = np.stack([rows, -rows], axis=1).astype(np.float32)
+            output.write(rows, rows % 3, {LATENT_KEY: values, DENOISED_KEY: values[:, :1]})
+        output.finish(3, {})
+    (path,) = tmp_path.iterdir()  # and nothing else
+    found = ad.read_zarr(path) if suffix == ".zarr" else ad.read_h5ad(path)
+    np.testing.assert_array_equal(found.obsm[LATENT_KEY][:, 0], np.arange(n_cells))
+    np.testing.assert_array_equal(found.layers[DENOISED_KEY][:, 0], np.arange(n_cells))
+    np.testing.assert_array_equal(found.obs["scamac_cluster"].cat.codes, np.arange(n_cells) % 3)
+    if suffix == ".zarr":
+        assert not list(path.glob("*.rows"))
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_error(tmp_path: Path, suffix: str, error: type[BaseException]) -> None:
     def fail() -> None:
         with DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2}) as output:
-            output.write(0, LABELS[:2], {LATENT_KEY: LATENT[:2]})
+            output.write(np.arange(2), LABELS[:2], {LATENT_KEY: LATENT[:2]})
             raise error
 
     with pytest.raises(error):
@@ -130,7 +151,7 @@ obs = pd.DataFrame(index=[str(i) for i in range(len(values))])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, resource.RLIM_INFINITY))
 try:
     with DiskOutput(sys.argv[1], obs, [str(i) for i in range(16)], {DENOISED_KEY: 16}) as output:
-        output.write(0, np.zeros(len(values), dtype=np.int64), {DENOISED_KEY: values})
+        output.write(np.arange(len(values)), np.zeros(len(values), dtype=np.int64), {DENOISED_KEY: values})
         output.finish(1, {})
 except OutputError as error:
     print(error.exit_code, error)

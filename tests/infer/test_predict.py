@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def predicted(data: ad.AnnData, out: Path | None = None) -> Any:
     model = fitted_model()
     with open_source(data, model.genes) as source:
-        return predict(model, source, source.obs, out, is_denoised=True)
+        return predict(model, source, out, is_denoised=True)
 
 
 @pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scamac_scale.config import IngestConfig
-from scamac_scale.errors import InputError, OutputError
+from scamac_scale.errors import ConfigError, InputError, OutputError
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
 
@@ -24,7 +24,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_store_holds_the_counts_of_the_chosen_genes(tiny_atlas: Path, tmp_path: Path) -> None:
-    path = ingest(tiny_atlas, tmp_path / "a.zarr", IngestConfig(n_genes=60, block_cells=70))
+    path = ingest(tiny_atlas, tmp_path / "a.zarr", IngestConfig(n_genes=60, block_cells=70, shuffle=False))
     stored, atlas = ad.read_zarr(path), ad.read_h5ad(tiny_atlas)
     assert stored.shape == (300, 60)
     assert stored.X.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_kind_is_detected_and_kept(
     tiny_adata: ad.AnnData, tmp_path: Path, kind: str, change: Callable[[np.ndarray], np.ndarray], dtype: type
 ) -> None:
     tiny_adata.X = change(tiny_adata.X.toarray().astype(np.float64))
-    reader = StoreReader(ingest(tiny_adata, tmp_path / "a.zarr"))
+    reader = StoreReader(ingest(tiny_adata, tmp_path / "a.zarr", IngestConfig(shuffle=False)))
     assert reader.gene_space.kind == kind
     stored = ad.read_zarr(reader.path)
     assert stored.X.dtype == dtype
@@ -142,3 +142,23 @@ def test_real_data_survives_the_store(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(stored.X.toarray(), dense.astype(np.float32))
     assert stored.obs_names.tolist() == atlas.obs_names.astype(str).tolist()
     assert list(stored.obs)[:-2] == list(atlas.obs)
+
+
+def test_a_shuffled_store_is_the_permutation_of_its_seed(tiny_atlas: Path, tmp_path: Path) -> None:
+    atlas = ad.read_h5ad(tiny_atlas)
+    orders = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        stored = ad.read_zarr(ingest(tiny_atlas, tmp_path / f"{name}.zarr", IngestConfig(n_genes=60, seed=seed)))
+        rows = stored.obs["scamac_row"].to_numpy()
+        np.testing.assert_array_equal(stored.X.toarray(), atlas[rows, stored.var_names].X.toarray())
+        assert stored.obs_names.tolist() == atlas.obs_names[rows].tolist()
+        assert stored.obs["cell_type"].tolist() == atlas.obs["cell_type"].iloc[rows].tolist()
+        orders.append(rows)
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] == orders[2]).mean() < 0.1
+    assert np.corrcoef(orders[0], np.arange(300))[0, 1] < 0.2
+
+
+def test_an_unknown_profile_is_refused_before_any_work(tiny_atlas: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ingest.profile.*fast, small"):
+        ingest(tiny_atlas, tmp_path / "a.zarr", IngestConfig(profile="tiny"))
