@@ -119,6 +119,7 @@ def _probe(path: Path) -> None:
 
 _REMOVE_TRIES = 40
 _REMOVE_WAIT_S = 0.05
+_ABSENT_LOOKS = 5
 
 
 @contextmanager
@@ -198,8 +199,10 @@ def _remove(path: Path) -> None:
         path.unlink()
         return
     is_interrupted = sys.exc_info()[0] is not None
+    n_absent = 0
     for _ in range(_REMOVE_TRIES):
-        if not path.exists():
+        n_absent = 0 if path.exists() else n_absent + 1
+        if n_absent == (_ABSENT_LOOKS if is_interrupted else 1):
             return
         shutil.rmtree(path, ignore_errors=True)
         if is_interrupted:
