@@ -151,7 +151,8 @@ def rows_of(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.i
     lengths = stops - starts
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if ends.size else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    rows: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return rows
 
 
 def read_rows(
@@ -190,7 +191,7 @@ def read_rows(
     return CsrBlock(indptr, genes, values, n_genes)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _prefetch(context: Any, array: Any, index: Any) -> Any:
     """Ask the processor to fetch the cache line of an element; does nothing to the result."""
 
@@ -201,7 +202,9 @@ def _prefetch(context: Any, array: Any, index: Any) -> Any:
         pointer = ir.PointerType(ir.IntType(8))
         number = ir.IntType(32)
         signature_of = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, signature_of, "llvm.prefetch.p0i8")
+        function: Any = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]  # numba is not typed
+            builder.module, signature_of, "llvm.prefetch.p0i8"
+        )
         builder.call(function, [builder.bitcast(element, pointer), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
@@ -214,12 +217,12 @@ def _prefetch(context: Any, array: Any, index: Any) -> Any:
 # that starts at 0 needs no test for negative ones, which cost a third.
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True)
 def _fetch_row(indptr: Any, genes: Any, values: Any, place: Any) -> None:  # pragma: no cover  compiled
     for at in range(indptr[place], indptr[place + 1], _LINE_BYTES // genes.itemsize):
-        _prefetch(genes, at)
+        _prefetch(genes, at)  # type: ignore[call-arg]  # numba gives the context
     for at in range(indptr[place], indptr[place + 1], _LINE_BYTES // values.itemsize):
-        _prefetch(values, at)
+        _prefetch(values, at)  # type: ignore[call-arg]  # numba gives the context
 
 
 @numba.njit(nogil=True, cache=True)

@@ -9,11 +9,11 @@ import scanpy as sc
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from scamac_scale import simulation
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.statistics import fit_gene_space
-from scamac_scale import simulation
 from scamac_scale.simulation import DROPOUT, SHAPE, CellModel, draw_cells, simulate
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ class SparseBatch(NamedTuple):
 
     def to(self, device: torch.device) -> SparseBatch:
         """Copy to a device; without waiting where the memory is page-locked."""
-        parts = [part.to(device, non_blocking=True) for part in (self.indptr, self.genes, self.values)]
-        return SparseBatch(*parts, self.n_genes)
+        indptr, genes, values = (part.to(device, non_blocking=True) for part in (self.indptr, self.genes, self.values))
+        return SparseBatch(indptr, genes, values, self.n_genes)
 
     def to_dense(self, out: Tensor | None = None) -> Tensor:
         """Make the rows dense on the device where they are: (B, G) float32, in `out` where that is given."""

@@ -59,7 +59,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
             is_sparse = isinstance(batch.values, SparseBatch)
             yield Batch(batch.rows, batch.values.to_dense()) if is_sparse else batch
         return
-    stream = torch.cuda.Stream(device)
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch.cuda is not typed
     staged: _Staged | None = None
     for batch in batches:
         with torch.cuda.stream(stream):

@@ -10,8 +10,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import numpy as np
-
 from scamac_scale.buffer import RowBuffer
 from scamac_scale.errors import ConfigError, PlanError, choose
 from scamac_scale.loader.collate import SLOTS, Slot
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from scamac_scale.loader.plan import Plan, Share

@@ -80,7 +80,7 @@ class StoreReader:
             self._about = {key: self._text(key) for key in ("gene_space", "config", "inputs")}
             self.gene_space = GeneSpace.from_dict(self._json("gene_space"))
             self._indptr = self._array("X/indptr", self.n_cells + 1)[:]
-            value_dtype = self._root["X/data"].dtype
+            value_dtype = self._array("X/data", self.n_values).dtype
             self._totals = self._read_totals()
         self._gene_dtype = layout.index_dtype(self.n_genes)
         self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values, limit=self.n_genes)
@@ -235,8 +235,8 @@ class StoreReader:
         if self.gene_space.target_sum is None:
             return None
         totals = self._array(f"obs/{layout.TOTAL}", self.n_cells)[:]
-        narrow = totals.astype(np.float32)
-        return narrow if np.array_equal(narrow, totals) else totals
+        narrow: NDArray[Any] = totals.astype(np.float32)
+        return narrow if np.array_equal(narrow, totals) else np.asarray(totals)
 
     def _array(self, name: str, size: int) -> Any:  # Any: a zarr array
         array = self._root[name]

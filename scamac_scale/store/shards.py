@@ -203,7 +203,7 @@ class ShardReader:
                     return
                 size = int(places[last] + sizes[last] - places[first])
                 held = self._scratch(size)
-                if os.preadv(handle, [held], int(places[first])) != size:
+                if os.preadv(handle, [held.data], int(places[first])) != size:
                     raise StoreError(f"{path} is truncated; {_REMAKE}.")
             finally:
                 os.close(handle)
@@ -272,15 +272,16 @@ class ShardReader:
         return places, sizes
 
     def _scratch(self, size: int) -> NDArray[np.uint8]:
-        held = getattr(self._local, "held", None)
+        held: NDArray[np.uint8] | None = getattr(self._local, "held", None)
         if held is None or held.size < size:
             self._local.held = held = np.empty(size, np.uint8)
-        return held[:size]  # type: ignore[no-any-return]  # thread-local attributes are not typed
+        return held[:size]
 
     def _chunk_scratch(self) -> NDArray[Any]:
         if not hasattr(self._local, "chunk"):
             self._local.chunk = np.empty(self._chunk, self._dtype)
-        return self._local.chunk  # type: ignore[no-any-return]  # thread-local attributes are not typed
+        chunk: NDArray[Any] = self._local.chunk
+        return chunk
 
 
 def _blosc(shuffle: str, dtype: np.dtype[Any]) -> Any:  # Any: numcodecs is not typed

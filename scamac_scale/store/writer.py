@@ -256,7 +256,8 @@ class _ValueWriter:
     ) -> zarr.Array[Any]:
         compressors: list[Any] = [Crc32cCodec()]
         if shuffle is not None:
-            compressors.insert(0, BloscCodec(**layout.COMPRESSOR, shuffle=shuffle, typesize=dtype.itemsize))
+            options: dict[str, Any] = {**layout.COMPRESSOR, "shuffle": shuffle, "typesize": dtype.itemsize}
+            compressors.insert(0, BloscCodec(**options))
         return self._group.create_array(
             name,
             shape=(n_values,),

@@ -74,7 +74,7 @@ def batch_noise(
 
 def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPlan:
     """Order the cells in training: each once per epoch, or every class of a column equally often."""
-    sizes = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
+    sizes: dict[str, Any] = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
     column = config.loader.balance_by
     if column is None:
         return EpochPlan(source.n_cells, batch_cells, config.seed, **sizes)
