@@ -262,7 +262,7 @@ class _ValueWriter:
             name,
             shape=(n_values,),
             dtype=dtype,
-            chunks=(layout.INDPTR_CHUNK if sizes is None else sizes.chunk_values,),
+            chunks=(min(layout.INDPTR_CHUNK, n_values) if sizes is None else sizes.chunk_values,),
             shards=None if sizes is None else (sizes.shard_values,),
             compressors=compressors,
             fill_value=0,

@@ -84,7 +84,7 @@ def test_where_cells_are_kept_and_made_dense_changes_no_bit(
 def test_classes_can_be_balanced(store: Path) -> None:
     config = replace(QUICK, loader=LoaderConfig(balance_by="cell_type"))
     assert evaluate(ScAMAC(config=config).fit(store).predict(store), "cell_type")["ari"] > 0.95
-    with pytest.raises(ConfigError, match="loader.balance_by='type' is no column of obs; known are cell_type"):
+    with pytest.raises(ConfigError, match=r"loader\.balance_by='type' is no column of obs; known are cell_type"):
         ScAMAC(config=replace(QUICK, loader=LoaderConfig(balance_by="type"))).fit(store)
 
 

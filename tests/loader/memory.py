@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from scamac_scale.buffer import RowBuffer, read_rows, rows_of
-from scamac_scale.csr import CsrBlock
+
+if TYPE_CHECKING:
+    from scamac_scale.csr import CsrBlock
 
 
 class MatrixSource:

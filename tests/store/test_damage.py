@@ -177,13 +177,12 @@ def check_flips(root: Path, n_flips: int) -> None:
     rng = np.random.default_rng(0)
     arrays = arrays_of(root)
     assert {"X/data", "X/indices", "X/indptr", "obs/scamac_row", "var/n_cells", "uns/scamac/inputs"} < arrays.keys()
-    for name, files in arrays.items():
+    for files in arrays.values():
         for _ in range(n_flips):
             path = files[int(rng.integers(len(files)))]
             content = flip(path, rng)
             with pytest.raises(StoreError, match=r"checksum|damaged|crc32c"):
                 inspect(root, verify=True)
-                pytest.fail(f"a flipped bit in {name} was not seen")
             path.write_bytes(content)
     for path in root.rglob("zarr.json"):
         content = flip(path, rng)

@@ -1,0 +1,34 @@
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_training_from_disk_is_compared_with_memory(tmp_path: Path) -> None:
+    import train_feed
+
+    train_feed.main(
+        ["--cells", "700", "--genes", "100", "--rounds", "1", "--batch-cells", "128", "--out", str(tmp_path / "a.json")]
+    )
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert set(found["cases"]) == {"memory", "store, fast", "store, small", "network alone"}
+    assert found["cases"]["memory"]["ratio_median"] == 1.0
+    assert all(case["seconds_median"] > 0 for case in found["cases"].values())
+
+
+def test_memory_and_bytes_of_ranks_are_told(tmp_path: Path) -> None:
+    import feed_memory
+
+    sizes = ["--cells", "2000", "6000", "--genes", "100", "--values", "20", "--ranks", "2"]
+    feed_memory.main(["--folder", str(tmp_path), *sizes, "--out", str(tmp_path / "a.json")])
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [run["delivered_cells"] for run in found["runs"]] == [2000, 1000, 1000, 6000]
+    assert found["read_share_of_a_rank"] < 1
+    assert all(run["peak_bytes"] >= run["feed_bytes"] > 0 for run in found["runs"])
