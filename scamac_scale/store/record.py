@@ -82,11 +82,11 @@ def _hash(text: str) -> str:
 def is_store(root: Path) -> bool:
     """Whether a folder says that it is a training store, or was one; whether it is sound is for `read_record`."""
     try:
-        if RECORD in (root / METADATA).read_text():
+        if RECORD.encode() in (root / METADATA).read_bytes():
             return True
         # the record, or the name of it, may be what is damaged
-        return '"sharding_indexed"' in (root / "X" / "data" / METADATA).read_text() and (root / GENE_SPACE).is_dir()
-    except (OSError, ValueError):
+        return b'"sharding_indexed"' in (root / "X" / "data" / METADATA).read_bytes() and (root / GENE_SPACE).is_dir()
+    except OSError:
         return False
 
 

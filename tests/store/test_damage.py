@@ -262,9 +262,17 @@ def test_arrays_that_are_not_as_long_as_the_record_says_are_refused(copy: Path) 
         StoreReader(copy)
 
 
-def test_array_of_another_writer_is_refused(copy: Path) -> None:
+def test_values_of_another_number_are_refused(copy: Path) -> None:
     forge(copy, n_values=7)
-    with pytest.raises(StoreError, match="is not the array of 7 values"):
+    with pytest.raises(StoreError, match="X/data is not the array of 7 that the commit record names"):
+        StoreReader(copy)
+
+
+def test_array_that_another_program_wrote_is_refused(copy: Path) -> None:
+    path = copy / "X" / "data" / "zarr.json"
+    path.write_text(path.read_text().replace('"index_location": "end"', '"index_location": "start"'))
+    commit_again(copy)
+    with pytest.raises(StoreError, match=r"X/data is not the array .* or another program wrote it"):
         StoreReader(copy)
 
 
