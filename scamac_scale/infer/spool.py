@@ -34,8 +34,9 @@ class RowSpool:
         self._path = path
         self._shape = n_rows, width
         with path.open("wb") as file:
-            if n_rows * width:
+            if n_rows * width and hasattr(os, "posix_fallocate"):  # not on macOS
                 os.posix_fallocate(file.fileno(), 0, 4 * n_rows * width)
+            file.truncate(4 * n_rows * width)
 
     def write(self, rows: IntArray, block: FloatArray) -> None:
         """Write some rows. The file is mapped for this call only, so what was written does not count as memory."""

@@ -48,7 +48,8 @@ class Batch(NamedTuple):
 
 def default_threads() -> int:
     """Reader threads of a feed: the cores that this process may use, at most `MAX_THREADS`."""
-    return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
 
 
 class Feed:
