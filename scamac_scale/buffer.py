@@ -155,6 +155,39 @@ def rows_of(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.i
     return rows
 
 
+def near_runs(
+    starts: NDArray[np.int64], stops: NDArray[np.int64], gap: int, most: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Put runs together that are cheaper to read in one piece, with what lies between them.
+
+    Parameters
+    ----------
+    starts, stops
+        (R,) runs, in any order.
+    gap
+        Rows that may lie between two runs, which must ascend, at most less one.
+    most
+        Rows of a piece; a longer run is split.
+
+    Returns
+    -------
+    list of (starts, stops)
+        The runs of each piece, in the order given.
+    """
+    pieces: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    if (stops - starts > most).any():
+        cuts = [np.append(np.arange(start, stop, most), stop) for start, stop in zip(starts, stops, strict=True)]
+        starts = np.concatenate([cut[:-1] for cut in cuts])
+        stops = np.concatenate([cut[1:] for cut in cuts])
+    first = 0
+    for run in range(1, starts.size + 1):
+        is_near = run < starts.size and 0 <= starts[run] - stops[run - 1] < gap
+        if not is_near or stops[run] - starts[first] > most:
+            pieces.append((starts[first:run], stops[first:run]))
+            first = run
+    return pieces if starts.size else []
+
+
 def read_rows(
     load: Callable[[NDArray[np.int64], NDArray[np.int64], RowBuffer], None],
     rows: NDArray[Any],

@@ -157,14 +157,6 @@ def _look_at_store(path: Path, is_verified: bool) -> Found:
 def _read_back(store: Any) -> int:  # Any: a StoreReader, imported where it is opened
     """Read every array, and so recompute every checksum; a missing or damaged chunk is an error of the reader."""
     store.verify()
-    with track("verify", store.n_cells, "cells") as progress:
-        for start in range(0, store.n_cells, BLOCK_CELLS):
-            rows = np.arange(start, min(start + BLOCK_CELLS, store.n_cells))
-            if not np.isfinite(store.read(rows).data).all():
-                raise StoreError(
-                    f"{store.path} holds values that are not finite below row {rows[-1] + 1}; ingest again."
-                )
-            progress.advance(len(rows))
     rows = np.sort(store.source_rows)
     if (np.diff(rows) == 0).any():
         raise StoreError(f"{store.path} holds source rows that repeat; ingest again.")

@@ -123,6 +123,7 @@ class DiskOutput:
         _check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
         self._labels = np.zeros(len(obs), dtype=np.int64)
         self._stack = ExitStack()
+        self._spools: dict[str, RowSpool] = {}
 
     def __enter__(self) -> Self:
         import zarr
@@ -170,6 +171,8 @@ class DiskOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for spool in self._spools.values():
+            spool.close()
         self._stack.__exit__(kind, error, trace)
 
     def write(self, rows: IntArray, labels: IntArray, blocks: dict[str, FloatArray]) -> None:

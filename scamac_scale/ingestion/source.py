@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.csr import CsrBlock, csr_bytes
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import GeneColumns
@@ -164,7 +164,7 @@ class NormalisedSource:
         InputError
             If the input is damaged, or holds values that do not fit the gene space.
         """
-        blocks = [self._read(starts[first:last], stops[first:last]) for first, last in _groups(starts, stops)]
+        blocks = [self._read(*runs) for runs in near_runs(starts, stops, GAP_CELLS, BLOCK_CELLS)]
         lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)])
         n_values = int(lengths.sum())
         into.allot(lengths.size - 1, n_values, self._gene_dtype, np.dtype(np.float32), is_scaled=False)
@@ -237,18 +237,6 @@ class NormalisedSource:
 
     def _about(self, value: float) -> str:
         return f"{self._raw.name}: {self._raw.matrix} holds {value:g}"
-
-
-def _groups(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Bounds of the stretches of runs that are read at once: ascending, near each other, not too long."""
-    groups: list[tuple[int, int]] = []
-    first = 0
-    for run in range(1, starts.size + 1):
-        is_near = run < starts.size and 0 <= starts[run] - stops[run - 1] < GAP_CELLS
-        if not is_near or stops[run] - starts[first] > BLOCK_CELLS:
-            groups.append((first, run))
-            first = run
-    return groups if starts.size else []
 
 
 _HINT = "Name the matrix of such values as the model was fitted to with ingest.matrix."

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.buffer import RowBuffer
 
+_SLACK = 1.1
+
 Filling = list[tuple["RowBuffer", "NDArray[np.int64]"]]
 """Buffers, and the rows that a batch takes from each, in the order of the batch."""
 
@@ -151,7 +153,9 @@ class _Memory:
     def room(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         held = self._held.get(name)
         if held is None or held.dtype != dtype or len(held) < size:
-            self._held[name] = held = _allocate(size, dtype, is_pinned=self._is_pinned)
+            # a batch that is larger than the first one will not be the last: sizes differ in sparse ones
+            wanted = size if held is None or held.dtype != dtype else int(size * _SLACK)
+            self._held[name] = held = _allocate(wanted, dtype, is_pinned=self._is_pinned)
         return held[:size]
 
     @property

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scamac_scale.errors import choose
+from scamac_scale.errors import ConfigError, choose
 from scamac_scale.loader.collate import SparseBatch
 from scamac_scale.loader.feed import Batch, Feed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
     from scamac_scale.buffer import RowBuffer
+    from scamac_scale.config import LoaderConfig
     from scamac_scale.loader.plan import Plan
     from scamac_scale.loader.source import CellSource
 
@@ -34,7 +35,7 @@ class _Staged(NamedTuple):
     copied: Any  # a CUDA event, or None on the CPU
 
 
-def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     """Copy batches to a device, one ahead of the one in use, and make sparse ones dense there.
 
     Parameters
@@ -96,12 +97,18 @@ class DeviceCells:
     device
         Where they go: 4 + 2 bytes per value (4 + 4 beyond 65,535 genes) and 8 per cell.
 
+    Raises
+    ------
+    ConfigError
+        If a GPU has not that much free.
+
     Notes
     -----
     The values are finished on the host by the kernel of the feed, so they have the same bits.
     """
 
     def __init__(self, resident: RowBuffer, n_genes: int, device: torch.device) -> None:
+        _check_room(8 * resident.indptr.size + (4 + resident.genes.itemsize) * resident.genes.size, device)
         self._n_genes = n_genes
         self._host_indptr = resident.indptr
         self._indptr = torch.from_numpy(resident.indptr).to(device)
@@ -115,7 +122,7 @@ class DeviceCells:
             resident.to_sparse(places, targets, genes, values)
             self._values[int(low) : int(high)] = torch.from_numpy(values).to(device)
 
-    def run(self, plan: Plan, start: int, stop: int) -> Iterator[Batch]:
+    def run(self, plan: Plan, start: int, stop: int) -> Generator[Batch]:
         """Gather the batches of a plan; as `Feed.run`, but each batch has memory of its own."""
         for step in range(start, stop):
             rows = plan.share(step).rows
@@ -135,40 +142,54 @@ class DeviceCells:
         return SparseBatch(indptr, _picked(self._genes, entries), self._values[entries], self._n_genes)
 
 
+def _check_room(n_bytes: int, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if n_bytes > free:
+        raise ConfigError(
+            f"loader.cache='device' needs {n_bytes:,} bytes on {device}, {free:,} are free; set loader.cache to host or none."
+        )
+
+
 def _picked(genes: Tensor, entries: Tensor) -> Tensor:
     """Index unsigned integers, for which torch has no indexing on CUDA, by way of the signed type of the same width."""
     signed = torch.int16 if genes.dtype == torch.uint16 else torch.int32
     return genes.view(signed)[entries].view(genes.dtype)
 
 
-def _measured(source: CellSource, plan: Plan, device: torch.device) -> str:
-    """Time both ways over the same batches, and name the faster."""
+def _measured(config: LoaderConfig, source: CellSource, plan: Plan, device: torch.device) -> str:
+    """Time both ways over the same batches, twice in turns, and name the faster."""
     if device.type != "cuda":
         return "host"
-    seconds = {}
-    for way, layout in LAYOUTS.items():
-        with Feed(source, layout=layout, is_pinned=True) as feed:
-            for _ in on_device(feed.run(plan, 0, 2), device):  # compiles, pins, warms up
-                pass
-            torch.cuda.synchronize(device)
-            start_s = time.perf_counter()
-            for _ in on_device(feed.run(plan, 0, min(plan.n_batches, _TRIAL_BATCHES)), device):
-                pass
-            torch.cuda.synchronize(device)
-            seconds[way] = time.perf_counter() - start_s
-    return min(seconds, key=lambda way: seconds[way])
+    seconds: dict[str, list[float]] = {way: [] for way in LAYOUTS}
+    for _ in range(2):
+        for way, layout in LAYOUTS.items():
+            options: dict[str, Any] = {"threads": config.threads, "ahead": config.ahead, "layout": layout}
+            with Feed(source, is_pinned=True, **options) as feed:
+                _drain(feed, plan, 2, device)  # compiles, pins, warms up
+                start_s = time.perf_counter()
+                _drain(feed, plan, _TRIAL_BATCHES, device)
+                seconds[way].append(time.perf_counter() - start_s)
+    return min(seconds, key=lambda way: min(seconds[way]))
+
+
+def _drain(feed: Feed, plan: Plan, n_batches: int, device: torch.device) -> None:
+    for _ in on_device(feed.run(plan, 0, min(plan.n_batches, n_batches)), device):
+        pass
+    torch.cuda.synchronize(device)
 
 
 LAYOUTS = {"host": "dense", "device": "csr"}
 """Where batches become dense, to what the feed hands out for it."""
-DENSIFY: dict[str, Callable[[CellSource, Plan, torch.device], str]] = {
-    "host": lambda source, plan, device: "host",
-    "device": lambda source, plan, device: "device",
+DENSIFY: dict[str, Callable[[LoaderConfig, CellSource, Plan, torch.device], str]] = {
+    "host": lambda config, source, plan, device: "host",
+    "device": lambda config, source, plan, device: "device",
     "auto": _measured,
 }
 """Key of the config, to a function that tells where batches become dense; the values are the same, bit for bit."""
 
 
-def densify_layout(name: str, source: CellSource, plan: Plan, device: torch.device) -> str:
+def densify_layout(config: LoaderConfig, source: CellSource, plan: Plan, device: torch.device) -> str:
     """Choose the layout that a feed needs for a setting of ``loader.densify``."""
-    return LAYOUTS[choose(DENSIFY, name, "loader.densify")(source, plan, device)]
+    return LAYOUTS[choose(DENSIFY, config.densify, "loader.densify")(config, source, plan, device)]

@@ -52,6 +52,16 @@ def default_threads() -> int:
     return min(cores, MAX_THREADS)
 
 
+def refuse_fork(pid: int) -> None:
+    """Raise PlanError in another process than that which made a feed."""
+    if os.getpid() != pid:
+        raise PlanError(
+            f"This feed was made by process {pid} and is used by {os.getpid()}, which was forked off: threads and the locks "
+            "they held do not survive that. Open the source and the feed in the process that reads; the feed reads ahead with "
+            "threads and needs no worker processes (a DataLoader around it must have num_workers=0)."
+        )
+
+
 class Feed:
     """Batches from a source, read ahead by a few threads; a context manager.
 
@@ -75,8 +85,8 @@ class Feed:
 
     Notes
     -----
-    Memory is ``(ahead + 1)`` windows as the source loads them and ``threads + 2`` batches (`memory_bytes`). Windows are not
-    needed where the source holds all its cells in memory (``source.resident``). A process that was forked off must make
+    Memory is ``(ahead + 1)`` windows as the source loads them, more where a batch spans more, and ``threads + 2`` batches
+    (`memory_bytes`), beside what the source needs while it loads. Windows are not needed where the source holds all its cells in memory (``source.resident``). A process that was forked off must make
     a feed of its own.
 
     Examples
@@ -165,12 +175,7 @@ class Feed:
         """
         if not self._is_open:
             raise RuntimeError("This feed was closed; make another one.")
-        if os.getpid() != self._pid:
-            raise PlanError(
-                f"This feed was made by process {self._pid} and is used by {os.getpid()}, which was forked off: threads and the "
-                "locks they held do not survive that. Open the source and the feed in the process that reads; the feed reads "
-                "ahead with threads and needs no worker processes (a DataLoader around it must have num_workers=0)."
-            )
+        refuse_fork(self._pid)
         run = _Run(self, plan, start, plan.n_batches if stop is None else stop)
         self._runs.add(run)
         held: Slot | None = None
@@ -235,6 +240,8 @@ class _Run:
         self._filling: dict[int, int] = {}  # step to its first window
         self._ready: dict[int, tuple[Slot, Share] | BaseException] = {}
         self._is_stopped = False
+        self._error: BaseException | None = None  # of the plan, where no step can be named
+        self._pid = feed._pid
         self._changed = threading.Condition()
         # daemons: a consumer that dies while it holds the iterator must not keep the interpreter alive
         self._threads = [
@@ -249,14 +256,16 @@ class _Run:
             for thread in self._threads:
                 thread.start()
         for step in range(self._start, self._stop):
+            refuse_fork(self._pid)  # before the lock, which a thread of the parent may have held
             with self._changed:
-                while step not in self._ready and not self._is_stopped:
+                while step not in self._ready and not self._is_stopped and self._error is None:
                     self._changed.wait()
                 if self._is_stopped:
                     raise RuntimeError("This feed was closed while it was being read; make another one.")
-                found = self._ready.pop(step)
+                found = self._ready.pop(step, self._error)
             if isinstance(found, BaseException):
                 raise found
+            assert found is not None
             slot, share = found
             yield slot, share.rows
             with self._changed:
@@ -264,6 +273,8 @@ class _Run:
                 self._changed.notify_all()
 
     def stop(self) -> None:
+        if os.getpid() != self._pid:
+            return  # the threads are in the parent
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
@@ -272,11 +283,16 @@ class _Run:
                 thread.join()
 
     def _work(self, prefers_loads: bool) -> None:
-        while (task := self._next_task(prefers_loads)) is not None:
-            if isinstance(task, _Load):
-                self._load(task)
-            else:
-                self._fill(task)
+        try:
+            while (task := self._next_task(prefers_loads)) is not None:
+                if isinstance(task, _Load):
+                    self._load(task)
+                else:
+                    self._fill(task)
+        except BaseException as error:  # noqa: BLE001  raised again in the consumer, by `batches`
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _next_task(self, prefers_loads: bool) -> _Load | _Fill | None:
         """Wait for something to do. One thread reads ahead first, the others fill first: so disk and kernel overlap."""
@@ -295,7 +311,9 @@ class _Run:
 
     def _choose_load(self) -> _Load | None:
         window, part = self._next_load
-        if window >= self._end_window or window > self._oldest_window() + self._ahead:
+        # a batch that spans more windows than are read ahead needs all of them
+        last = max(self._oldest_window() + self._ahead, self._next_windows[1] - 1)
+        if window >= self._end_window or window > last:
             return None
         if part == 0:
             self._loading[window] = _Loading(self._plan.n_parts)

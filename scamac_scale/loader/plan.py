@@ -42,7 +42,7 @@ MIN_BLOCK_CELLS = 64
 RECURRENCE = 0.25
 """How much more often than by chance two cells may share a batch twice because they lie in one block, see `window_sizes`."""
 _BLOCK_ORDER, _LANE_ORDER = range(2)  # purposes of the random streams of a plan
-_WINDOWS_KEPT = 8  # those read ahead, and the two that a batch may straddle
+_WINDOWS_KEPT = 8  # those read ahead, and the two that a batch may straddle; more where a batch spans more
 
 Runs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """First row of each run, and the one after its last."""
@@ -195,6 +195,7 @@ class EpochPlan:
         self._block_cells = min(block_cells, window_cells)
         self._n_blocks = -(-n_cells // self._block_cells)
         self._n_windows = -(-self._n_blocks // max(1, window_cells // self._block_cells))
+        self._windows_kept = _WINDOWS_KEPT + 2 * (batch_cells * self._n_windows // n_cells)
         self._lock, self._building = threading.Lock(), threading.Lock()
         self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
         self._windows: OrderedDict[int, _Window] = OrderedDict()
@@ -308,7 +309,7 @@ class EpochPlan:
         with self._building:  # threads that need it at once shall not all make it
             if number not in self._windows:
                 self._windows[number] = self._make_window(number)
-                while len(self._windows) > _WINDOWS_KEPT:
+                while len(self._windows) > self._windows_kept:
                     self._windows.popitem(last=False)
             self._windows.move_to_end(number)
             return self._windows[number]

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.csr import CsrBlock, csr_bytes
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.genes import GeneSpace
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+GAP_CELLS = 64
+"""Scattered cells that are no farther apart are read with what lies between them: a read costs as much as so many cells."""
+BLOCK_CELLS = 4096
+"""Cells of such a stretch at most."""
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
 
@@ -98,7 +102,9 @@ class StoreReader:
         """Close it."""
 
     def close(self) -> None:
-        """Nothing stays open between reads."""
+        """Close the folders of the two large arrays."""
+        self._genes.close()
+        self._values.close()
 
     @property
     def gene_names(self) -> Sequence[str]:
@@ -196,6 +202,17 @@ class StoreReader:
                 "and locks that zarr had do not survive that. Open the store in the process that reads it; the feed reads "
                 "ahead with threads and needs no worker processes."
             )
+        pieces = near_runs(starts, stops, GAP_CELLS, BLOCK_CELLS)
+        if len(pieces) < starts.size // 2:  # scattered cells: read what lies between them, too
+            spans = RowBuffer()
+            self._load(np.array([runs[0][0] for runs in pieces]), np.array([runs[1][-1] for runs in pieces]), spans)
+            wanted = [rows_of(*runs) - runs[0][0] for runs in pieces]
+            ends = np.cumsum([0] + [int(runs[1][-1] - runs[0][0]) for runs in pieces])
+            into.take(spans, np.concatenate([rows + end for rows, end in zip(wanted, ends, strict=False)]))
+            return
+        self._load(starts, stops, into)
+
+    def _load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
         lows, highs = self._indptr[starts], self._indptr[stops]
         n_rows, n_values = int((stops - starts).sum()), int((highs - lows).sum())
         is_scaled = self._is_scaled

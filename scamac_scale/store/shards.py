@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _CRC_BYTES = 4
 _ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
-_MAX_CHUNKS = 256  # read by one call; the system takes at most 1,024 pieces of memory
+_MAX_CHUNKS = 32  # read by one call: bounds the scratch of a thread; the system takes at most 1,024 pieces
 _REMAKE = "write the store again with `scamac-scale ingest`"
 
 
@@ -129,8 +130,8 @@ class ShardReader:
     -----
     Files are read, not mapped: as fast when the memory is used again, resident memory stays where it is, and a file that
     has become shorter is an error and not the end of the process. The checksum of an uncompressed chunk is computed, and its
-    values compared with `limit`, when the chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and per thread the run
-    that is read. Safe to use from several threads.
+    values compared with `limit`, when the chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and 32 chunks per thread. A
+    store that replaces this one under the same name is not read. Safe to use from several threads.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int, limit: int | None = None) -> None:
@@ -141,6 +142,12 @@ class ShardReader:
         self._n_values = n_values
         self._chunk, self._shard = sizes.chunk_values, sizes.shard_values
         self._codec = None if shuffle is None else _blosc(shuffle, dtype)
+        try:
+            # of this very folder: what replaces it under the same name is another store
+            self._shards = os.open(folder / "c", os.O_RDONLY | os.O_DIRECTORY) if n_values else -1
+        except OSError as error:
+            raise StoreError(f"{folder / 'c'} cannot be read ({error.strerror}); {_REMAKE}.") from error
+        self._close = weakref.finalize(self, os.close, self._shards) if n_values else None
         self._is_checked = np.zeros(-(-n_values // self._chunk), bool)
         self._indexes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._local = threading.local()
@@ -166,6 +173,11 @@ class ShardReader:
             )
         return sizes, shuffle
 
+    def close(self) -> None:
+        """Close the folder."""
+        if self._close is not None:
+            self._close()
+
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read the values `start` to `stop` (exclusive) into `out`; raises StoreError where a file or checksum is wrong."""
         while start < stop:
@@ -180,6 +192,7 @@ class ShardReader:
     def verify(self) -> None:
         """Recompute the checksum of every chunk; raises StoreError where one is wrong."""
         self._is_checked[:] = False
+        self._indexes.clear()
         step = _MAX_CHUNKS * self._chunk
         held = np.empty(min(step, self._n_values), self._dtype)
         for start in range(0, self._n_values, step):
@@ -193,11 +206,9 @@ class ShardReader:
         flags = number * (self._shard // self._chunk)
         checked = self._is_checked[flags + first : flags + last + 1]
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(str(number), os.O_RDONLY, dir_fd=self._shards)
             try:
                 places, sizes = self._index(number, handle, path)
-                if places[last] < 0 or places[first] < 0:
-                    raise StoreError(f"{path} lacks chunks of {self._folder.name}; {_REMAKE}.")
                 if self._codec is None and checked.all():
                     self._copy(handle, path, int(places[first]), start - first * self._chunk, out)
                     return
@@ -288,7 +299,7 @@ def _blosc(shuffle: str, dtype: np.dtype[Any]) -> Any:  # Any: numcodecs is not 
     return Blosc(
         cname=layout.COMPRESSOR["cname"],
         clevel=layout.COMPRESSOR["clevel"],
-        shuffle={"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE, "noshuffle": Blosc.NOSHUFFLE}[shuffle],
+        shuffle={"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}[shuffle],
     )
 
 

@@ -115,12 +115,11 @@ class RowShuffler:
 def _read_bucket(path: Path) -> tuple[NDArray[np.int64], Rows]:
     places: list[NDArray[np.int64]] = []
     parts: list[Rows] = []
-    if path.exists():
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            while file.tell() < size:
-                places.append(np.load(file, allow_pickle=False))
-                parts.append((np.load(file), np.load(file), np.load(file)))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while file.tell() < size:
+            places.append(np.load(file, allow_pickle=False))
+            parts.append((np.load(file), np.load(file), np.load(file)))
     return np.concatenate(places), _joined(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from scamac_scale.train.objective import CLUSTER_TERMS, Clusters, Objective, Sce
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from lightning.fabric import Fabric
 
@@ -78,12 +78,14 @@ def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPl
     column = config.loader.balance_by
     if column is None:
         return EpochPlan(source.n_cells, batch_cells, config.seed, **sizes)
+    import pandas as pd
+
     obs = source.obs
     if column not in obs:
         raise ConfigError(
             f"loader.balance_by={column!r} is no column of obs; known are {', '.join(map(str, obs.columns))}."
         )
-    return WeightedPlan(balanced_weights(obs[column].to_numpy()), batch_cells, config.seed, **sizes)
+    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, config.seed, **sizes)
 
 
 class Stepper:
@@ -119,7 +121,13 @@ class Stepper:
         if config.loader.cache == "device" and resident is not None:
             self._device_cells = DeviceCells(resident, len(source.gene_names), fabric.device)
         else:
-            self._layout = densify_layout(config.loader.densify, source, self.plan, fabric.device)
+            loader, device = config.loader, fabric.device
+            options: dict[str, Any] = {
+                "layout": densify_layout(loader, source, self.plan, device),
+                "is_pinned": device.type == "cuda",
+            }
+            # one for all rounds: its memory is used again
+            self._feed = Feed(source, threads=loader.threads, ahead=loader.ahead, **options)
         self._optimizers: dict[str, tuple[Any, int]] = {}
 
     def pretrain(self) -> None:
@@ -173,7 +181,7 @@ class Stepper:
         n_cells = 0
         self.network.train()
         start_s = time.perf_counter()
-        with self._batches(n_steps) as batches, track(label, n_steps, "steps") as progress:
+        with closing(self._batches(n_steps)) as batches, track(label, n_steps, "steps") as progress:
             for index, batch in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule(done + index, total)
@@ -193,19 +201,12 @@ class Stepper:
             self._optimizers[key] = (self.fabric.setup_optimizers(make(self.network.parameters(), lr=1.0)), 0)
         return self._optimizers[key]
 
-    @contextmanager
-    def _batches(self, n_steps: int) -> Iterator[Iterator[Batch]]:
+    def _batches(self, n_steps: int) -> Generator[Batch]:
         """Give the batches of the next steps, on the device."""
         steps = self.step, self.step + n_steps
         if self._device_cells is not None:
-            yield self._device_cells.run(self.plan, *steps)
-            return
-        loader, device = self.config.loader, self.fabric.device
-        is_cuda = device.type == "cuda"
-        with Feed(
-            self.source, threads=loader.threads, ahead=loader.ahead, layout=self._layout, is_pinned=is_cuda
-        ) as feed:
-            yield on_device(feed.run(self.plan, *steps), device)
+            return self._device_cells.run(self.plan, *steps)
+        return on_device(self._feed.run(self.plan, *steps), self.fabric.device)
 
     def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: Any) -> dict[str, torch.Tensor]:
         device = self.fabric.device

@@ -81,9 +81,15 @@ def test_where_cells_are_kept_and_made_dense_changes_no_bit(
     assert same_weights(ScAMAC(config=config).fit(store), model)
 
 
-def test_classes_can_be_balanced(store: Path) -> None:
-    config = replace(QUICK, loader=LoaderConfig(balance_by="cell_type"))
-    assert evaluate(ScAMAC(config=config).fit(store).predict(store), "cell_type")["ari"] > 0.95
+@pytest.mark.parametrize("column", ["cell_type", "partly"])
+def test_classes_can_be_balanced(tiny_adata: ad.AnnData, column: str, tmp_path: Path) -> None:
+    tiny_adata.obs["partly"] = tiny_adata.obs["cell_type"].astype(object).where(np.arange(300) % 3 > 0)
+    path = ingest(tiny_adata, tmp_path / "a.zarr", IngestConfig(n_genes=100))
+    config = replace(STREAMED, loader=LoaderConfig(balance_by=column, cache="none"))
+    assert evaluate(ScAMAC(config=config).fit(path).predict(path), "cell_type")["ari"] > 0.95
+
+
+def test_a_column_that_is_not_there_lists_those_that_are(store: Path) -> None:
     with pytest.raises(ConfigError, match=r"loader\.balance_by='type' is no column of obs; known are cell_type"):
         ScAMAC(config=replace(QUICK, loader=LoaderConfig(balance_by="type"))).fit(store)
 

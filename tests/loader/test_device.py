@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from scamac_scale.config import LoaderConfig
 from scamac_scale.errors import ConfigError
-from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
+from scamac_scale.loader.device import LAYOUTS, DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan
 from tests.loader.memory import MatrixSource, ResidentSource
@@ -40,12 +41,22 @@ def test_cells_kept_on_the_device_have_the_bits_of_the_feed(device: torch.device
 
 def test_layout_follows_the_setting() -> None:
     source = MatrixSource()
-    found = [densify_layout(name, source, PLAN, CPU) for name in ("host", "device", "auto")]
+    settings = [LoaderConfig(densify=name) for name in ("host", "device", "auto")]
+    found = [densify_layout(config, source, PLAN, CPU) for config in settings]
     assert found == ["dense", "csr", "dense"]  # on the CPU there is nothing to measure
     with pytest.raises(ConfigError, match=r"loader.densify.*auto"):
-        densify_layout("here", source, PLAN, CPU)
+        densify_layout(LoaderConfig(densify="here"), source, PLAN, CPU)
 
 
 @pytest.mark.gpu
-def test_on_cuda_the_faster_way_is_measured() -> None:
-    assert densify_layout("auto", MatrixSource(), PLAN, torch.device("cuda")) in ("dense", "csr")
+def test_on_cuda_both_ways_are_timed_and_one_is_taken() -> None:
+    source = MatrixSource()
+    assert densify_layout(LoaderConfig(), source, PLAN, torch.device("cuda")) in LAYOUTS.values()
+    assert len(source.loaded) > 0
+
+
+@pytest.mark.gpu
+def test_cells_that_a_gpu_has_no_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    with pytest.raises(ConfigError, match=r"loader.cache='device' needs [0-9,]+ bytes"):
+        DeviceCells(ResidentSource().resident, 20, torch.device("cuda"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from scamac_scale.errors import InputError, PlanError
+from scamac_scale.errors import InputError, PlanError, StoreError
 from scamac_scale.store import layout
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.shuffle import RowShuffler
@@ -22,6 +22,7 @@ from tests.store.conftest import Written, counts, write
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scamac_scale.buffer import RowBuffer
     from scamac_scale.csr import CsrBlock
 
 
@@ -194,3 +195,28 @@ def test_input_that_ends_early_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="15 cells were read, but the input announced 20"):
         write(tmp_path / "a.zarr", raw, blocks=iter([raw[:15]]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scattered_cells_are_read_with_what_lies_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = write(tmp_path / "a.zarr", counts(900, 20), chunk_values=64)
+    loaded: list[tuple[int, int]] = []
+    load = StoreReader._load
+
+    def count(reader: StoreReader, starts: np.ndarray, stops: np.ndarray, into: RowBuffer) -> None:
+        loaded.extend(zip(starts.tolist(), stops.tolist(), strict=True))
+        load(reader, starts, stops, into)
+
+    monkeypatch.setattr(StoreReader, "_load", count)
+    with StoreReader(stored.path) as reader:
+        rows = np.r_[3:400:7, 500:880:50]
+        np.testing.assert_allclose(dense(reader.read(rows)), stored.expected[rows], rtol=6e-8, atol=0)
+        assert loaded == [(3, 396), (500, 851)]
+
+
+def test_a_store_that_replaces_an_open_one_is_not_mixed_into_it(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.zarr", counts(300, 20, seed=0), chunk_values=64)
+    with StoreReader(first.path) as reader:
+        reader.read(np.arange(100))
+        write(tmp_path / "a.zarr", counts(300, 20, seed=1), chunk_values=64, overwrite=True)
+        with pytest.raises(StoreError, match=r"X/indices/c/[0-9]+ is missing"):
+            reader.read(np.arange(300))
