@@ -1,7 +1,9 @@
 """How fast, how cheap and how random are shuffled batches, from this program and from its peers?
 
 Every run is a process of its own, on the same cells; rounds are interleaved, so that a busy moment of the machine hits
-all cases alike. The clock runs between whole reads; in the first round all rows of two epochs are checked afterwards.
+all cases alike. The clock runs between whole reads; in the first round every row of two epochs, or of as many batches as
+--check-seconds allow, is compared with the truth by its cell afterwards. The peers read values that are normalised already, as
+float32; this program reads counts and normalises them on the way. All deliver the same values.
 
     python benchmarks/loader.py --data FOLDER --peer-python PYTHON --rounds 5
 
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feeds import data
+from feeds.bars import judge
 from feeds.measure import Feed
 from feeds.run_case import find_cases
 from record import Results, environment
@@ -84,7 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layouts", nargs="+", choices=["dense", "csr"], default=["dense", "csr"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="timed part of each run")
-    parser.add_argument("--step-ms", type=float, nargs="+", default=[0.0], help="sleep per batch: a busy trainer")
+    parser.add_argument("--step-ms", type=float, nargs="+", default=[0.0, 20.0], help="sleep per batch: a busy trainer")
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each run")
     parser.add_argument("--cases", nargs="+", choices=list(find_cases()), default=list(find_cases()), metavar="CASE")
     parser.add_argument("--peer-python", help="interpreter that holds the peers")
@@ -347,12 +350,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 240)
     failed = measure_all(options, console)
     results = Results(options.out, (*KEY, "round"))
-    rows = summarise(results.read()["runs"])
-    results.update(summary=rows)
+    held = results.read()
+    rows = summarise(held["runs"])
+    bars = judge(rows, held.get("tuning", []))
+    results.update(summary=rows, bars=bars)
     size = (options.cells, options.genes, options.cold)
     shown = [row for row in rows if (row["cells"], row["genes"], row["is_cold"]) == size]
     console.print(table(shown, box.SIMPLE_HEAD))
     console.print(f"Page cache {CACHE[options.cold]}.", highlight=False)
+    for bar in bars:
+        goal = (
+            "" if bar["bar"] is None else f" (at {bar['at']} {bar['bar']:.3g}: {'met' if bar['is_met'] else 'missed'})"
+        )
+        console.print(f"{bar['what']}: {bar['value']:.3g}{goal}", highlight=False, markup=False)
     return 1 if failed else 0
 
 

@@ -3,7 +3,7 @@
 One process, rounds interleaved, real gradient steps of the default recipe: from the store (both profiles) cell by cell of the same
 plan, from the same cells held in memory, and with one batch used again and again, which is the network alone.
 
-    python benchmarks/train_feed.py --cells 50000
+    python benchmarks/train_feed.py
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--cells", type=int, default=50_000)
+    parser.add_argument("--cells", type=int, default=200_000)
     parser.add_argument("--genes", type=int, default=3000)
-    parser.add_argument("--batch-cells", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-cells", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -111,3 +111,25 @@ def test_ratio_is_taken_round_by_round(load):
     row = next(row for row in load("loader").summarise(ours + peer) if row["case"] == "ours")
     assert row["speed_ratio"] == 3
     assert (row["best"], row["lowest"]) == (30, 8)
+
+
+def test_bars_are_judged_from_the_rows() -> None:
+    from feeds import bars
+
+    shared = {"batch_cells": 4096, "layout": "dense", "is_cold": False, "pair_recurrence": 1.1, "baseline_bytes": 1}
+    rows = [
+        {**shared, "case": case, "step_ms": step, "cells_per_s": speed, "cpu_us_per_cell": cpu, "peak_bytes": 9}
+        for case, step, speed, cpu in (
+            ("store_fast", 0.0, 600.0, 1.0),
+            ("annbatch", 0.0, 100.0, 4.0),
+            ("scdataset", 0.0, 50.0, 4.0),
+            ("store_fast", 20.0, 100_000.0, 1.0),
+        )
+    ]
+    found = {bar["what"]: bar for bar in bars.judge(rows, [])}
+    assert found["cells/s of store_fast over annbatch"]["value"] == 6.0
+    assert found["cells/s of store_fast over annbatch"]["is_met"]
+    assert found["CPU per cell of store_fast over annbatch"]["is_met"]
+    assert not found["cells/s of store_fast over scDataset"]["is_met"]
+    assert not found["share of the ceiling of a trainer that takes 20 ms"]["is_met"]
+    assert not any("AnnLoader" in what for what in found)
