@@ -41,6 +41,8 @@ def run(load, folder: Path, out: Path, *cases: str, rounds: int = 1) -> tuple[in
         "256",
         "--layouts",
         "dense",
+        "--step-ms",
+        "0",
     ]
     arguments += ["--rounds", str(rounds), "--seconds", "0.2", "--out", str(out), "--cases", *cases]
     code = load("loader").main(arguments)
@@ -84,6 +86,14 @@ def test_wrong_truth_fails_the_check_and_stays_a_row(load, folder, tmp_path):
     assert code == 1
     (row,) = held["summary"]
     assert row["error"] == "check failed: 2 of 4000 rows are not what their cell is"
+
+
+@pytest.mark.slow
+def test_every_case_of_ours_is_right(load, folder, tmp_path):
+    cases = ("store_fast", "store_small", "store_cached", "zarr", "h5ad", "memory")
+    code, held = run(load, folder, tmp_path / "loader.json", *cases)
+    assert code == 0, [row.get("error") for row in held["summary"]]
+    assert [row["checked_rows"] for row in held["summary"]] == [4000] * len(cases)
 
 
 def test_peer_that_is_missing_is_a_row(load, folder, tmp_path, monkeypatch):
