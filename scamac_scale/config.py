@@ -230,8 +230,8 @@ class LoaderConfig:
     cache_bytes: int = 2**30
     """Bytes that cache=auto may take."""
     window_bytes: int = 2**28
-    """Cells that are mixed with one another, in bytes as float32 CSR; memory is three such windows, or half of that from a
-    store of counts."""
+    """Most that the cells which are mixed with one another may take, in bytes as float32 CSR; memory is three such windows,
+    or half of that from a store of counts."""
     threads: int | None = None
     """Reader threads; null takes the cores, at most 4."""
     ahead: int = 2

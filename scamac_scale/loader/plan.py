@@ -31,8 +31,8 @@ LANES = 64
 """Parts of equal size into which the cells of a window are dealt; a rank owns whole ones."""
 PARTS = 8
 """Groups of lanes that are loaded together: what a reader thread does at a time."""
-WINDOW_CELLS = 65536
-"""Cells that are mixed with one another, where they fit in memory."""
+WINDOW_CELLS = 32768
+"""Cells that are mixed with one another, where they fit in memory; more beyond four million cells, see `window_sizes`."""
 WINDOW_BYTES = 2**28
 """Bytes of a window, as float32 CSR, that `window_sizes` does not exceed unless told."""
 BLOCK_CELLS = 1024
@@ -105,9 +105,11 @@ def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES)
     -----
     Cells of one block always share a window. That two cells which shared a batch share one in the next epoch is therefore
     1 + b N / W^2 times as likely as by chance; b is the largest power of two from `MIN_BLOCK_CELLS` to `BLOCK_CELLS` that keeps
-    the excess below `RECURRENCE`. With windows of 65,536 cells it does so up to 16 million cells; beyond, larger windows do.
+    the excess below `RECURRENCE`. Beyond four million cells the window grows with the root of their number for that, as far
+    as `window_bytes` allow.
     """
-    window = min(max(window_bytes * n_cells // max(csr_bytes, 1), LANES), WINDOW_CELLS)
+    fits = max(window_bytes * n_cells // max(csr_bytes, 1), LANES)
+    window = min(max(WINDOW_CELLS, int(np.ceil((MIN_BLOCK_CELLS * n_cells / RECURRENCE) ** 0.5))), fits)
     wanted = max(MIN_BLOCK_CELLS, int(RECURRENCE * window**2 / max(n_cells, 1)))
     block = 1 << (min(BLOCK_CELLS, window // LANES, wanted).bit_length() - 1)
     return {"window_cells": window // block * block, "block_cells": block}

@@ -177,7 +177,7 @@ def test_cells_of_a_batch_part_as_the_formula_says() -> None:
 def test_window_sizes_fit_their_bytes_and_keep_pairs_apart(n_cells: int, cell_bytes: int, window_bytes: int) -> None:
     found = window_sizes(n_cells, n_cells * cell_bytes, window_bytes)
     window, block = found["window_cells"], found["block_cells"]
-    assert LANES <= window <= WINDOW_CELLS
+    assert LANES <= window <= max(WINDOW_CELLS, 1 + (4 * MIN_BLOCK_CELLS * n_cells) ** 0.5)
     assert window == LANES or window * cell_bytes <= window_bytes
     assert 1 <= block <= min(BLOCK_CELLS, window // LANES)
     assert block & (block - 1) == 0
@@ -185,9 +185,10 @@ def test_window_sizes_fit_their_bytes_and_keep_pairs_apart(n_cells: int, cell_by
 
 
 def test_usual_windows() -> None:
-    assert window_sizes(10**6, 10**6 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 1024}
-    assert window_sizes(10**7, 10**7 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 64}
-    assert window_sizes(300, 300 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 1024}
+    assert window_sizes(300, 300 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 512}
+    assert window_sizes(10**6, 10**6 * 3008) == {"window_cells": WINDOW_CELLS, "block_cells": 256}
+    assert window_sizes(10**7, 10**7 * 3008) == {"window_cells": 50_560, "block_cells": 64}
+    assert window_sizes(10**9, 10**9 * 3008) == {"window_cells": 89_216, "block_cells": 64}  # as many as fit
 
 
 def test_weighted_cells_come_as_often_as_they_should() -> None:
