@@ -20,6 +20,7 @@ from scamac_scale.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.csr import CsrBlock, csr_bytes
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.genes import GeneSpace
+from scamac_scale.progress import track
 from scamac_scale.store import layout
 from scamac_scale.store.record import read_record
 from scamac_scale.store.shards import ShardReader
@@ -239,8 +240,10 @@ class StoreReader:
         StoreError
             Names the file or the array that is not as it was written.
         """
-        for shards in (self._genes, self._values):
-            shards.verify()
+        with track("verify", 2 * self.n_values, "values") as progress:
+            for shards in (self._genes, self._values):
+                for n_values in shards.verify():
+                    progress.advance(n_values)
         arrays = [name for name, item in self._root.members(max_depth=None) if isinstance(item, zarr.Array)]
         for name in arrays:
             if name not in ("X/data", "X/indices"):

@@ -22,6 +22,7 @@ from scamac_scale.errors import StoreError
 from scamac_scale.store import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -189,8 +190,8 @@ class ShardReader:
             out = out[end - start :]
             start = end
 
-    def verify(self) -> None:
-        """Recompute the checksum of every chunk; raises StoreError where one is wrong."""
+    def verify(self) -> Iterator[int]:
+        """Recompute the checksum of every chunk; give how many values each step has read, StoreError where one is wrong."""
         self._is_checked[:] = False
         self._indexes.clear()
         step = _MAX_CHUNKS * self._chunk
@@ -198,6 +199,7 @@ class ShardReader:
         for start in range(0, self._n_values, step):
             stop = min(start + step, self._n_values)
             self.read(start, stop, held[: stop - start])
+            yield stop - start
 
     def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read values of one shard, counted from its first."""
