@@ -9,6 +9,7 @@ import importlib
 import os
 import resource
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,7 +26,7 @@ CHECKED_ROWS = 256
 """Rows of a dense batch that are turned into float64 at a time."""
 
 
-class Feed:
+class Feed(ABC):
     """One way to get shuffled batches; each case derives from it.
 
     Attributes
@@ -58,30 +59,30 @@ class Feed:
         self.settings = settings
 
     @classmethod
-    def prepare(cls, folder: Path) -> None:
+    def prepare(cls, folder: Path) -> None:  # noqa: B027  most cases need nothing more
         """Write what this feed needs beside the shared files, once."""
 
     @classmethod
+    @abstractmethod
     def files(cls, folder: Path) -> list[Path]:
         """List the files and folders that the feed reads."""
-        raise NotImplementedError
 
     def imports(self) -> None:
         """Import what `open` and `epochs` need; timed apart."""
         for module in self.modules:
             importlib.import_module(module)
 
+    @abstractmethod
     def open(self) -> None:
         """Open the data and set `n_cells`."""
-        raise NotImplementedError
 
     n_cells: int = 0
 
+    @abstractmethod
     def epochs(self, seed: int) -> Iterator[Iterable[tuple[np.ndarray, Any]]]:
         """Give endless epochs, each an iterable of (ids (B,) int64, values)."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most cases hold nothing open
         """Let go of files and workers."""
 
 

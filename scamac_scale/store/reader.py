@@ -101,6 +101,7 @@ class StoreReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
+        self.close()
 
     def close(self) -> None:
         """Close the folders of the two large arrays."""

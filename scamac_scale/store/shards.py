@@ -131,8 +131,9 @@ class ShardReader:
     -----
     Files are read, not mapped: as fast when the memory is used again, resident memory stays where it is, and a file that
     has become shorter is an error and not the end of the process. The checksum of an uncompressed chunk is computed, and its
-    values compared with `limit`, when the chunk is met for the first time; that of a compressed one each time. Memory is 17 bytes per chunk, and 32 chunks per thread. A
-    store that replaces this one under the same name is not read. Safe to use from several threads.
+    values compared with `limit`, when the chunk is met for the first time; that of a compressed one each time. Memory is 17
+    bytes per chunk, and 32 chunks per thread. A store that replaces this one under the same name is not read. Safe to use
+    from several threads.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int, limit: int | None = None) -> None:
@@ -175,7 +176,8 @@ class ShardReader:
         return sizes, shuffle
 
     def close(self) -> None:
-        """Close the folder."""
+        """Close the folder; what is read afterwards is an error."""
+        self._shards = -1  # the system may give the number to another folder
         if self._close is not None:
             self._close()
 

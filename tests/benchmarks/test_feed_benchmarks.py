@@ -26,9 +26,18 @@ def test_training_from_disk_is_compared_with_memory(tmp_path: Path) -> None:
 def test_memory_and_bytes_of_ranks_are_told(tmp_path: Path) -> None:
     import feed_memory
 
-    sizes = ["--cells", "2000", "6000", "--genes", "100", "--values", "20", "--ranks", "2"]
+    sizes = ["--cells", "60000", "80000", "--genes", "100", "--values", "50", "--ranks", "2"]
     feed_memory.main(["--folder", str(tmp_path), *sizes, "--out", str(tmp_path / "a.json")])
     found = json.loads((tmp_path / "a.json").read_text())
-    assert [run["delivered_cells"] for run in found["runs"]] == [2000, 1000, 1000, 6000]
-    assert found["read_share_of_a_rank"] < 1
+    assert [run["delivered_cells"] for run in found["runs"]] == [60_000, 30_000, 30_000, 80_000]
+    assert 0.5 < found["read_share_of_a_rank"] < 0.7  # half of the cells, and chunks that are shared
     assert all(run["peak_bytes"] >= run["feed_bytes"] > 0 for run in found["runs"])
+
+
+def test_codecs_are_compared(tmp_path: Path) -> None:
+    import compression
+
+    compression.main(["--cells", "600", "--genes", "400", "--rounds", "1", "--out", str(tmp_path / "a.json")])
+    found = json.loads((tmp_path / "a.json").read_text())["codecs"]
+    assert found.keys() == compression.CODECS.keys()
+    assert all(0 < row["share_of_bytes"] < 1 and row["decode_us_per_cell"] > 0 for row in found.values())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from typing import TYPE_CHECKING
@@ -220,3 +221,14 @@ def test_a_store_that_replaces_an_open_one_is_not_mixed_into_it(tmp_path: Path) 
         write(tmp_path / "a.zarr", counts(300, 20, seed=1), chunk_values=64, overwrite=True)
         with pytest.raises(StoreError, match=r"X/indices/c/[0-9]+ is missing"):
             reader.read(np.arange(300))
+
+
+def test_a_reader_leaves_no_folder_open_and_reads_nothing_more(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zarr", counts(50, 8)).path
+    before = set(os.listdir("/proc/self/fd"))
+    with StoreReader(path) as reader:
+        assert len(set(os.listdir("/proc/self/fd")) - before) >= 2
+        reader.read(np.arange(3))
+    assert not set(os.listdir("/proc/self/fd")) - before
+    with pytest.raises(StoreError, match="cannot be read"):
+        reader.read(np.arange(3))
