@@ -134,10 +134,15 @@ class LossConfig:
     """Eq. (12) as a mean over cells (mean) or summed (sum)."""
     clustering_weight: float = 0.01
     """Factor of Eq. (12)."""
+    similarity: str = "atlas"
+    """Which cells Eq. (15) pairs with those of a batch: atlas (all cells), batch (those of the batch) or off."""
+    similarity_refresh_steps: int | None = None
+    """Gradient steps after which the sums over all cells for `similarity`=atlas are taken anew, which costs a sweep; null: after
+    every round, with the sweep that is there anyway."""
     similarity_target: str = "consensus"
     """U of Eq. (15): consensus (multi-scale memberships of the consensus members) or membership (as printed)."""
     similarity_form: str = "auto"
-    """How Eq. (15) is computed: direct, gram, or auto (the cheaper one); the value is the same."""
+    """How Eq. (15) within a batch is computed: direct, gram, or auto (the cheaper one); the value is the same."""
     similarity_scaling: str = "pairs"
     """Eq. (15) over the number of pairs (pairs) or over the number of cells (paper)."""
     similarity_weight: float | None = None
@@ -155,6 +160,11 @@ class LossConfig:
         """Check ranges."""
         for name in ("epsilon", "gamma", "similarity_gradient_ratio"):
             _require(getattr(self, name) > 0, f"loss.{name}={getattr(self, name)}; it must be positive.")
+        steps = self.similarity_refresh_steps
+        _require(
+            steps is None or steps >= 1,
+            f"loss.similarity_refresh_steps={steps}; it must be at least 1, or null for once a round.",
+        )
         for name in ("clustering_weight", "similarity_weight"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"loss.{name}={value}; it must not be negative.")

@@ -14,7 +14,7 @@ from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.nn.fusion import FUSIONS
 from scamac_scale.ops.attention import SPATIAL_FORMS
 from scamac_scale.train.landmarks import TARGETS
-from scamac_scale.train.objective import TEMPERATURES, TERMS
+from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
 from scamac_scale.train.phases import OPTIMIZERS
 from scamac_scale.train.schedule import SCHEDULES
 from scamac_scale.train.start import CENTER_STARTS, WEIGHT_STARTS, check_pca_start, import_faiss
@@ -37,6 +37,7 @@ _CHOICES: dict[str, Mapping[str, Any]] = {
     "model.fusion": FUSIONS,
     "loss.reconstruction": RECONSTRUCTIONS,
     "loss.clustering": CLUSTERINGS,
+    "loss.similarity": SIMILARITIES,
     "loss.similarity_target": TARGETS,
     "loss.similarity_form": SIMILARITY_LOSSES,
     "loss.similarity_scaling": SIMILARITY_SCALINGS,

@@ -10,10 +10,11 @@ The stacked memberships of the members are also the multi-scale target of Eq. (1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from scamac_scale.train.graph import fuzzy_graph, leiden, nearest_neighbors
 
@@ -37,17 +38,20 @@ class Space:
         ``input`` or ``latent``.
     mean
         (P,), of the source.
-    projection
-        (P, W): components, times the whitening where there is one.
+    axes
+        (P, A), principal axes of the source, A >= W; all spaces of a source share them.
+    mixing
+        (W, W), what the first W components are multiplied by: the whitening, or the identity.
     """
 
     source: str
     mean: FloatArray
-    projection: FloatArray
+    axes: FloatArray
+    mixing: FloatArray
 
     def project(self, points: FloatArray) -> FloatArray:
         """Map (n, P) points of the source to (n, W)."""
-        mapped: FloatArray = (points - self.mean) @ self.projection
+        mapped: FloatArray = (points - self.mean) @ self.axes[:, : len(self.mixing)] @ self.mixing
         return mapped
 
 
@@ -166,10 +170,8 @@ def build_spaces(sources: dict[str, FloatArray], components: Sequence[int]) -> t
     for name, points in sources.items():
         mean, axes = principal_axes(points, max(components))
         for width in sorted({min(width, axes.shape[1]) for width in components}):
-            projection = axes[:, :width]
-            spaces.append(Space(name, mean, projection))
-            whitening = noise_whitening((points - mean) @ projection)
-            spaces.append(Space(name, mean, projection @ whitening))
+            plain = Space(name, mean, axes, np.eye(width))
+            spaces += [plain, replace(plain, mixing=noise_whitening(plain.project(points)))]
     return tuple(spaces)
 
 
@@ -315,52 +317,52 @@ def find_consensus(
     return Consensus(cut_consensus(co_association(members), n_clusters, cut_height), spaces, members)
 
 
-@dataclass(frozen=True)
 class MemberAssigner:
     """Gives any cell its cluster in every member: the nearest center in the member's space.
 
-    Attributes
+    Parameters
     ----------
-    spaces
-        Of the consensus.
-    members
-        Of the consensus.
-    centers
-        For each member, (n_clusters, W) means of the landmarks.
+    consensus
+        Its spaces and members.
+    sources
+        Name to (M, P) landmark cells: the mean of those that a member put together is a center.
+    device
+        Where the cells will be.
+
+    Notes
+    -----
+    A source is projected once, to its principal axes, for all spaces; float32.
     """
 
-    spaces: tuple[Space, ...]
-    members: tuple[Member, ...]
-    centers: tuple[FloatArray, ...]
+    def __init__(self, consensus: Consensus, sources: dict[str, FloatArray], device: torch.device) -> None:
+        def tensor(values: FloatArray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).float().to(device)
 
-    @classmethod
-    def from_consensus(cls, consensus: Consensus, sources: dict[str, FloatArray]) -> MemberAssigner:
-        """Take the centers of every member from the landmarks."""
-        centers = []
+        self._sources = {space.source: (tensor(space.mean), tensor(space.axes)) for space in consensus.spaces}
+        self._spaces = [(space.source, tensor(space.mixing)) for space in consensus.spaces]
+        self._members = []
         for member in consensus.members:
             space = consensus.spaces[member.space]
-            centers.append(cluster_means(space.project(sources[space.source]), member.labels, member.n_clusters))
-        return cls(consensus.spaces, consensus.members, tuple(centers))
+            centers = cluster_means(space.project(sources[space.source]), member.labels, member.n_clusters)
+            self._members.append((member.space, tensor((centers**2).sum(axis=1)), tensor(2.0 * centers.T)))
 
-    def assign(self, sources: dict[str, FloatArray]) -> IntArray:
+    def assign(self, sources: dict[str, torch.Tensor]) -> torch.Tensor:
         """Cluster of each cell in each member.
 
         Parameters
         ----------
         sources
-            Name to (n, P) cells.
+            Name to (n, P) cells, on the device.
 
         Returns
         -------
-        IntArray
-            (n, R), unsigned integers.
+        Tensor
+            (n, R) int64.
         """
-        points = [space.project(sources[space.source]) for space in self.spaces]
-        codes = np.empty((len(points[0]), len(self.members)), dtype=np.uint16)
-        for index, (member, centers) in enumerate(zip(self.members, self.centers, strict=True)):
-            at = points[member.space]
-            codes[:, index] = ((centers**2).sum(axis=1) - 2.0 * at @ centers.T).argmin(axis=1)
-        return codes
+        components = {name: (sources[name].float() - mean) @ axes for name, (mean, axes) in self._sources.items()}
+        points = [components[source][:, : len(mixing)] @ mixing for source, mixing in self._spaces]
+        nearest = [(square - points[space] @ twice).argmin(dim=1) for space, square, twice in self._members]
+        return torch.stack(nearest, dim=1)
 
 
 def cluster_means(points: FloatArray, labels: IntArray, n_clusters: int) -> FloatArray:

@@ -12,6 +12,7 @@ import torch
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
 from scamac_scale.sweep import sweep
+from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
 from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
 from scamac_scale.train.start import CENTER_STARTS
@@ -51,9 +52,7 @@ def label_landmarks(
     """Label the landmarks and make the target of Eq. (15)."""
     latent = embed_rows(network, landmarks.x).double().cpu().numpy()
     consensus = None
-    needs_members = config.loss.similarity_target == "consensus" and any(
-        "similarity" in phase.terms for phase in config.train.phases
-    )
+    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
     start = CENTER_STARTS[config.start.centers]
     if start is None or needs_members:
         sources = {"input": landmarks.x.double().cpu().numpy(), "latent": latent}
@@ -72,7 +71,14 @@ def label_landmarks(
         found = int(landmarks.labels.max()) + 1
         if found < config.n_clusters:
             logger.warning("the landmark cells fall into %d clusters, not %d: too few differ", found, config.n_clusters)
+    if not has_similarity(config):
+        return None
     return TARGETS[config.loss.similarity_target](landmarks, consensus, network, source, config)
+
+
+def has_similarity(config: ScamacConfig) -> bool:
+    """Tell whether any step has Eq. (15)."""
+    return config.loss.similarity != "off" and any("similarity" in phase.terms for phase in config.train.phases)
 
 
 def _consensus_target(
@@ -85,22 +91,21 @@ def _consensus_target(
     """Clusters of every cell in every member, by the nearest center; the landmarks keep their own."""
     if consensus is None:
         return None
-    sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
-    assigner = MemberAssigner.from_consensus(consensus, sources)
-    largest = max(member.n_clusters for member in consensus.members)
-    codes = np.empty((source.n_cells, len(consensus.members)), dtype=np.min_scalar_type(largest))
     device = network.gene_mean.device
+    sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
+    assigner = MemberAssigner(consensus, sources, device)
+    members = consensus.members
+    table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]))
 
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:
         x = network.scale_input(batch.values.to(device))
-        latent = network.embed(x)
-        codes[batch.rows] = assigner.assign({"input": x.cpu().numpy(), "latent": latent.cpu().numpy()})
+        table.write(batch.rows, assigner.assign({"input": x, "latent": network.embed(x)}).cpu().numpy())
         return done + len(batch.rows)
 
     sweep(source, assign, 0, label="members")
-    codes[landmarks.rows] = np.stack([member.labels for member in consensus.members], axis=1)
-    return ConsensusTarget(codes, consensus.members)
+    table.write(landmarks.rows, np.stack([member.labels for member in members], axis=1))
+    return ConsensusTarget(table, np.array([member.weight for member in members]))
 
 
 def _membership_target(

@@ -63,8 +63,8 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
 
     Notes
     -----
-    Memory does not depend on the genes of all cells, only on a few batches and samples, plus about 48 bytes per cell for the
-    consensus target, one per clustering.
+    Memory does not grow with the cells: a few batches, samples of them and sums. The clusters of all cells in all members of
+    the consensus, about 48 bytes per cell, lie in a file once they are more than some MB.
     """
     check_settings(config)
     check_size(source.n_cells, config)
@@ -92,12 +92,13 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         stepper.take_round(index)
         network.refresh_bank()
         start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
-        clusters = fuzzy_sweep(network, source, start, config, label=f"sweep {index + 1}/{config.train.rounds}")
-        stepper.clusters = clusters
+        clusters = stepper.sweep(start, f"sweep {index + 1}/{config.train.rounds}")
+    if target is not None:
+        target.close()
     times.mark("rounds")
     freeze(network, source)
     start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
-    clusters = fuzzy_sweep(network, source, start, config, label="last sweep", is_frozen=True)
+    clusters, _ = fuzzy_sweep(network, source, start, config, label="last sweep", is_frozen=True)
     latent = embed_rows(network, landmarks.x)
     clusters.temperature = temperature_of(latent, clusters.centers, config.loss)
     times.mark("last sweep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +12,19 @@ import torch
 from scamac_scale.errors import choose
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
-from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
+from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance
 from scamac_scale.ops.fuzzy import relative_temperature, soft_assignment
+from scamac_scale.ops.similarity import Codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.arrays import FloatArray, IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import NetworkOutput
-    from scamac_scale.train.consensus import Member
+    from scamac_scale.ops.similarity import PairMeans
+    from scamac_scale.train.codes import CodeTable
 
 
 @dataclass
@@ -43,12 +46,18 @@ class Clusters:
 class MembershipTarget:
     """U of Eq. (15) as printed: memberships of the batch in the current clusters, held constant."""
 
+    is_fixed = False
+    uu_square = None
+
     def __init__(self, epsilon: float) -> None:
         self.epsilon = epsilon
 
     def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters) -> torch.Tensor:
         """(B, K) memberships."""
         return soft_assignment(latent.detach(), clusters.centers, clusters.temperature, self.epsilon)[0]
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class ConsensusTarget:
@@ -58,25 +67,42 @@ class ConsensusTarget:
 
     Parameters
     ----------
-    codes
-        (N, R) cluster of each cell in each member: one byte each while a member has fewer than 256 clusters.
-    members
-        The R members, for their sizes and weights.
+    table
+        Cluster of each cell in each of the R members.
+    weights
+        (R,) how often each member counts.
+
+    Attributes
+    ----------
+    is_fixed
+        Whether U is the same in every round.
+    uu_square
+        () float64, squared Frobenius norm of U^T U over all cells.
     """
 
-    def __init__(self, codes: IntArray, members: tuple[Member, ...]) -> None:
-        self.codes = codes
-        sizes = np.array([member.n_clusters for member in members])
-        weights = np.array([member.weight for member in members])
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self.width = int(sizes.sum())
-        self.values = torch.from_numpy(np.sqrt(weights / weights.sum())).float()
+    is_fixed = True
 
-    def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> torch.Tensor:
+    def __init__(self, table: CodeTable, weights: FloatArray) -> None:
+        self.table = table
+        shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        self.offsets = np.concatenate([[0], np.cumsum(table.sizes)[:-1]])
+        self.width = int(table.sizes.sum())
+        self.values = torch.from_numpy(np.sqrt(shares)).float()
+        self._shares = shares
+
+    @cached_property
+    def uu_square(self) -> torch.Tensor:
+        """Counted once: the codes do not change."""
+        return torch.tensor(self.table.square_of_shares(self._shares), dtype=torch.float64)
+
+    def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> Codes:
         """(B, C) rows of unit length."""
-        columns = torch.from_numpy(self.codes[rows].astype(np.int64) + self.offsets).to(latent.device)
-        target = torch.zeros(len(columns), self.width, device=latent.device)
-        return target.scatter_(1, columns, self.values.to(latent.device).expand(len(columns), -1))
+        columns = torch.from_numpy(self.table.read(rows).astype(np.int64) + self.offsets).to(latent.device)
+        return Codes(columns, self.values.to(latent.device), self.width)
+
+    def close(self) -> None:
+        """Give the table back."""
+        self.table.close()
 
 
 Target = MembershipTarget | ConsensusTarget
@@ -108,6 +134,10 @@ class Scene:
         Of the network on the noisy input.
     clusters, target
         None before the centers are found.
+    atlas
+        What Eq. (15) needs of all cells; None pairs the cells of the batch.
+    n_cells
+        N, cells of the atlas.
     """
 
     x: torch.Tensor
@@ -115,6 +145,8 @@ class Scene:
     out: NetworkOutput
     clusters: Clusters | None = None
     target: Target | None = None
+    atlas: PairMeans | None = None
+    n_cells: int = 0
 
 
 class Objective:
@@ -130,6 +162,7 @@ class Objective:
         self.config = config
         self._reconstruct = choose(RECONSTRUCTIONS, config.reconstruction, "loss.reconstruction")
         self._cluster = choose(CLUSTERINGS, config.clustering, "loss.clustering")
+        choose(SIMILARITIES, config.similarity, "loss.similarity")
         self._similarity = choose(SIMILARITY_LOSSES, config.similarity_form, "loss.similarity_form")
         self._scaling = choose(SIMILARITY_SCALINGS, config.similarity_scaling, "loss.similarity_scaling")
 
@@ -142,11 +175,13 @@ class Objective:
         return self._reconstruct(scene.out.encoding, scene.out.decoding)
 
     def similarity(self, scene: Scene) -> torch.Tensor:
-        """Eq. (15) on the batch."""
+        """Eq. (15): the batch against all cells, where their sums are known, or the pairs within the batch."""
         assert scene.target is not None
         assert scene.clusters is not None
         latent = scene.out.latent.float()
         u = scene.target.of(scene.rows, latent, scene.clusters)
+        if scene.atlas is not None:
+            return atlas_similarity(u, latent, scene.atlas) * self._scaling(scene.n_cells)
         return self._similarity(u, latent) * self._scaling(len(latent))
 
     def clustering(self, scene: Scene) -> torch.Tensor:
@@ -169,4 +204,7 @@ TERMS: dict[str, Callable[[Objective, Scene], torch.Tensor]] = {
     "similarity": Objective.similarity,
     "clustering": Objective.clustering,
 }
+SIMILARITIES = dict.fromkeys(("atlas", "batch", "off"))
+"""Which cells Eq. (15) pairs with those of a batch: all cells, those of the batch, or none."""
+
 CLUSTER_TERMS = frozenset({"similarity", "clustering"})

@@ -15,10 +15,12 @@ from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.ops.corruption import uniform_noise
+from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.progress import track
 from scamac_scale.randomness import torch_generator
 from scamac_scale.train.objective import CLUSTER_TERMS, Clusters, Objective, Scene, Target
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
+from scamac_scale.train.sweeps import fuzzy_sweep, similarity_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import InputConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ops.similarity import PairMeans
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.landmarks import Landmarks
 
@@ -114,6 +117,7 @@ class Stepper:
         self.step = 0
         self.clusters: Clusters | None = None
         self.target: Target | None = None
+        self.atlas: PairMeans | None = None
         self.weights: dict[str, float] = {"reconstruction": 1.0, "layers": 1.0}
         self._module = fabric.setup_module(network)
         self._device_cells: DeviceCells | None = None
@@ -145,16 +149,42 @@ class Stepper:
             Of the round, from 0.
         """
         n_rounds = self.config.train.rounds
+        self._atlas_step = self.step
         for number, phase in enumerate(self.config.train.phases):
             n_steps = phase_steps(phase, self.plan.n_batches)
             self._run(phase, f"phase {number}", n_steps, n_steps * n_rounds, label=f"round {index + 1}/{n_rounds}")
+
+    def sweep(self, start: Clusters, label: str) -> Clusters:
+        """End a round: renew the bank, the centers and what Eq. (15) needs of all cells.
+
+        Parameters
+        ----------
+        start
+            Centers and temperature of the memberships.
+        label
+            Shown beside the progress bar.
+
+        Returns
+        -------
+        Clusters
+            The new ones, which are those of the next round.
+        """
+        target = self.target if self.config.loss.similarity == "atlas" else None
+        # Memberships in the centers that only come out of the pass are summed at the start of the next round.
+        fixed = target if target is not None and target.is_fixed else None
+        self.clusters, self.atlas = fuzzy_sweep(
+            self.network, self.source, start, self.config, label=label, target=fixed
+        )
+        if self.atlas is not None:
+            self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
+        return self.clusters
 
     def cluster(self, clusters: Clusters, target: Target | None, landmarks: Landmarks) -> None:
         """Take the clusters in, and measure the weight of Eq. (15) where the config leaves it open."""
         self.clusters, self.target = clusters, target
         loss = self.config.loss
         self.weights["clustering"] = loss.clustering_weight
-        if not any("similarity" in phase.terms for phase in self.config.train.phases):
+        if target is None:
             return
         self.weights["similarity"] = (
             self._measure_similarity_weight(landmarks) if loss.similarity_weight is None else loss.similarity_weight
@@ -183,6 +213,8 @@ class Stepper:
         start_s = time.perf_counter()
         with closing(self._batches(n_steps)) as batches, track(label, n_steps, "steps") as progress:
             for index, batch in enumerate(batches):
+                if "similarity" in phase.terms:
+                    self._renew_atlas()
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule(done + index, total)
                 values = self._take_step(phase, batch, optimizer)
@@ -213,7 +245,8 @@ class Stepper:
         x = self.network.scale_input(batch.values)
         shape = (len(batch.rows), x.shape[1])
         noisy = x + batch_noise(shape, self.config.input, self.config.seed, self.step, device) if phase.is_noisy else x
-        scene = Scene(x, batch.rows, self._module(noisy, frozen=False), self.clusters, self.target)
+        out = self._module(noisy, frozen=False)
+        scene = Scene(x, batch.rows, out, self.clusters, self.target, self.atlas, self.source.n_cells)
         terms = {name: self.objective.term(name, scene) for name in phase.terms if self._is_ready(name)}
         total = weighted_total(terms, self.weights)
         optimizer.zero_grad()
@@ -221,7 +254,22 @@ class Stepper:
         optimizer.step()
         return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
 
+    def _renew_atlas(self) -> None:
+        """Sum over all cells for Eq. (15), where no sweep has done it or the steps since then are too many."""
+        loss = self.config.loss
+        if loss.similarity != "atlas" or self.target is None or self.clusters is None:
+            return
+        every = loss.similarity_refresh_steps
+        is_old = every is not None and self.step - self._atlas_step >= every
+        if self.atlas is None or is_old:
+            self.atlas = similarity_sweep(self.network.eval(), self.source, self.clusters, self.target)
+            self.network.train()
+            self._atlas_step = self.step
+            self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
+
     def _is_ready(self, term: str) -> bool:
+        if term == "similarity":
+            return self.target is not None
         return term not in CLUSTER_TERMS or self.clusters is not None
 
     def _report(self, values: dict[str, torch.Tensor], batch: Batch, rate: float) -> None:

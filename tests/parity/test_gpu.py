@@ -7,12 +7,12 @@ import torch
 
 from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.losses.clustering import CLUSTERINGS
-from scamac_scale.losses.similarity import SIMILARITY_LOSSES
+from scamac_scale.losses.similarity import SIMILARITY_LOSSES, atlas_similarity
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
 from scamac_scale.ops.corruption import corrupt
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
-from scamac_scale.ops.similarity import gram_matrices, unit_rows
+from scamac_scale.ops.similarity import gram_matrices, pair_means, unit_rows
 from tests.mathematics import memberships, normal
 
 
@@ -30,7 +30,8 @@ def compute(device: str) -> list[torch.Tensor]:
     u, h = membership(adaptive_distance(r, 0.01), 0.1), robust_weight(r, 0.01)
     centers = centers_from_sums(center_sums(z, u, h), c)
     grams = gram_matrices(unit_rows(target), unit_rows(z.detach()))
-    losses = [form(target, z, g) for form in SIMILARITY_LOSSES.values() for g in (None, grams)]
+    losses = [form(target, z) for form in SIMILARITY_LOSSES.values()]
+    losses.append(atlas_similarity(target, z, pair_means(grams)))
     losses.append(CLUSTERINGS["mean"](z, c, u, h))
     torch.stack(losses).sum().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

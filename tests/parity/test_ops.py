@@ -9,7 +9,7 @@ import torch
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
 from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership, relative_temperature
-from scamac_scale.ops.similarity import gram_matrices, similarity_from_grams, unit_rows
+from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
 from tests.mathematics import assert_exact, memberships, normal
 from tests.parity import reference
 
@@ -76,7 +76,7 @@ def test_unit_rows_equal_im_of_eq_15() -> None:
 
 def test_gram_form_equals_eq_15_over_all_pairs() -> None:
     u = memberships(3, 11, 3)
-    ours = similarity_from_grams(gram_matrices(unit_rows(u), unit_rows(Z)))
+    ours = similarity_from_means(pair_means(gram_matrices(unit_rows(u), unit_rows(Z))))
     assert_exact(ours, reference.similarity_loss(u.numpy(), Z.numpy()) / 11)
 
 

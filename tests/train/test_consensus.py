@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from scamac_scale.train.consensus import (
     MemberAssigner,
@@ -39,7 +40,7 @@ def test_whitening_makes_the_local_noise_the_identity() -> None:
 
 def test_spaces_beyond_the_rank_are_dropped() -> None:
     spaces = build_spaces({"input": blobs(width=6)}, (4, 10, 40))
-    assert [space.projection.shape[1] for space in spaces] == [4, 4, 6, 6]
+    assert [len(space.mixing) for space in spaces] == [4, 4, 6, 6]
 
 
 def test_co_association_is_the_weighted_share_of_members() -> None:
@@ -76,7 +77,8 @@ def test_other_cells_take_the_nearest_center_of_every_member() -> None:
     points, others = blobs(seed=0), blobs(seed=5)
     sources = {"input": points, "latent": points[:, :4]}
     consensus = find_consensus(sources, 4, components=(3, 6), cut_height=0.6, seed=0)
-    codes = MemberAssigner.from_consensus(consensus, sources).assign({"input": others, "latent": others[:, :4]})
+    cells = torch.from_numpy(others).float()
+    codes = MemberAssigner(consensus, sources, cells.device).assign({"input": cells, "latent": cells[:, :4]}).numpy()
     assert codes.shape == (len(others), len(consensus.members))
     member = 0
     space = consensus.spaces[consensus.members[member].space]

@@ -4,6 +4,7 @@ import torch
 
 from scamac_scale.config import InputConfig, LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
+from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Member
 from scamac_scale.train.objective import ConsensusTarget, Objective, temperature_of
 from scamac_scale.train.phases import batch_noise
@@ -19,12 +20,15 @@ def members() -> tuple[Member, ...]:
 def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_association() -> None:
     from scamac_scale.train.consensus import co_association
 
-    codes = np.stack([member.labels for member in members()], axis=1).astype(np.uint16)
-    target = ConsensusTarget(codes, members())
-    u = target.of(np.array([2, 0, 3, 1]), torch.zeros(4, 2), None).double().numpy()
+    table = CodeTable(4, np.array([3, 2]))
+    table.write(np.arange(4), np.stack([member.labels for member in members()], axis=1))
+    target = ConsensusTarget(table, np.array([member.weight for member in members()]))
+    u = target.of(np.array([2, 0, 3, 1]), torch.zeros(4, 2), None).dense().double().numpy()
     np.testing.assert_allclose((u**2).sum(axis=1), 1, rtol=1e-6)
     order = [2, 0, 3, 1]
-    np.testing.assert_allclose(u @ u.T, co_association(members())[np.ix_(order, order)], rtol=1e-6)
+    together = co_association(members())
+    np.testing.assert_allclose(u @ u.T, together[np.ix_(order, order)], rtol=1e-6)
+    np.testing.assert_allclose(float(target.uu_square), (together**2).sum(), rtol=1e-12)
 
 
 def test_temperature_is_relative_or_absolute_and_others_are_refused() -> None:

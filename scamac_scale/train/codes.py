@@ -1,0 +1,145 @@
+"""The clusters of all cells in all members of the consensus: a table of small integers, on disk where it is large."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from scamac_scale.atomic import writing
+from scamac_scale.buffer import near_runs, rows_of, runs_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scamac_scale.arrays import IntArray
+
+HELD_BYTES = 2**24
+"""Size up to which a table is kept in memory."""
+BLOCK_BYTES = 2**22
+GAP_BYTES = 2**11
+"""Bytes between two runs of rows that cost less to read than another call to the system."""
+
+
+class CodeTable:
+    """An (N, R) table of codes: in memory while it is small, else in an unnamed file that is gone when the process ends.
+
+    Parameters
+    ----------
+    n_cells
+        N.
+    sizes
+        (R,) number of codes of each column; they count from 0.
+    folder
+        Where the file lies; None takes the folder for temporary files.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+
+    Notes
+    -----
+    One byte per code while no column has more than 256. Memory does not grow with N beyond `HELD_BYTES`.
+    """
+
+    def __init__(self, n_cells: int, sizes: IntArray, folder: Path | None = None) -> None:
+        self.n_cells = n_cells
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self._dtype = np.min_scalar_type(int(self.sizes.max()) - 1)
+        self._row_bytes = self.sizes.size * self._dtype.itemsize
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._held: NDArray[Any] | None = None
+        if n_cells * self._row_bytes <= HELD_BYTES:
+            self._held = np.zeros((n_cells, self.sizes.size), dtype=self._dtype)
+            return
+        with writing(self._folder):
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
+
+    def write(self, rows: IntArray, codes: IntArray) -> None:
+        """Write (n, R) codes of (n,) ascending rows."""
+        if self._held is not None:
+            self._held[rows] = codes
+            return
+        data = np.ascontiguousarray(codes, dtype=self._dtype)
+        at = 0
+        with writing(self._folder):
+            for start, stop in zip(*runs_of(np.asarray(rows, dtype=np.int64)), strict=True):
+                piece = data[at : at + stop - start].data.cast("B")
+                if os.pwrite(self._file.fileno(), piece, int(start) * self._row_bytes) != len(piece):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the system wrote what still had room
+                at += int(stop - start)
+
+    def read(self, rows: IntArray) -> NDArray[Any]:
+        """(n, R) codes of (n,) rows, in any order."""
+        if self._held is not None:
+            return self._held[rows]
+        order = np.argsort(rows, kind="stable")
+        ordered = np.asarray(rows, dtype=np.int64)[order]
+        codes = np.empty((len(ordered), self.sizes.size), dtype=self._dtype)
+        at = 0
+        pieces = near_runs(*runs_of(ordered), max(1, GAP_BYTES // self._row_bytes), BLOCK_BYTES // self._row_bytes)
+        for starts, stops in pieces:
+            first = int(starts[0])
+            found = self._block(first, int(stops[-1]))[rows_of(starts, stops) - first]
+            codes[order[at : at + len(found)]] = found
+            at += len(found)
+        return codes
+
+    def _block(self, start: int, stop: int) -> NDArray[Any]:
+        if self._held is not None:
+            return self._held[start:stop]
+        data = os.pread(self._file.fileno(), (stop - start) * self._row_bytes, start * self._row_bytes)
+        return np.frombuffer(data, dtype=self._dtype).reshape(-1, self.sizes.size)
+
+    def square_of_shares(self, shares: NDArray[np.float64]) -> float:
+        """Sum over all ordered pairs of cells of the squared share of columns in which the two have the same code.
+
+        Parameters
+        ----------
+        shares
+            (R,) weights of the columns, of sum 1.
+
+        Returns
+        -------
+        float
+            ||U^T U||^2 of Eq. (15) for the stacked one-hot codes, each column times the root of its share.
+
+        Notes
+        -----
+        O(N R^2 / 2): for each two columns the table of how many cells have which two codes, integers. The square of an entry
+        counts with the product of the two shares.
+        """
+        offsets = np.concatenate(([0], np.cumsum(self.sizes)))
+        tables = np.zeros((int(offsets[-1]), int(offsets[-1])), dtype=np.int32 if self.n_cells < 2**31 else np.int64)
+        n_rows = max(1, BLOCK_BYTES // 16 // self._row_bytes)  # a block stays in the cache of a core
+        for start in range(0, self.n_cells, n_rows):
+            columns = np.ascontiguousarray(self._block(start, min(start + n_rows, self.n_cells)).T)
+            _count_pairs(columns, offsets, tables)
+        total = 0.0
+        for column, low in enumerate(offsets[:-1]):
+            rows = tables[low : offsets[column + 1]].astype(np.float64) ** 2
+            sums = np.add.reduceat(rows.sum(axis=0), offsets[:-1])  # (R,), zero left of the diagonal
+            weights = shares[column] * shares * np.where(np.arange(len(shares)) == column, 1.0, 2.0)
+            total += float(sums @ weights)
+        return total
+
+    def close(self) -> None:
+        """Remove the file, if there is one."""
+        if self._held is None:
+            self._file.close()
+
+
+@njit(cache=True, nogil=True)
+def _count_pairs(columns: NDArray[Any], offsets: NDArray[np.int64], tables: NDArray[Any]) -> None:
+    """Add the cells of (R, n) codes to the tables of every two columns; columns outside, so that one table is in the cache."""
+    for first in range(columns.shape[0]):
+        for second in range(first, columns.shape[0]):
+            low, high = offsets[first], offsets[second]
+            for cell in range(columns.shape[1]):
+                tables[low + columns[first, cell], high + columns[second, cell]] += 1

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from scamac_scale.errors import OutputError
+from scamac_scale.train import codes
+from scamac_scale.train.codes import CodeTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N, SIZES = 500, np.array([3, 7, 2])
+
+
+@pytest.fixture(params=["memory", "file"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "file":
+        monkeypatch.setattr(codes, "HELD_BYTES", 0)
+    return str(request.param)
+
+
+def drawn(sizes: np.ndarray = SIZES) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([rng.integers(0, size, N) for size in sizes], axis=1)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, np.array([300, 256, 5])])
+def test_rows_come_back_in_any_order(place: str, sizes: np.ndarray, tmp_path: Path) -> None:
+    truth, table = drawn(sizes), CodeTable(N, sizes, tmp_path)
+    for start in range(0, N, 64):
+        table.write(np.arange(start, min(start + 64, N)), truth[start : start + 64])
+    rows = np.random.default_rng(1).permutation(N)[:200]
+    np.testing.assert_array_equal(table.read(rows), truth[rows])
+    some = np.array([0, 1, 7, 499])
+    truth[some] = 0
+    table.write(some, truth[some])
+    np.testing.assert_array_equal(table.read(np.arange(N)), truth)
+    table.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_square_is_the_sum_over_all_pairs_of_cells(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes, "BLOCK_BYTES", 16 * 3 * 64)  # several blocks
+    truth, table = drawn(), CodeTable(N, SIZES)
+    table.write(np.arange(N), truth)
+    shares = np.array([0.5, 0.2, 0.3])
+    together = (truth[:, None, :] == truth[None, :, :]) @ shares
+    np.testing.assert_allclose(table.square_of_shares(shares), (together**2).sum(), rtol=1e-12)
+    table.close()
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(codes, "HELD_BYTES", 0)
+    with pytest.raises(OutputError, match="missing"):
+        CodeTable(N, SIZES, tmp_path / "missing")
