@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
 
 FORMAT = "scamac_scale model"
-VERSION = 2
+VERSION = 3
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 

@@ -101,8 +101,16 @@ class ModelConfig:
     """Activation of the output layer, Eq. (4)."""
     negative_slope: float = 0.01
     """Slope of LeakyReLU below zero."""
+    scales: tuple[str, ...] = ("encoding", "hidden", "decoding")
+    """The layers that are fused to the latent; hidden alone is a plain autoencoder."""
+    has_synergy: bool = True
+    """Whether the scales attend (MSS, Eqs. 9 to 11); without it they go on as they are."""
+    has_integration: bool = True
+    """Whether the scales are weighed (MSI, Figure 3); without it all count alike."""
     spatial_form: str = "landmark"
-    """Spatial attention, Eq. (10): landmark (a bank of cells) or batch (the cells of the batch, as printed)."""
+    """Spatial attention, Eq. (10), in training: landmark (a bank of cells) or batch (the cells of the batch, as printed)."""
+    channel_form: str = "atlas"
+    """Whose mean of QᵀK serves channel attention, Eq. (11), in training: atlas (a running mean over all cells) or batch."""
     bank_cells: int = 256
     """Cells M in the bank of landmark attention."""
     integration_kernel: int = 3
@@ -114,6 +122,8 @@ class ModelConfig:
         """Check ranges."""
         for name in ("encoder_width", "latent_width", "bank_cells", "integration_kernel"):
             _require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}; it must be at least 1.")
+        _require(len(self.scales) > 0, "model.scales is empty; name at least one layer.")
+        _require(len(set(self.scales)) == len(self.scales), f"model.scales={self.scales}; a layer is named twice.")
         _require(
             self.integration_kernel % 2 == 1,
             f"model.integration_kernel={self.integration_kernel}; it must be odd.",
@@ -367,7 +377,7 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
         n_clusters=values["n_clusters"],
         seed=values["seed"],
         input=InputConfig(**values["input"]),
-        model=ModelConfig(**values["model"]),
+        model=ModelConfig(**{**values["model"], "scales": tuple(values["model"]["scales"])}),
         loss=LossConfig(**values["loss"]),
         start=StartConfig(**start),
         loader=LoaderConfig(**values["loader"]),

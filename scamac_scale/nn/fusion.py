@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ModelConfig
 
-N_SCALES = 3
+SCALES = ("encoding", "hidden", "decoding")
+"""The layers whose features are fused, in the order in which they are stacked."""
 
 
 class ScaleProjection(nn.Module):
@@ -30,7 +31,12 @@ class ScaleProjection(nn.Module):
     Parameters
     ----------
     config
-        Widths H and D, activation.
+        Widths H and D, activation, scales.
+
+    Raises
+    ------
+    ConfigError
+        If a scale is not known.
 
     Notes
     -----
@@ -44,6 +50,9 @@ class ScaleProjection(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        for name in config.scales:
+            choose(dict.fromkeys(SCALES), name, "model.scales")
+        self._scales = [name for name in SCALES if name in config.scales]
         self.w11 = nn.Linear(config.encoder_width, config.latent_width)
         self.w22 = nn.Linear(config.encoder_width, config.latent_width)
         self.norm = nn.LayerNorm(config.latent_width)
@@ -63,13 +72,16 @@ class ScaleProjection(nn.Module):
         Returns
         -------
         Tensor
-            (S, B, D): Z'_a, Z_b, Z'_c.
+            (S, B, D): Z'_a, Z_b, Z'_c, those of them that the config names.
         """
         dtype = self.w11.weight.dtype
         with full_precision(hidden):
-            first = self._activation(self.w11(encoding.to(dtype)), self._slope)
-            last = self._activation(self.w22(decoding.to(dtype)), self._slope)
-            return torch.stack((first, hidden.to(dtype), last))
+            features = {
+                "encoding": lambda: self._activation(self.w11(encoding.to(dtype)), self._slope),
+                "hidden": lambda: hidden.to(dtype),
+                "decoding": lambda: self._activation(self.w22(decoding.to(dtype)), self._slope),
+            }
+            return torch.stack([features[name]() for name in self._scales])
 
     def normalise(self, projected: Tensor) -> Tensor:
         """Layer norm over D, per scale and cell.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scamac_scale.errors import ShapeError, choose
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
-from scamac_scale.nn.fusion import FUSIONS, N_SCALES, ScaleProjection
+from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
 from scamac_scale.nn.synergy import Bank, Synergy
 from scamac_scale.ops.attention import BANK_FORMS
@@ -20,6 +20,14 @@ from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
     from scamac_scale.config import InputConfig, ModelConfig
+
+
+CHANNEL_FORMS = {"atlas": True, "batch": False}
+"""Whose mean of q^T k serves Eq. (11) in training: the running mean over the atlas (``atlas``) or that of the batch, as printed
+for a batch that is all cells. Inference takes the mean over all cells in either case."""
+
+CHANNEL_MOMENTUM = 0.1
+"""Weight of a batch in the running mean of q^T k; a sweep over all cells replaces it after every round."""
 
 
 class NetworkOutput(NamedTuple):
@@ -93,21 +101,23 @@ class ScamacNetwork(nn.Module):
 
     def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig) -> None:
         super().__init__()
-        width, n_bank = config.latent_width, config.bank_cells
+        width, n_bank, n_scales = config.latent_width, config.bank_cells, len(config.scales)
         self.autoencoder = MultiScaleAutoencoder(n_genes, config)
         self.projection = ScaleProjection(config)
         self.synergy = Synergy(config)
         self.integration = Integration(config.integration_kernel)
         self.synergy_norm = nn.LayerNorm(width)
         self.fusion = choose(FUSIONS, config.fusion, "model.fusion")(width)
-        self.has_bank = config.spatial_form in BANK_FORMS
+        self.has_synergy, self.has_integration = config.has_synergy, config.has_integration
+        self.has_bank = config.has_synergy and config.spatial_form in BANK_FORMS
         self.is_unit_norm = input.unit_norm
+        self.follows_product = choose(CHANNEL_FORMS, config.channel_form, "model.channel_form")
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("bank_cells", torch.zeros(n_bank, n_genes))
-        self.register_buffer("bank_k", torch.zeros(N_SCALES, n_bank, width))
-        self.register_buffer("bank_v", torch.zeros(N_SCALES, n_bank, width))
-        self.register_buffer("mean_product", torch.zeros(N_SCALES, width, width))
+        self.register_buffer("bank_k", torch.zeros(n_scales, n_bank, width))
+        self.register_buffer("bank_v", torch.zeros(n_scales, n_bank, width))
+        self.register_buffer("mean_product", torch.zeros(n_scales, width, width))
 
     def _cell_length(self, values: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
@@ -168,14 +178,27 @@ class ScamacNetwork(nn.Module):
                 "the genes of the model first."
             )
 
-    def _fuse(self, projected: Tensor, normalised: Tensor, is_frozen: bool) -> Tensor:
-        bank = Bank(self.bank_k, self.bank_v) if self.has_bank else None
-        synergy = self.synergy(normalised, bank, self.mean_product if is_frozen else None)
+    def _fuse(self, projected: Tensor, normalised: Tensor, is_frozen: bool, spatial: Tensor | None = None) -> Tensor:
+        synergy = normalised
+        if self.has_synergy:
+            bank = Bank(self.bank_k, self.bank_v) if self.has_bank else None
+            product = self.mean_product if is_frozen else self._followed_product(normalised)
+            synergy = self.synergy(normalised, product, bank, spatial)
         with full_precision(projected):
-            latent: Tensor = self.fusion(projected, self.synergy_norm(synergy), self.integration(synergy))
+            gate = self.integration(synergy) if self.has_integration else projected.new_ones(projected.shape[:2])
+            latent: Tensor = self.fusion(projected, self.synergy_norm(synergy), gate)
         return latent
 
-    def forward(self, x: Tensor, frozen: bool = False) -> NetworkOutput:
+    def _followed_product(self, normalised: Tensor) -> Tensor:
+        """Mean of q^T k in a gradient step: the running mean over the atlas in value, this batch in gradient."""
+        batch = self.synergy.channel_sum(normalised) / normalised.shape[1]
+        if not self.follows_product:
+            return batch
+        if self.training:
+            self.mean_product.lerp_(batch.detach(), CHANNEL_MOMENTUM)
+        return self.mean_product + (batch - batch.detach())
+
+    def forward(self, x: Tensor, frozen: bool = False, spatial: Tensor | None = None) -> NetworkOutput:
         """All layers and the latent of a batch.
 
         Parameters
@@ -183,13 +206,16 @@ class ScamacNetwork(nn.Module):
         x
             (B, G), from `scale_input`, plus noise in training.
         frozen
-            Take Eq. (11)'s product from `mean_product` rather than from this batch. With a bank, a cell's latent then
-            does not depend on its batch mates.
+            Take Eq. (11)'s product from `mean_product` as it is. Otherwise its value is `mean_product`, which follows the
+            batches in training, and its gradient that of the batch (or all of it is the batch's: config).
+        spatial
+            (S, B, D), result of Eq. (10) for these cells, where it is known.
 
         Returns
         -------
         NetworkOutput
-            Latent and projections at least float32; the wide layers as autocast leaves them.
+            Latent and projections at least float32; the wide layers as autocast leaves them. With a bank or `spatial`, and
+            unless the product is the batch's, a cell's latent does not depend on its batch mates.
 
         Raises
         ------
@@ -199,41 +225,30 @@ class ScamacNetwork(nn.Module):
         self._check_genes(x)
         layers = self.autoencoder(x)
         projected = self.projection(layers.encoding, layers.hidden, layers.decoding)
-        latent = self._fuse(projected, self.projection.normalise(projected), frozen)
+        latent = self._fuse(projected, self.projection.normalise(projected), frozen, spatial)
         return NetworkOutput(
             layers.encoding, layers.hidden, layers.decoding, layers.output, projected=projected, latent=latent
         )
 
-    def embed(self, x: Tensor, frozen: bool = True) -> Tensor:
-        """Latent alone, without the output layer: half the work of `forward`.
+    def embed_and_sum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Frozen latent, without the output layer, and the cells' part of Eq. (11) in one pass.
 
         Parameters
         ----------
-        x, frozen
-            As in `forward`.
-
-        Returns
-        -------
-        Tensor
-            (B, D), equal to ``forward(x, frozen).latent``.
-        """
-        return self.embed_and_sum(x, frozen)[0]
-
-    def embed_and_sum(self, x: Tensor, frozen: bool = True) -> tuple[Tensor, Tensor]:
-        """Latent and the cells' part of Eq. (11) in one pass.
-
-        Parameters
-        ----------
-        x, frozen
-            As in `forward`.
+        x
+            (B, G), from `scale_input`.
 
         Returns
         -------
         tuple of Tensor
-            ``embed(x, frozen)`` and ``channel_sum(x)``.
+            ``forward(x, frozen=True).latent`` and ``channel_sum(x)``; half the work of `forward`.
         """
         projected, normalised = self._scales(x)
-        return self._fuse(projected, normalised, frozen), self.synergy.channel_sum(normalised)
+        return self._fuse(projected, normalised, True), self.synergy.channel_sum(normalised).double()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """``forward(x, frozen=True).latent``, (B, D), without the output layer: half the work."""
+        return self._fuse(*self._scales(x), True)
 
     def channel_sum(self, x: Tensor) -> Tensor:
         """Sum over cells of q^T k; divide by all cells and keep as `mean_product`.
@@ -248,13 +263,43 @@ class ScamacNetwork(nn.Module):
         Tensor
             (S, D, D) float64.
         """
-        product: Tensor = self.synergy.channel_sum(self._scales(x)[1])
+        product: Tensor = self.synergy.channel_sum(self._scales(x)[1]).double()
         return product
+
+    def spatial_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the queries, keys and values of Eq. (10).
+
+        Parameters
+        ----------
+        x
+            (B, G), from `scale_input`.
+
+        Returns
+        -------
+        tuple of Tensor
+            Three of (S, B, D).
+        """
+        normalised = self._scales(x)[1]
+        bank = self.synergy.project_bank(normalised)
+        return self.synergy.queries(normalised), bank.k, bank.v
 
     def _scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check_genes(x)
         projected = self.projection(*self.autoencoder.scales(x))
         return projected, self.projection.normalise(projected)
+
+    @torch.no_grad()
+    def start_attention(self, cells: Tensor) -> None:
+        """Set the bank, and a first estimate of Eq. (11)'s mean product from the same cells.
+
+        Parameters
+        ----------
+        cells
+            (M, G), from `scale_input`.
+        """
+        self.bank_cells.copy_(cells)
+        self.refresh_bank()
+        self.mean_product.copy_(self.channel_sum(self.bank_cells) / len(cells))
 
     @torch.no_grad()
     def refresh_bank(self) -> None:

@@ -83,6 +83,12 @@ class Synergy(nn.Module):
         with full_precision(normalised):
             return Bank(self.w_p(self.w_k(normalised)), self.w_s(self.w_vs(normalised)))
 
+    def queries(self, normalised: Tensor) -> Tensor:
+        """(S, B, D), Q of Eqs. (10) and (11), from Y of the same shape."""
+        with full_precision(normalised):
+            q: Tensor = self.w_q(normalised)
+            return q
+
     def channel_sum(self, normalised: Tensor) -> Tensor:
         """Sum over cells of q^T k.
 
@@ -94,32 +100,34 @@ class Synergy(nn.Module):
         Returns
         -------
         Tensor
-            (S, D, D) float64, to be added over all cells and divided by their number.
+            (S, D, D), to be added over all cells, in float64, and divided by their number.
         """
         with full_precision(normalised):
-            return channel_product(self.w_q(normalised), self.w_k(normalised)).double()
+            return channel_product(self.w_q(normalised), self.w_k(normalised))
 
-    def forward(self, normalised: Tensor, bank: Bank | None, mean_product: Tensor | None) -> Tensor:
+    def forward(
+        self, normalised: Tensor, mean_product: Tensor, bank: Bank | None = None, spatial: Tensor | None = None
+    ) -> Tensor:
         """Spatial plus channel attention.
 
         Parameters
         ----------
         normalised
             (S, B, D), Y.
+        mean_product
+            (S, D, D), mean over cells of q^T k.
         bank
             Keys and values that every cell attends to beside its own; None takes those of the batch.
-        mean_product
-            (S, D, D), mean over all cells of q^T k, for inference; None takes the mean over this batch, with gradient.
+        spatial
+            (S, B, D), result of Eq. (10) where it is known already, such as that over the atlas.
 
         Returns
         -------
         Tensor
-            (S, B, D), E. With both given, row b depends on row b alone.
+            (S, B, D), E. With a bank or `spatial`, row b depends on row b alone.
         """
         with full_precision(normalised):
-            q, k = self.w_q(normalised), self.w_k(normalised)
-            own = Bank(self.w_p(k), self.w_s(self.w_vs(normalised)))
-            spatial = self._attend(q, *own) if bank is None else self._attend(q, *bank, *own)
-            if mean_product is None:
-                mean_product = channel_product(q, k) / q.shape[1]
+            if spatial is None:
+                q, own = self.w_q(normalised), self.project_bank(normalised)
+                spatial = self._attend(q, *own) if bank is None else self._attend(q, *bank, *own)
             return spatial + channel_attention(self.w_vc(normalised), mean_product)

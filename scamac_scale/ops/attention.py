@@ -2,15 +2,15 @@
 
 The projections that make queries, keys and values live in `nn.synergy`. Everything here has a leading scale axis S.
 
-Eq. (10) mixes cells through a softmax over cells. The forms differ in which cells stand behind `k` and `v`: `batch` takes the
-cells of the batch, as printed; `landmark` takes a bank of M fixed cells plus the cell itself, so that a cell's result does
-not depend on its batch mates.
+Eq. (10) mixes cells through a softmax over cells. The forms differ in which cells stand behind `k` and `v`, and in how they are
+held: `batch` takes the cells of the batch, as printed; `landmark` takes a bank of M fixed cells plus the cell itself, so that a
+cell's result does not depend on its batch mates; `atlas` takes all cells, block by block, in memory that does not grow with them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -129,7 +129,132 @@ def batch_attention(
     return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
 
 
-SPATIAL_FORMS: dict[str, SpatialForm] = {"batch": batch_attention, "landmark": landmark_attention}
+class AttentionParts(NamedTuple):
+    """Softmax attention over some of the keys; over disjoint keys it adds up to attention over all of them.
+
+    Attributes
+    ----------
+    maximum
+        (S, B, 1), largest score; minus infinity where there is no key.
+    total
+        (S, B, 1), sum over keys of exp(score - maximum).
+    weighted
+        (S, B, D), sum over keys of exp(score - maximum) times value.
+    """
+
+    maximum: Tensor
+    total: Tensor
+    weighted: Tensor
+
+    def __add__(self, other: AttentionParts) -> AttentionParts:  # type: ignore[override]  # sums, not concatenated tuples
+        """Add both up on the scale of the larger maximum: attention over both sets of keys."""
+        maximum = torch.maximum(self.maximum, other.maximum)
+        shift = maximum.masked_fill(maximum == -torch.inf, 0.0)  # no keys on either side: all sums are 0
+        mine, theirs = torch.exp(self.maximum - shift), torch.exp(other.maximum - shift)
+        return AttentionParts(
+            maximum, self.total * mine + other.total * theirs, self.weighted * mine + other.weighted * theirs
+        )
+
+    def value(self) -> Tensor:
+        """(S, B, D), the weighted mean of the values of all keys that were added; float64."""
+        return self.weighted / self.total
+
+
+def attention_parts(q: Tensor, k: Tensor, v: Tensor) -> AttentionParts:
+    """Attention over one block of keys, before the division.
+
+    Parameters
+    ----------
+    q
+        (S, B, D), queries.
+    k, v
+        (S, M, D), keys and values; M may be 0.
+
+    Returns
+    -------
+    AttentionParts
+        float64, so that millions of keys add up; the scores themselves in the precision of the inputs.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    O(S B M D) time, O(S B M) memory. Differentiable.
+
+    References
+    ----------
+    scAMAC Eq. (10); the running maximum and sum of Milakov and Gimelshein 2018.
+    """
+    _check(q, k, v, None, None)
+    if k.shape[1] == 0:
+        empty = q.new_zeros(*q.shape[:2], 1, dtype=torch.float64)
+        return AttentionParts(empty - torch.inf, empty, torch.zeros_like(q, dtype=torch.float64))
+    with full_precision(q):
+        scores = (upcast(q) * (1.0 / math.sqrt(q.shape[-1]))) @ upcast(k).mT  # (S, B, M)
+        maximum = scores.detach().amax(dim=-1, keepdim=True)
+        weights = (scores - maximum).exp()
+        # A column of ones beside the values gives the sum of the weights in the same product.
+        sums = (weights @ F.pad(upcast(v), (0, 1), value=1.0)).double()
+    return AttentionParts(maximum.double(), sums[..., -1:], sums[..., :-1])
+
+
+def atlas_attention(
+    q: Tensor, k: Tensor, v: Tensor, self_k: Tensor | None = None, self_v: Tensor | None = None
+) -> Tensor:
+    """Softmax attention over all cells, in blocks of keys.
+
+    Parameters
+    ----------
+    q
+        (S, B, D), queries.
+    k, v
+        (S, N, D), keys and values of all cells.
+    self_k, self_v
+        As in `landmark_attention`; an atlas holds the querying cells already, so callers leave them out.
+
+    Returns
+    -------
+    Tensor
+        (S, B, D), a weighted mean of values; dtype of `v`.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    O(S B N D) time, O(S B `KEY_BLOCK`) memory. Where keys and values do not fit memory, add up `attention_parts` of what is
+    read.
+
+    References
+    ----------
+    scAMAC Eq. (10).
+    """
+    _check(q, k, v, self_k, self_v)
+    parts = attention_parts(q, k[:, :0], v[:, :0])
+    for start in range(0, k.shape[1], KEY_BLOCK):
+        parts = parts + attention_parts(q, k[:, start : start + KEY_BLOCK], v[:, start : start + KEY_BLOCK])
+    if self_k is not None and self_v is not None:
+        own = (q * self_k).sum(dim=-1, keepdim=True).double() / math.sqrt(q.shape[-1])
+        parts = parts + AttentionParts(own.detach(), (own - own.detach()).exp(), (own - own.detach()).exp() * self_v)
+    return parts.value().to(v.dtype)
+
+
+KEY_BLOCK = 1024
+"""Keys whose scores are held at a time."""
+
+SPATIAL_FORMS: dict[str, SpatialForm] = {
+    "batch": batch_attention,
+    "landmark": landmark_attention,
+    "atlas": atlas_attention,
+}
+
+TRAINING_FORMS: dict[str, SpatialForm] = {name: SPATIAL_FORMS[name] for name in ("batch", "landmark")}
+"""The forms that a gradient step can afford; attention over the atlas is for inference."""
 
 BANK_FORMS = frozenset({"landmark"})
 """The forms whose keys and values come from a bank kept with the model."""

@@ -12,7 +12,8 @@ from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
 from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.nn.fusion import FUSIONS
-from scamac_scale.ops.attention import SPATIAL_FORMS
+from scamac_scale.nn.model import CHANNEL_FORMS
+from scamac_scale.ops.attention import TRAINING_FORMS
 from scamac_scale.train.landmarks import TARGETS
 from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
 from scamac_scale.train.phases import OPTIMIZERS
@@ -33,7 +34,8 @@ _CHOICES: dict[str, Mapping[str, Any]] = {
     "model.encoder_activation": ACTIVATIONS,
     "model.latent_activation": ACTIVATIONS,
     "model.output_activation": ACTIVATIONS,
-    "model.spatial_form": SPATIAL_FORMS,
+    "model.spatial_form": TRAINING_FORMS,
+    "model.channel_form": CHANNEL_FORMS,
     "model.fusion": FUSIONS,
     "loss.reconstruction": RECONSTRUCTIONS,
     "loss.clustering": CLUSTERINGS,

@@ -75,7 +75,7 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
     times.mark("gene moments")
     choose(WEIGHT_STARTS, config.start.weights, "start.weights")(network, source, config)
     bank_rows = sample_rows(source.n_cells, config.model.bank_cells, config.seed, "bank")
-    network.bank_cells.copy_(read_cells(source, bank_rows, network))
+    network.start_attention(read_cells(source, bank_rows, network).to(fabric.device))
     times.mark("start")
     stepper = Stepper(fabric, network, source, config)
     stepper.pretrain()

@@ -12,5 +12,9 @@ class TestLandmark(AttentionContract):
     name = "landmark"
 
 
+class TestAtlas(AttentionContract):
+    name = "atlas"
+
+
 def test_every_form_has_its_contract_test() -> None:
     assert {case.name for case in AttentionContract.__subclasses__()} == set(SPATIAL_FORMS)

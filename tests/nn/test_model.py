@@ -6,6 +6,7 @@ import torch
 from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.errors import ConfigError, ShapeError
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.nn.synergy import Bank
 from tests.mathematics import normal
 
 G, M = 40, 12
@@ -24,7 +25,7 @@ def make_network(input_config: InputConfig | None = None, **settings: object) ->
             torch.nn.init.normal_(parameter)
     network.bank_cells.copy_(normal(1, M, G))
     network.refresh_bank()
-    network.mean_product.copy_(normal(2, 3, 8, 8))
+    network.mean_product.copy_(normal(2, 3, 8, 8)[: len(network.mean_product)])
     return network
 
 
@@ -43,19 +44,90 @@ def test_frozen_landmark_latent_ignores_batch_mates_and_batch_size(fusion: str) 
         torch.testing.assert_close(other, together, rtol=1e-6, atol=1e-6)
 
 
-def test_batch_attention_and_unfrozen_products_do_see_the_batch() -> None:
+def test_batch_attention_and_products_of_the_batch_do_see_the_batch() -> None:
     x = normal(3, 10, G, dtype=torch.float32)
-    for network, frozen in ((make_network(spatial_form="batch"), True), (make_network(), False)):
+    for network, frozen in ((make_network(spatial_form="batch"), True), (make_network(channel_form="batch"), False)):
         with torch.no_grad():
             apart = network(x[:5], frozen=frozen).latent
             assert (apart - network(x, frozen=frozen).latent[:5]).abs().max() > 1e-4
+
+
+def test_a_step_of_training_sees_what_inference_sees() -> None:
+    network = make_network().double()
+    x = normal(3, 10, G)
+    network.train()
+    trained = network(x).latent
+    network.eval()  # with the running mean as the step left it
+    torch.testing.assert_close(network(x, frozen=True).latent, trained, rtol=0, atol=0)
+
+
+def test_the_running_product_follows_the_batches_in_training_only() -> None:
+    network = make_network().double()
+    cells = normal(3, 400, G)
+    wanted = network.channel_sum(cells) / len(cells)
+    network.eval()
+    before = network.mean_product.clone()
+    network(cells[:50])
+    torch.testing.assert_close(network.mean_product, before, rtol=0, atol=0)
+    network.train()
+    for step in range(80):
+        network(cells[50 * (step % 8) : 50 * (step % 8) + 50])
+    error = (network.mean_product - wanted).norm() / wanted.norm()
+    assert error < 0.05  # batches of 50 cells, averaged over about ten
+    network(cells, frozen=True)
+
+
+def test_the_attention_starts_from_the_cells_of_the_bank() -> None:
+    network = make_network().double()
+    cells = normal(7, M, G)
+    network.start_attention(cells)
+    torch.testing.assert_close(network.mean_product, network.channel_sum(cells) / M)
+    torch.testing.assert_close(network.bank_cells, cells)
+    other = make_network().double()
+    other.bank_cells.copy_(cells)
+    other.refresh_bank()
+    torch.testing.assert_close(network.bank_k, other.bank_k)
+
+
+@pytest.mark.parametrize("fusion", ["residual", "gated_sum"])
+def test_parts_of_the_attention_can_be_left_out(fusion: str) -> None:
+    x = normal(3, 10, G)
+    whole = make_network(fusion=fusion).double()
+    out = whole(x, frozen=True)
+    y = whole.projection.normalise(out.projected)
+    product = whole.mean_product
+    synergy = whole.synergy(y, product, Bank(whole.bank_k, whole.bank_v))
+    ones = torch.ones(3, 10, dtype=torch.float64)
+    expected = {
+        (False, True): (y, whole.integration(y)),
+        (True, False): (synergy, ones),
+        (False, False): (y, ones),
+    }
+    for (has_synergy, has_integration), (attended, gate) in expected.items():
+        part = make_network(fusion=fusion, has_synergy=has_synergy, has_integration=has_integration).double()
+        part.load_state_dict(whole.state_dict())
+        wanted = whole.fusion(out.projected, whole.synergy_norm(attended), gate)
+        torch.testing.assert_close(part(x, frozen=True).latent, wanted)
+
+
+def test_scales_can_be_left_out() -> None:
+    x = normal(3, 10, G)
+    projected = make_network().double()(x).projected
+    for scales, kept in ((("decoding", "encoding"), [0, 2]), (("hidden",), [1])):
+        network = make_network(scales=scales).double()
+        torch.testing.assert_close(network(x).projected, projected[kept])
+    hidden = make_network(scales=("hidden",), has_synergy=False, has_integration=False).double()
+    torch.nn.init.zeros_(hidden.fusion.alpha)
+    torch.testing.assert_close(hidden(x).latent, hidden(x).hidden)
+    with pytest.raises(ConfigError, match=r"model\.scales='hiden'.*mean 'hidden'"):
+        make_network(scales=("hiden",))
 
 
 def test_permuting_cells_permutes_latents() -> None:
     x = normal(3, 10, G)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     for form in ("batch", "landmark"):
-        network = make_network(spatial_form=form).double()
+        network = make_network(spatial_form=form).double().eval()
         torch.testing.assert_close(network(x[order]).latent, network(x).latent[order])
 
 

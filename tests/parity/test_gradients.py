@@ -68,7 +68,9 @@ def test_gradient_equals_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("form", ["batch", "landmark"])
 def test_network_gradient_equals_finite_differences(form: str) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(encoder_width=4, latent_width=3, bank_cells=2, spatial_form=form, encoder_activation="linear")
+    # channel_form="atlas" takes its value from elsewhere: see test_network.
+    forms = {"spatial_form": form, "channel_form": "batch"}
+    config = ModelConfig(encoder_width=4, latent_width=3, bank_cells=2, encoder_activation="linear", **forms)
     network = ScamacNetwork(5, config, InputConfig()).double()
     torch.nn.init.normal_(network.get_parameter("fusion.alpha"))
     network.bank_cells.copy_(normal(2, 2, 5))

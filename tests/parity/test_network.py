@@ -28,7 +28,7 @@ def make_network(**settings: object) -> ScamacNetwork:
     network.bank_cells.copy_(normal(50, N_BANK, N_GENES))
     network.mean_product.copy_(normal(51, 3, 4, 4))
     network.refresh_bank()
-    return network
+    return network.eval()
 
 
 def weights_of(network: ScamacNetwork) -> dict[str, np.ndarray]:
@@ -51,6 +51,7 @@ FORMS = [
             "latent_activation": "leaky_relu",
             "output_activation": "leaky_relu",
             "spatial_form": "batch",
+            "channel_form": "batch",
             "fusion": "gated_sum",
         },
         ("leaky_relu", "leaky_relu", "leaky_relu"),
@@ -75,7 +76,7 @@ def test_network_equals_the_reference(
         activations=activations,
         fusion=str(settings.get("fusion", "residual")),
         bank=None if settings.get("spatial_form") == "batch" else network.bank_cells.numpy(),
-        product=network.mean_product.numpy() if frozen else None,
+        product=network.mean_product.numpy() if frozen or network.follows_product else None,
     )
     found = network(x, frozen=frozen)
     for name in found._fields:
@@ -89,14 +90,27 @@ def test_synergy_and_gate_equal_the_reference() -> None:
         x.numpy(), weights_of(network), activations=("leaky_relu", "linear", "linear"), fusion="residual"
     )
     normalised = network.projection.normalise(network(x).projected)
-    synergy = network.synergy(normalised, None, None)
+    synergy = network.synergy(normalised, network.synergy.channel_sum(normalised) / N_CELLS)
     assert_exact(synergy, expected["synergy"])
     assert_exact(network.integration(synergy), expected["gate"])
 
 
 def test_channel_sum_over_cells_is_the_product_that_a_batch_uses() -> None:
-    network = make_network()
+    network = make_network(channel_form="batch")
     x = normal(60, N_CELLS, N_GENES)
     unfrozen = network(x, frozen=False).latent
     network.mean_product.copy_(network.channel_sum(x) / N_CELLS)
     assert_exact(network(x, frozen=True).latent, unfrozen.detach().numpy())
+
+
+def test_the_gradient_through_a_followed_product_is_that_of_the_batch() -> None:
+    x, weight = normal(60, N_CELLS, N_GENES), normal(61, N_CELLS, 4)
+    gradients = []
+    for form in ("batch", "atlas"):
+        network = make_network(channel_form=form)
+        with torch.no_grad():  # where the running mean is that of the batch, the gradients must agree
+            network.mean_product.copy_(network.channel_sum(x) / N_CELLS)
+        (network(x).latent * weight).sum().backward()
+        gradients.append([parameter.grad.numpy() for parameter in network.parameters() if parameter.grad is not None])
+    for ours, expected in zip(*gradients, strict=True):
+        assert_exact(torch.from_numpy(ours), expected)
