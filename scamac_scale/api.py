@@ -196,12 +196,24 @@ class ScAMAC:
 
     @overload
     def predict(
-        self, data: str | Path | ad.AnnData, out: None = None, *, denoised: bool = False, matrix: str = "X"
+        self,
+        data: str | Path | ad.AnnData,
+        out: None = None,
+        *,
+        denoised: bool = False,
+        matrix: str = "X",
+        attention: str = "trained",
     ) -> ad.AnnData: ...
 
     @overload
     def predict(
-        self, data: str | Path | ad.AnnData, out: str | Path, *, denoised: bool = False, matrix: str = "X"
+        self,
+        data: str | Path | ad.AnnData,
+        out: str | Path,
+        *,
+        denoised: bool = False,
+        matrix: str = "X",
+        attention: str = "trained",
     ) -> Path: ...
 
     def predict(
@@ -211,6 +223,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
+        attention: str = "trained",
     ) -> ad.AnnData | Path:
         """Predict cells, those of the fit or new ones.
 
@@ -224,6 +237,9 @@ class ScAMAC:
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
             Where raw data holds its values: X, raw, or a layer.
+        attention
+            ``trained``, or ``atlas``: every cell attends to all cells of `data`, which takes time that grows with the square of
+            their number.
 
         Returns
         -------
@@ -246,7 +262,7 @@ class ScAMAC:
         if out is not None:
             check_target(out)
         with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
-            return predict(fitted, source, out, is_denoised=denoised)
+            return predict(fitted, source, out, is_denoised=denoised, attention=attention)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

@@ -113,6 +113,8 @@ class ModelConfig:
     """Whose mean of QᵀK serves channel attention, Eq. (11), in training: atlas (a running mean over all cells) or batch."""
     bank_cells: int = 256
     """Cells M in the bank of landmark attention."""
+    bank_choice: str = "random"
+    """How they are chosen: random, or kmeans (by faiss on the latents after pretraining; rare kinds of cells are among them)."""
     integration_kernel: int = 3
     """Width of the convolution over the three scales (Figure 3); odd."""
     fusion: str = "residual"
@@ -226,6 +228,8 @@ class StartConfig:
     """consensus, ward, kmeans, faiss_kmeans (extra cpu or gpu) or random."""
     landmark_cells: int = 1000
     """Cells on which the centers are found."""
+    landmark_choice: str = "random"
+    """How they are chosen: random, or kmeans (by faiss on latents; for kinds of cells rarer than one in some hundred)."""
     components: tuple[int, ...] = (10, 20, 40)
     """Principal components of the spaces that the consensus members cluster in."""
     cut_height: float = 0.6
@@ -296,6 +300,8 @@ class TrainConfig:
     """The phases of one round, in order."""
     carries_centers: bool = False
     """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
+    splits_heaviest: bool = False
+    """Whether a cluster that a sweep leaves empty takes half of the heaviest one; otherwise it keeps its center."""
     accelerator: str = "auto"
     """cpu, cuda or auto (cuda where there is one)."""
     precision: str = "auto"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.plan import SweepPlan
 from scamac_scale.progress import track
+from scamac_scale.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +30,9 @@ def sweep(
     *,
     label: str,
     batch_cells: int = SWEEP_CELLS,
+    world: World = World(),  # noqa: B008  frozen, no state
 ) -> State:
-    """Fold a function over all cells in order.
+    """Fold a function over all cells in order, or over those of this rank.
 
     Parameters
     ----------
@@ -43,15 +45,18 @@ def sweep(
     label
         Shown beside the progress bar.
     batch_cells
-        Cells per call; the last call may get fewer.
+        Cells per call; the last call may get fewer, or none.
+    world
+        This rank, and how many there are: each takes a part of every batch of ``batch_cells * size`` cells, and what it folds is
+        a part of the whole, for `reduce.sum_over_ranks`.
 
     Returns
     -------
     State
         What the last call returned.
     """
-    plan = SweepPlan(source.n_cells, batch_cells)
-    with Feed(source) as feed, track(label, source.n_cells, "cells") as progress:
+    plan = SweepPlan(source.n_cells, batch_cells * world.size, world)
+    with Feed(source) as feed, track(label, -(-source.n_cells // world.size), "cells") as progress:
         for batch in feed.run(plan):
             state = fold(state, batch)
             progress.advance(len(batch.rows))

@@ -40,9 +40,10 @@ ARROWS: dict[str, set[str]] = {
     "loader": PLAIN,
     "sources": PLAIN | {"store", "ingestion", "loader"},
     # where the two sides meet
+    "reduce": {"world"},
     "sweep": PLAIN | {"loader", "ops", "nn"},
-    "train": PLAIN | {"loader", "sources", "ops", "nn", "checkpoint", "sweep", "losses", "metrics"},
-    "infer": PLAIN | {"loader", "sources", "ops", "nn", "checkpoint", "sweep", "store"},
+    "train": PLAIN | {"loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "losses", "metrics"},
+    "infer": PLAIN | {"loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "store"},
     # what users call
     "inspection": PLAIN | {"store", "ingestion", "checkpoint", "train", "infer"},
     "api": PLAIN

@@ -145,7 +145,11 @@ def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--denoised", action="store_true", help="Add the reconstructed expression.", **OPTIONAL)
     parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
     parser.add_argument(
-        "--attention", type=str, help="Only as the model was trained, which is the default.", **OPTIONAL
+        "--attention",
+        type=str,
+        default="trained",
+        help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input; the time grows "
+        "with the square of their number).",
     )
 
 
@@ -154,12 +158,8 @@ def _predict(args: Namespace) -> Result:
 
     require(args, "run", "input", "out")
     model = ScAMAC.load(Path(args.run) / "model")
-    trained = model.config.model.spatial_form
-    if getattr(args, "attention", trained) != trained:
-        raise ConfigError(
-            f"attention={args.attention!r}; this model was trained with {trained!r}, leave --attention out."
-        )
-    path = model.predict(args.input, args.out, denoised=getattr(args, "denoised", False), matrix=args.matrix)
+    options = {"matrix": args.matrix, "attention": args.attention, "denoised": getattr(args, "denoised", False)}
+    path = model.predict(args.input, args.out, **options)
     return inspect(path)
 
 

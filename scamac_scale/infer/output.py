@@ -120,7 +120,7 @@ class DiskOutput:
         self._genes, self._widths = genes, widths
         # an h5ad lies beside its zarr while it is made, and rows out of order beside that
         n_copies = (2 if self.path.suffix == ".h5ad" else 1) + (not is_ordered)
-        _check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
+        check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
         self._labels = np.zeros(len(obs), dtype=np.int64)
         self._stack = ExitStack()
         self._spools: dict[str, RowSpool] = {}
@@ -213,7 +213,8 @@ def chunk_cells(width: int) -> int:
     return 1 << (cells.bit_length() - 1)
 
 
-def _check_room(target: Path, n_bytes: int) -> None:
+def check_room(target: Path, n_bytes: int) -> None:
+    """Refuse a target whose disk has less than `n_bytes` free."""
     free = shutil.disk_usage(target.parent).free
     if free < n_bytes:
         advice = "write .zarr, or make room" if target.suffix == ".h5ad" else "make room, or choose another disk"
@@ -232,7 +233,7 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 def _to_h5ad(source: Path, target: Path) -> None:
     """Convert in a child process: HDF5 on a full disk ends its process with a segmentation fault."""
-    _check_room(target, 2 * sum(file.stat().st_size for file in source.rglob("*") if file.is_file()))
+    check_room(target, 2 * sum(file.stat().st_size for file in source.rglob("*") if file.is_file()))
     partial = target.with_name(f".{target.stem}.partial-{os.getpid()}.h5ad")
     command = [sys.executable, "-P", "-m", convert.__name__, str(source), str(partial)]
     paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the child finds what this process finds

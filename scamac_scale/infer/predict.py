@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scamac_scale.errors import InputError
+from scamac_scale.atomic import writing
+from scamac_scale.errors import InputError, choose
+from scamac_scale.infer.atlas import atlas_attention
 from scamac_scale.infer.output import (
     DENOISED_KEY,
     LATENT_KEY,
     MEMBERSHIP_KEY,
     DiskOutput,
     MemoryOutput,
+    check_room,
 )
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
@@ -22,13 +28,18 @@ from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.sweep import sweep
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
     from scamac_scale.loader.feed import Batch
+    from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.sources import OpenSource
+
+
+ATTENTIONS = dict.fromkeys(("trained", "atlas"))
+"""Over which cells spatial attention goes: those of training (its bank, or the block of cells), or all of the input."""
 
 
 def predict(
@@ -37,6 +48,7 @@ def predict(
     out: str | Path | None = None,
     *,
     is_denoised: bool = False,
+    attention: str = "trained",
 ) -> ad.AnnData | Path:
     """Predict all cells of a source.
 
@@ -50,6 +62,9 @@ def predict(
         Zarr or h5ad to stream to; None keeps the result in memory.
     is_denoised
         Also write the reconstruction, log-normalised units, N x G float32.
+    attention
+        ``trained``: the spatial attention of training. ``atlas``: over all cells of the source, Eq. (10) as printed; O(N^2) time,
+        and 12 bytes per scale, latent column and cell of disk beside the output.
 
     Returns
     -------
@@ -63,6 +78,7 @@ def predict(
     OutputError
         If the output cannot be written.
     """
+    choose(ATTENTIONS, attention, "attention")
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
     genes = list(model.genes.chosen)
@@ -81,7 +97,8 @@ def predict(
     def write(start: int, batch: Batch) -> int:
         n_cells = len(batch.rows)
         values = batch.values.to(device)
-        found = forward_block(network, network.scale_input(values))
+        spatial = atlas.read(start, start + n_cells) if atlas else None
+        found = forward_block(network, network.scale_input(values), spatial)
         latent = found.latent[:n_cells].float()
         u = soft_assignment(latent, model.centers, model.temperature, model.config.loss.epsilon)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
@@ -91,9 +108,25 @@ def predict(
         output.write(places[batch.rows], u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
 
-    with torch.no_grad(), output:
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        atlas = None
+        if attention == "atlas":
+            folder = stack.enter_context(_scratch(out, network, source.n_cells))
+            atlas = stack.enter_context(atlas_attention(network, source, folder))
+        stack.enter_context(output)
         sweep(source, write, 0, label="predict", batch_cells=BLOCK_CELLS)
-        return output.finish(model.n_clusters, description(model))
+        return output.finish(model.n_clusters, {**description(model), "attention": attention})
+
+
+@contextmanager
+def _scratch(out: str | Path | None, network: ScamacNetwork, n_cells: int) -> Iterator[Path]:
+    """Make a folder for the attention over all cells: beside the output, or among the temporary files."""
+    place = Path(tempfile.gettempdir()) if out is None else Path(out).parent
+    n_scales, width = network.mean_product.shape[:2]
+    check_room(place / "scratch", 4 * 3 * n_scales * width * n_cells)
+    with writing(place), tempfile.TemporaryDirectory(prefix=".scamac-attention-", dir=place) as folder:
+        yield Path(folder)
 
 
 def description(model: FittedModel) -> dict[str, Any]:

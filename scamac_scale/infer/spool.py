@@ -36,20 +36,27 @@ class RowSpool:
         self._file = path.open("w+b", buffering=0)
 
     def write(self, rows: IntArray, block: FloatArray) -> None:
-        """Write some rows."""
+        """Write some rows, in any order."""
         row_bytes = 4 * self._width
         data = np.ascontiguousarray(block, dtype=np.float32).data.cast("B")
-        for at, row in enumerate(rows.tolist()):
-            piece = data[at * row_bytes : (at + 1) * row_bytes]
-            if os.pwrite(self._file.fileno(), piece, row * row_bytes) != row_bytes:
+        ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))  # of runs of rows that follow one another
+        for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
+            piece = data[start * row_bytes : end * row_bytes]
+            if os.pwrite(self._file.fileno(), piece, int(rows[start]) * row_bytes) != len(piece):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the system wrote what still had room
+
+    def read(self, start: int, stop: int) -> FloatArray:
+        """Rows `start` to `stop` - 1, (n, width) float32."""
+        row_bytes = 4 * self._width
+        block = np.empty((stop - start, self._width), np.float32)
+        if os.preadv(self._file.fileno(), [block.data.cast("B")], start * row_bytes) != block.nbytes:
+            raise OSError(errno.EIO, f"{self._path} is shorter than it was written")
+        return block
 
     def blocks(self, n_rows: int) -> Iterator[tuple[int, FloatArray]]:
         """Give all rows in order, `n_rows` at a time, each with the number of its first."""
         for start in range(0, self._n_rows, n_rows):
-            count = min(n_rows, self._n_rows - start) * self._width
-            block = np.fromfile(self._path, np.float32, count=count, offset=4 * start * self._width)
-            yield start, block.reshape(-1, self._width)
+            yield start, self.read(start, min(start + n_rows, self._n_rows))
 
     def remove(self) -> None:
         """Close and remove the file."""

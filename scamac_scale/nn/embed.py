@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 BLOCK_CELLS = 1024
 
 
+def pad_block(x: torch.Tensor) -> torch.Tensor:
+    """(b, G) to (`BLOCK_CELLS`, G), with zeros; what comes of them means nothing."""
+    if len(x) == BLOCK_CELLS:
+        return x
+    return torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
+
+
 @torch.no_grad()
-def forward_block(network: ScamacNetwork, x: torch.Tensor) -> NetworkOutput:
+def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None) -> NetworkOutput:
     """Frozen forward pass of up to `BLOCK_CELLS` cells.
 
     Parameters
@@ -26,15 +33,20 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor) -> NetworkOutput:
         With its bank and mean product set.
     x
         (b, G) scaled input on the device of the network, b <= `BLOCK_CELLS`.
+    spatial
+        (S, b, D), result of Eq. (10) for these cells, where it is known.
 
     Returns
     -------
     NetworkOutput
-        As of the padded block (with a bank): rows past b mean nothing.
+        As of the padded block, unless cells attend to their block: rows past b mean nothing.
     """
-    if network.has_bank and len(x) < BLOCK_CELLS:
-        x = torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
-    found: NetworkOutput = network(x, frozen=True)
+    if spatial is not None:
+        n_padding = BLOCK_CELLS - len(x)
+        spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
+    if spatial is not None or not network.mixes_batch:
+        x = pad_block(x)
+    found: NetworkOutput = network(x, frozen=True, spatial=spatial)
     return found
 
 

@@ -81,6 +81,12 @@ class ScamacNetwork(nn.Module):
         (S, M, D), their keys and values as of the last `refresh_bank`.
     mean_product
         (S, D, D), mean over all cells of q^T k, Eq. (11); zeros until set.
+    has_synergy, has_integration, has_bank
+        Parts that the config asks for.
+    mixes_batch
+        Whether the latent of a cell depends on its batch mates, at inference, too.
+    follows_product
+        Whether a gradient step takes Eq. (11)'s product from the running mean over the atlas.
 
     Raises
     ------
@@ -110,6 +116,7 @@ class ScamacNetwork(nn.Module):
         self.fusion = choose(FUSIONS, config.fusion, "model.fusion")(width)
         self.has_synergy, self.has_integration = config.has_synergy, config.has_integration
         self.has_bank = config.has_synergy and config.spatial_form in BANK_FORMS
+        self.mixes_batch = config.has_synergy and not self.has_bank
         self.is_unit_norm = input.unit_norm
         self.follows_product = choose(CHANNEL_FORMS, config.channel_form, "model.channel_form")
         self.register_buffer("gene_mean", torch.zeros(n_genes))

@@ -14,11 +14,13 @@ from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.nn.fusion import FUSIONS
 from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import TRAINING_FORMS
-from scamac_scale.train.landmarks import TARGETS
+from scamac_scale.train.centers import CENTER_STARTS
+from scamac_scale.train.landmarks import TARGETS, has_similarity
 from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
 from scamac_scale.train.phases import OPTIMIZERS
 from scamac_scale.train.schedule import SCHEDULES
-from scamac_scale.train.start import CENTER_STARTS, WEIGHT_STARTS, check_pca_start, import_faiss
+from scamac_scale.train.selection import SELECTIONS, import_faiss, landmark_count
+from scamac_scale.train.start import WEIGHT_STARTS, check_pca_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import PhaseConfig, ScamacConfig
 
 MIN_CELLS = 10
+MAX_CONSENSUS_LANDMARKS = 10_000
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
@@ -36,6 +39,8 @@ _CHOICES: dict[str, Mapping[str, Any]] = {
     "model.output_activation": ACTIVATIONS,
     "model.spatial_form": TRAINING_FORMS,
     "model.channel_form": CHANNEL_FORMS,
+    "model.bank_choice": SELECTIONS,
+    "start.landmark_choice": SELECTIONS,
     "model.fusion": FUSIONS,
     "loss.reconstruction": RECONSTRUCTIONS,
     "loss.clustering": CLUSTERINGS,
@@ -78,10 +83,26 @@ def check_settings(config: ScamacConfig) -> None:
         raise ConfigError(
             f"start.centers={config.start.centers!r} needs a number of clusters; set n_clusters, or use 'consensus'."
         )
-    if config.start.centers == "faiss_kmeans":
+    choices = {config.start.landmark_choice, config.model.bank_choice}
+    if config.start.centers == "faiss_kmeans" or "kmeans" in choices:
         import_faiss()
+    _check_consensus(config)
     if config.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
+
+
+def _check_consensus(config: ScamacConfig) -> None:
+    """Refuse a consensus of so many landmarks that their table of pairs does not fit a common memory."""
+    n_landmarks = landmark_count(MAX_CONSENSUS_LANDMARKS + 1, config)
+    is_needed = config.start.centers == "consensus" or (
+        config.loss.similarity_target == "consensus" and has_similarity(config)
+    )
+    if is_needed and n_landmarks > MAX_CONSENSUS_LANDMARKS:
+        raise ConfigError(
+            f"n_clusters={config.n_clusters} with start.landmark_cells={config.start.landmark_cells} needs more than "
+            f"{MAX_CONSENSUS_LANDMARKS} landmarks, too many for the consensus, which compares all pairs of them; set "
+            "start.centers='faiss_kmeans' and loss.similarity_target='membership'."
+        )
 
 
 def _check_phase(phase: PhaseConfig, where: str) -> None:

@@ -12,10 +12,10 @@ import torch
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
 from scamac_scale.sweep import sweep
+from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
 from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
-from scamac_scale.train.start import CENTER_STARTS
 
 if TYPE_CHECKING:
     from scamac_scale.arrays import IntArray

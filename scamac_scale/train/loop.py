@@ -18,13 +18,14 @@ from scamac_scale.errors import choose
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.randomness import integer_seed
+from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_settings, check_size
 from scamac_scale.train.landmarks import Landmarks, label_landmarks, landmark_clusters
 from scamac_scale.train.objective import temperature_of
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.provenance import commit, versions
-from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale, landmark_count, read_cells, sample_rows
-from scamac_scale.train.sweeps import freeze, fuzzy_sweep
+from scamac_scale.train.selection import SELECTIONS, landmark_count, read_cells, sample_rows
+from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
 
 if TYPE_CHECKING:
     from scamac_scale.config import ScamacConfig
@@ -79,10 +80,17 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
     times.mark("start")
     stepper = Stepper(fabric, network, source, config)
     stepper.pretrain()
-    freeze(network, source)
+    if config.model.bank_choice != "random":
+        network.refresh_bank()  # for the latents by which the cells are chosen
+        n_bank = len(network.bank_cells)
+        bank_rows = SELECTIONS[config.model.bank_choice](source, network, n_bank, config.seed, "bank")
+        network.bank_cells.copy_(read_cells(source, bank_rows, network))
+    stepper.sweeps.freeze()
     times.mark("pretraining")
 
-    rows = sample_rows(source.n_cells, landmark_count(source.n_cells, config), config.seed, "landmarks")
+    n_landmarks = landmark_count(source.n_cells, config)
+    choose_rows = choose(SELECTIONS, config.start.landmark_choice, "start.landmark_choice")
+    rows = choose_rows(source, network, n_landmarks, config.seed, "landmarks")
     landmarks = Landmarks(rows, read_cells(source, rows, network))
     target = label_landmarks(landmarks, network, source, config)
     clusters = landmark_clusters(landmarks, network, config)
@@ -93,12 +101,14 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         network.refresh_bank()
         start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
         clusters = stepper.sweep(start, f"sweep {index + 1}/{config.train.rounds}")
+        stepper.clusters = clusters = tend_clusters(clusters, landmarks, network, config)
     if target is not None:
         target.close()
     times.mark("rounds")
-    freeze(network, source)
+    stepper.sweeps.freeze()
     start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
-    clusters, _ = fuzzy_sweep(network, source, start, config, label="last sweep", is_frozen=True)
+    clusters, _ = stepper.sweeps.fuzzy(start, config.loss.epsilon, label="last sweep", is_frozen=True)
+    clusters = tend_clusters(clusters, landmarks, network, config)
     latent = embed_rows(network, landmarks.x)
     clusters.temperature = temperature_of(latent, clusters.centers, config.loss)
     times.mark("last sweep")
@@ -106,6 +116,7 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         "n_cells": source.n_cells,
         "n_clusters": len(clusters.centers),
         "is_count_estimated": config.n_clusters == "auto",
+        "empty_clusters": empty_clusters(clusters),
         "steps": stepper.step,
         "similarity_weight": stepper.weights.get("similarity"),
         "seconds_by_part": times.parts,

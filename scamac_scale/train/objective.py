@@ -37,10 +37,13 @@ class Clusters:
         (K, D) float32, on the device of the network.
     temperature
         Of Eq. (14), latent units.
+    weight
+        (K,) float64, sum over cells of H u in the sweep that made the centers; None before the first.
     """
 
     centers: torch.Tensor
     temperature: float
+    weight: torch.Tensor | None = None
 
 
 class MembershipTarget:

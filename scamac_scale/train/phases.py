@@ -20,7 +20,7 @@ from scamac_scale.progress import track
 from scamac_scale.randomness import torch_generator
 from scamac_scale.train.objective import CLUSTER_TERMS, Clusters, Objective, Scene, Target
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
-from scamac_scale.train.sweeps import fuzzy_sweep, similarity_sweep
+from scamac_scale.train.sweeps import Sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -114,6 +114,7 @@ class Stepper:
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
         self.plan = _plan(source, self.batch_cells, config)
         self.objective = Objective(config.loss)
+        self.sweeps = Sweeps(network, source)
         self.step = 0
         self.clusters: Clusters | None = None
         self.target: Target | None = None
@@ -172,9 +173,7 @@ class Stepper:
         target = self.target if self.config.loss.similarity == "atlas" else None
         # Memberships in the centers that only come out of the pass are summed at the start of the next round.
         fixed = target if target is not None and target.is_fixed else None
-        self.clusters, self.atlas = fuzzy_sweep(
-            self.network, self.source, start, self.config, label=label, target=fixed
-        )
+        self.clusters, self.atlas = self.sweeps.fuzzy(start, self.config.loss.epsilon, label=label, target=fixed)
         if self.atlas is not None:
             self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
         return self.clusters
@@ -262,8 +261,7 @@ class Stepper:
         every = loss.similarity_refresh_steps
         is_old = every is not None and self.step - self._atlas_step >= every
         if self.atlas is None or is_old:
-            self.atlas = similarity_sweep(self.network.eval(), self.source, self.clusters, self.target)
-            self.network.train()
+            self.atlas = self.sweeps.similarity(self.clusters, self.target)
             self._atlas_step = self.step
             self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
 

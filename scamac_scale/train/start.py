@@ -1,4 +1,4 @@
-"""How a run begins: the scale of the input, the weights of the network, the labels of the landmark cells.
+"""How a run begins: the scale of the input and the weights of the network.
 
 The PCA start sets the autoencoder to the linear PCA autoencoder: each component passes through LeakyReLU as a pair of
 opposite units, since phi(t) - phi(-t) = (1 + slope) t. The two projections (Eqs. 6 and 7) read the same pairs.
@@ -6,17 +6,19 @@ opposite units, since phi(t) - phi(-t) = (1 + slope) t. The two projections (Eqs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from scamac_scale.errors import ConfigError, MissingExtraError
+from scamac_scale.errors import ConfigError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import RowsPlan
-from scamac_scale.randomness import integer_seed, numpy_generator
+from scamac_scale.reduce import sum_over_ranks
 from scamac_scale.sweep import SWEEP_CELLS, sweep
-from scamac_scale.train import consensus as members_of
+from scamac_scale.train.selection import sample_rows
+from scamac_scale.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,28 +29,16 @@ if TYPE_CHECKING:
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
-LANDMARKS_PER_CLUSTER = 5
+logger = logging.getLogger(__name__)
 
 
-def sample_rows(n_cells: int, n_rows: int, seed: int, purpose: str) -> IntArray:
-    """Draw rows without repeats, in ascending order; all of them where `n_rows` reaches `n_cells`."""
-    if n_rows >= n_cells:
-        return np.arange(n_cells)
-    chosen = numpy_generator(seed, purpose).choice(n_cells, size=n_rows, replace=False, shuffle=False)
-    return np.sort(chosen)
-
-
-def read_cells(source: CellSource, rows: IntArray, network: ScamacNetwork) -> torch.Tensor:
-    """Scaled input of some cells, (n, G) float32 on the CPU; for samples that fit memory."""
-    pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
-    with Feed(source) as feed:
-        scaled = [
-            network.scale_input(batch.values.to(network.gene_mean.device)).cpu() for batch in feed.run(RowsPlan(pieces))
-        ]
-    return torch.cat(scaled)
-
-
-def fit_input_scale(network: ScamacNetwork, source: CellSource, gene_sd: float | None, is_centered: bool) -> None:
+def fit_input_scale(
+    network: ScamacNetwork,
+    source: CellSource,
+    gene_sd: float | None,
+    is_centered: bool,
+    world: World = World(),  # noqa: B008  frozen, no state
+) -> None:
     """Set the gene means and the one global scale of the input from a sweep over all cells.
 
     Parameters
@@ -61,6 +51,8 @@ def fit_input_scale(network: ScamacNetwork, source: CellSource, gene_sd: float |
         Mean standard deviation of a gene afterwards, or None to leave the scale at 1.
     is_centered
         Whether gene means are subtracted.
+    world
+        This rank, and how many there are.
     """
     network.gene_mean.zero_()
     network.input_scale.fill_(1.0)
@@ -70,7 +62,8 @@ def fit_input_scale(network: ScamacNetwork, source: CellSource, gene_sd: float |
         x = network.scale_input(batch.values.to(device)).double()
         return sums + torch.stack([x.sum(dim=0), x.square().sum(dim=0)]).cpu()
 
-    sums = sweep(source, add, torch.zeros(2, len(network.gene_mean), dtype=torch.float64), label="gene moments")
+    zero = torch.zeros(2, len(network.gene_mean), dtype=torch.float64)
+    sums = sum_over_ranks(sweep(source, add, zero, label="gene moments", world=world), world)
     mean, square = sums / source.n_cells
     if is_centered:
         network.gene_mean.copy_(mean)
@@ -80,7 +73,11 @@ def fit_input_scale(network: ScamacNetwork, source: CellSource, gene_sd: float |
 
 
 def principal_components(
-    network: ScamacNetwork, source: CellSource, n_components: int, rows: IntArray
+    network: ScamacNetwork,
+    source: CellSource,
+    n_components: int,
+    rows: IntArray,
+    world: World = World(),  # noqa: B008  frozen, no state
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and principal axes of the scaled input by streamed covariance.
 
@@ -94,6 +91,8 @@ def principal_components(
         Axes asked for; fewer where the cells or genes are fewer.
     rows
         (n,) cells of the covariance.
+    world
+        This rank, and how many there are: each takes every n-th block of cells.
 
     Returns
     -------
@@ -112,11 +111,11 @@ def principal_components(
     device = network.gene_mean.device
     pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
     with Feed(source) as feed:
-        for batch in feed.run(RowsPlan(pieces)):
+        for batch in feed.run(RowsPlan(pieces[world.rank :: world.size])):
             x = network.scale_input(batch.values.to(device))
             mean += x.sum(dim=0, dtype=torch.float64).cpu()
             cross += (x.T @ x).cpu()
-    mean /= len(rows)
+    mean, cross = sum_over_ranks(mean, world) / len(rows), sum_over_ranks(cross, world)
     covariance = (cross / len(rows) - torch.outer(mean, mean)).numpy()
     width = min(n_components, len(rows) - 1, n_genes)
     _, axes = eigh(covariance, subset_by_index=[n_genes - width, n_genes - 1])
@@ -170,6 +169,8 @@ def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacCon
     model = config.model
     check_pca_start(model)
     rows = sample_rows(source.n_cells, config.start.pca_cells, config.seed, "pca")
+    if len(rows) < source.n_cells:
+        logger.info("principal components of a random sample of %d of %d cells", len(rows), source.n_cells)
     mean, axes = principal_components(network, source, model.latent_width, rows)
     width = axes.shape[1]
     slope = model.negative_slope if model.encoder_activation == "leaky_relu" else 1.0
@@ -213,70 +214,3 @@ WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, ScamacConfig], Non
     "kaiming": _keep_kaiming,
     "identity": _start_from_identity,
 }
-
-
-def landmark_count(n_cells: int, config: ScamacConfig) -> int:
-    """Landmark cells: as configured, more for very many clusters, never more than there are cells."""
-    wanted = config.start.landmark_cells
-    if isinstance(config.n_clusters, int):
-        wanted = max(wanted, LANDMARKS_PER_CLUSTER * config.n_clusters)
-    return min(wanted, n_cells)
-
-
-def _ward(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    return members_of.ward(latent, n_clusters, seed)
-
-
-def _kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    return members_of.kmeans(latent, n_clusters, integer_seed(seed, "kmeans"))
-
-
-def _faiss_kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """k-means by faiss, on the GPU where faiss has one: for many landmarks and many clusters."""
-    faiss = import_faiss()
-    points = np.ascontiguousarray(latent, dtype=np.float32)
-    is_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
-    clusters = faiss.Kmeans(
-        points.shape[1], n_clusters, niter=25, nredo=10, seed=integer_seed(seed, "kmeans"), gpu=is_gpu, **limits
-    )
-    clusters.train(points)
-    nearest: IntArray = clusters.index.search(points, 1)[1].ravel()
-    return nearest
-
-
-def import_faiss() -> Any:  # Any: faiss is not typed
-    """Import faiss, or say which extra brings it.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError(
-            "start.centers='faiss_kmeans' needs faiss; install scamac-scale[cpu], or scamac-scale[gpu] where there is a "
-            "GPU, or choose start.centers='kmeans'."
-        ) from error
-    return faiss
-
-
-def _random(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """Nearest of K random landmarks, as the published code starts."""
-    chosen = latent[numpy_generator(seed, "random centers").choice(len(latent), n_clusters, replace=False)]
-    from scipy.spatial.distance import cdist
-
-    nearest: IntArray = cdist(latent, chosen).argmin(axis=1)
-    return nearest
-
-
-CENTER_STARTS: dict[str, Callable[[FloatArray, int, int], IntArray] | None] = {
-    "consensus": None,  # labels come with the members; see train.consensus
-    "ward": _ward,
-    "kmeans": _kmeans,
-    "faiss_kmeans": _faiss_kmeans,
-    "random": _random,
-}
-"""Name to a function of landmark latents (M, D), K and seed that labels the landmarks."""

@@ -88,7 +88,7 @@ def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.Ca
         (["ingest", "ATLAS", "ATLAS", "--out", "NEW"], "2 inputs"),
         (["ingest", "ATLAS", "--out", "NEW", "--ingest.matrix", "counts"], "counts"),
         (["ingest", "ATLAS", "--out", "NEW", "--ingest.min_cell_fraction", "2"], "0 to 1"),
-        (["predict", "--run", "RUN", "--input", "STORE", "--out", "NEW.zarr", "--attention", "atlas"], "landmark"),
+        (["predict", "--run", "RUN", "--input", "STORE", "--out", "NEW.zarr", "--attention", "atlsa"], "'atlas'"),
         (["predict", "--run", "NOWHERE", "--input", "STORE", "--out", "NEW.zarr"], "NOWHERE"),
         (["evaluate", "OUT", "--label", "celltype"], "cell_type"),
         (["evaluate", "OUT"], "--label must be given"),

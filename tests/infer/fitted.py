@@ -13,16 +13,17 @@ N_CLUSTERS = 3
 GENES = tuple(f"gene{index:03d}" for index in range(20))
 
 
-def fitted_model(seed: int = 0) -> FittedModel:
+def fitted_model(seed: int = 0, genes: tuple[str, ...] = GENES, **settings: object) -> FittedModel:
     """20 genes of the tiny atlas, 3 clusters."""
     config = ScamacConfig(
-        model=ModelConfig(encoder_width=16, latent_width=8, bank_cells=12), train=TrainConfig(accelerator="cpu")
+        model=ModelConfig(encoder_width=16, latent_width=8, bank_cells=12, **settings),
+        train=TrainConfig(accelerator="cpu"),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = ScamacNetwork(len(GENES), config.model, config.input).eval()
+        network = ScamacNetwork(len(genes), config.model, config.input).eval()
         network.bank_cells.normal_()
         network.refresh_bank()
         centers = torch.randn(N_CLUSTERS, config.model.latent_width)
-    space = GeneSpace(kind="counts", target_sum=1000.0, filtered=GENES, chosen=GENES)
+    space = GeneSpace(kind="counts", target_sum=1000.0, filtered=genes, chosen=genes)
     return FittedModel(network, centers, 0.5, space, config, {"versions": {"torch": "2"}, "is_count_estimated": True})

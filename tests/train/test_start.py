@@ -10,13 +10,11 @@ from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
 from scamac_scale.csr import CsrBlock
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
 from scamac_scale.train.start import (
     WEIGHT_STARTS,
     fit_input_scale,
-    landmark_count,
     principal_components,
-    read_cells,
-    sample_rows,
     start_from_pca,
 )
 

@@ -1,0 +1,42 @@
+"""Starting real processes that talk through gloo; a rendezvous by file, so that no port is needed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scamac_scale.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TIMEOUT_S = 120
+
+
+def run_ranks(work: Callable[..., Any], size: int, folder: Path, *arguments: object) -> list[Any]:
+    """What ``work(world, *arguments)``, a function at the top of a module, returns on each of `size` processes."""
+    folder.mkdir()
+    torch.multiprocessing.spawn(_start, (work, size, folder, arguments), nprocs=size, join=True)
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
+
+
+def _start(rank: int, work: Callable[..., Any], size: int, folder: Path, arguments: tuple[object, ...]) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=TIMEOUT_S),
+    )
+    try:
+        found = work(World(rank, size), *arguments)
+        (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,162 @@
+"""What is summed over the atlas is the same on any number of processes, and equal to the sum in one shot."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from scamac_scale.config import IngestConfig
+from scamac_scale.infer.atlas import AtlasAttention
+from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.loader.plan import SweepPlan
+from scamac_scale.nn.embed import BLOCK_CELLS
+from scamac_scale.ops.adaptive import robust_weight
+from scamac_scale.ops.fuzzy import soft_assignment
+from scamac_scale.simulation import simulate
+from scamac_scale.sources import open_source
+from scamac_scale.train.codes import CodeTable
+from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget
+from scamac_scale.train.start import fit_input_scale, principal_components
+from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.world import World
+from tests.ddp.launch import run_ranks
+from tests.infer.fitted import fitted_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scamac_scale.checkpoint import FittedModel
+
+EPSILON = 0.01
+N_CELLS = 4501
+SIZES = np.array([3, 5])
+
+
+def model_of(store: Path) -> FittedModel:
+    with open_source(store) as source:
+        model = fitted_model(genes=tuple(source.gene_names))
+        model.network.bank_cells.copy_(
+            0.1 * torch.randn(model.network.bank_cells.shape, generator=torch.manual_seed(1))
+        )
+        model.network.refresh_bank()
+        torch.nn.init.normal_(model.network.get_parameter("fusion.alpha"), generator=torch.manual_seed(2))
+    return model
+
+
+def targets(n_cells: int) -> dict[str, Any]:
+    table = CodeTable(n_cells, SIZES)
+    table.write(np.arange(n_cells), np.arange(n_cells)[:, None] % SIZES)
+    return {"membership": MembershipTarget(EPSILON), "consensus": ConsensusTarget(table, np.array([1.0, 3.0]))}
+
+
+def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Every sum over the atlas that a fit or a prediction takes."""
+    warnings.simplefilter("error")
+    found: dict[str, torch.Tensor] = {}
+    model = model_of(store)
+    network = model.network
+    with open_source(store) as source:
+        clusters = Clusters(model.centers, model.temperature)
+        fit_input_scale(network, source, 0.5, True, world)
+        found["gene mean"], found["input scale"] = network.gene_mean.clone(), network.input_scale.clone()
+        mean, axes = principal_components(network, source, 4, np.arange(source.n_cells), world)
+        found["principal mean"], found["principal axes"] = torch.from_numpy(mean), torch.from_numpy(axes.copy())
+        sweeps = Sweeps(network, source, world)
+        sweeps.freeze()
+        found["mean product"] = network.mean_product.clone()
+        for name, target in targets(source.n_cells).items():
+            centers, atlas = sweeps.fuzzy(clusters, EPSILON, label="", target=target, is_frozen=True)
+            assert atlas is not None
+            found["centers"], found["weight"] = centers.centers, centers.weight
+            for field, value in zip(atlas._fields, atlas, strict=True):
+                found[f"{name} {field}"] = value
+            for again, value in zip(sweeps.similarity(clusters, target), atlas, strict=True):
+                torch.testing.assert_close(again, value, rtol=0, atol=0)
+        attention = AtlasAttention(network, source, folder, world)
+        attention.compute()
+        own = attention.read(0, attention.n_own)
+        found[f"attention of {world.rank}"] = own
+        attention.close()
+    return found
+
+
+def rows_of_rank(world: World) -> np.ndarray:
+    plan = SweepPlan(N_CELLS, BLOCK_CELLS * world.size, world)
+    return np.concatenate([plan.rows(index) for index in range(plan.n_batches)])
+
+
+def one_shot(store: Path) -> dict[str, torch.Tensor]:
+    """The same from all cells at once, in float64."""
+    model = model_of(store)
+    network = model.network.double()
+    with open_source(store) as source:
+        block = source.read(np.arange(source.n_cells))
+        shape = (source.n_cells, len(source.gene_names))
+        all_targets = targets(source.n_cells)
+    dense_cells = sparse.csr_matrix((block.data, block.indices, block.indptr), shape).toarray()
+    values = torch.from_numpy(dense_cells).double()
+    n_cells = len(values)
+    unit = values / values.norm(dim=1, keepdim=True)
+    scale = 0.5 / unit.std(dim=0, correction=0).mean()
+    network.gene_mean.copy_(unit.mean(dim=0))
+    network.input_scale.copy_(scale)
+    x = (unit - unit.mean(dim=0)) * scale
+    expected = {"gene mean": unit.mean(dim=0), "input scale": scale, "principal mean": x.mean(dim=0)}
+    expected["cell length"] = x.square().sum(dim=1).mean().sqrt()
+    _, _, rows = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
+    axes = rows[:4].T
+    expected["principal axes"] = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    with torch.no_grad():
+        network.refresh_bank()
+        network.mean_product.copy_(network.channel_sum(x) / n_cells)
+        z = network(x, frozen=True).latent
+        q, k, v = network.spatial_parts(x)
+    expected["mean product"] = network.mean_product
+    u, _ = soft_assignment(z, model.centers.double(), model.temperature, EPSILON)
+    weight = u * robust_weight(torch.cdist(z, model.centers.double()), EPSILON)
+    expected["weight"] = weight.sum(dim=0)
+    expected["centers"] = weight.T @ z / weight.sum(dim=0)[:, None]
+    z_hat = z / z.norm(dim=1, keepdim=True)
+    dense = all_targets["consensus"].of(np.arange(n_cells), z, None).dense().double()
+    for name, rows_of_u in (("membership", u), ("consensus", dense)):
+        u_hat = rows_of_u / rows_of_u.norm(dim=1, keepdim=True)
+        expected[f"{name} zz"] = z_hat.T @ z_hat / n_cells
+        expected[f"{name} uz"] = u_hat.T @ z_hat / n_cells
+        expected[f"{name} uu_square"] = (u_hat @ u_hat.T).square().mean()
+    expected["attention"] = torch.softmax(q @ k.mT / q.shape[2] ** 0.5, dim=-1) @ v
+    return expected
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    atlas = simulate(folder / "atlas.zarr", N_CELLS, n_genes=100, n_types=5)
+    return ingest(atlas, folder / "store.zarr", IngestConfig(n_genes=50))
+
+
+@pytest.mark.ddp
+def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path) -> None:
+    expected = one_shot(store)
+    for size in (1, 2, 4):
+        folder = tmp_path / f"files {size}"
+        folder.mkdir()
+        found = (
+            [sums(World(), store, folder)] if size == 1 else run_ranks(sums, size, tmp_path / f"{size}", store, folder)
+        )
+        attention = torch.cat([found[rank].pop(f"attention of {rank}") for rank in range(size)], dim=1)
+        order = torch.from_numpy(np.concatenate([rows_of_rank(World(rank, size)) for rank in range(size)]))
+        torch.testing.assert_close(attention.double(), expected["attention"][:, order], rtol=0, atol=1e-5)
+        assert list(folder.iterdir()) == []
+        for rank, ours in enumerate(found):
+            for name, value in ours.items():
+                scale = expected["cell length" if name == "principal mean" else name].norm()  # the mean itself is 0
+                error = (value.double() - expected[name]).norm() / scale
+                # Cells in float32, sums in float64: the errors of cells, some 1e-7, do not add up.
+                # Axes are no sum: the gap between their variances magnifies the error of the covariance.
+                assert error < (1e-4 if name == "principal axes" else 1e-6), (size, rank, name, float(error))
+                torch.testing.assert_close(value, found[0][name], rtol=0, atol=0)
