@@ -40,7 +40,7 @@ def clean_error(path: Path, low: float, high: float, seed: int) -> float:
     from scamac_scale import ScAMAC, ScamacConfig
     from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
     from scamac_scale.sources import open_source
-    from scamac_scale.train.start import read_cells, sample_rows
+    from scamac_scale.train.selection import read_cells, sample_rows
 
     config = ScamacConfig(seed=seed)
     config = replace(config, input=replace(config.input, noise_low=low, noise_high=high))

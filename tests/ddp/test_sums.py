@@ -14,11 +14,12 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.infer.atlas import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.plan import SweepPlan
-from scamac_scale.nn.embed import BLOCK_CELLS
+from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
+from scamac_scale.sweep import sweep
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget
 from scamac_scale.train.start import fit_input_scale, principal_components
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.loader.feed import Batch
+    from scamac_scale.sources import OpenSource
 
 EPSILON = 0.01
 N_CELLS = 4501
@@ -79,15 +82,26 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
                 torch.testing.assert_close(again, value, rtol=0, atol=0)
         attention = AtlasAttention(network, source, folder, world)
         attention.compute()
-        own = attention.read(0, attention.n_own)
-        found[f"attention of {world.rank}"] = own
+        found[f"attention of {world.rank}"] = attention.read(0, attention.n_own)
         attention.close()
+        found[f"latent of {world.rank}"] = latents(model_of(store), source, world)
     return found
 
 
 def rows_of_rank(world: World) -> np.ndarray:
     plan = SweepPlan(N_CELLS, BLOCK_CELLS * world.size, world)
     return np.concatenate([plan.rows(index) for index in range(plan.n_batches)])
+
+
+@torch.no_grad()
+def latents(model: FittedModel, source: OpenSource, world: World) -> torch.Tensor:
+    """Of the cells of this rank, in blocks as a prediction takes them."""
+
+    def add(done: list[torch.Tensor], batch: Batch) -> list[torch.Tensor]:
+        x = model.network.scale_input(batch.values)
+        return [*done, forward_block(model.network, x).latent[: len(batch.rows)].clone()]
+
+    return torch.cat(sweep(source, add, [], label="", batch_cells=BLOCK_CELLS, world=world))
 
 
 def one_shot(store: Path) -> dict[str, torch.Tensor]:
@@ -142,6 +156,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.ddp
 def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path) -> None:
     expected = one_shot(store)
+    expected_latent = None
     for size in (1, 2, 4):
         folder = tmp_path / f"files {size}"
         folder.mkdir()
@@ -151,6 +166,10 @@ def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Pat
         attention = torch.cat([found[rank].pop(f"attention of {rank}") for rank in range(size)], dim=1)
         order = torch.from_numpy(np.concatenate([rows_of_rank(World(rank, size)) for rank in range(size)]))
         torch.testing.assert_close(attention.double(), expected["attention"][:, order], rtol=0, atol=1e-5)
+        latent = torch.empty(N_CELLS, expected["centers"].shape[1])
+        latent[order] = torch.cat([found[rank].pop(f"latent of {rank}") for rank in range(size)])
+        expected_latent = latent if size == 1 else expected_latent
+        torch.testing.assert_close(latent, expected_latent, rtol=0, atol=0)
         assert list(folder.iterdir()) == []
         for rank, ours in enumerate(found):
             for name, value in ours.items():

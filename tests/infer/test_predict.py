@@ -4,7 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from scipy import sparse
 
 from scamac_scale.errors import InputError
 from scamac_scale.infer.predict import predict
@@ -41,3 +44,27 @@ def test_a_cell_has_the_cluster_of_its_largest_membership(tiny_adata: ad.AnnData
     found = predicted(tiny_adata)
     np.testing.assert_array_equal(found.obsm["scamac_membership"].argmax(axis=1), found.obs["scamac_cluster"].cat.codes)
     assert found.obs_names.tolist() == tiny_adata.obs_names.tolist()
+
+
+@pytest.mark.parametrize("n_genes", [33, 700])
+def test_a_cell_has_the_same_bits_in_any_order_subset_and_company(n_genes: int) -> None:
+    rng = np.random.default_rng(0)
+    genes = tuple(f"gene{index:03d}" for index in range(n_genes))
+    counts = sparse.csr_matrix(rng.poisson(0.7, (2500, n_genes)).astype(np.float32))
+    cells = ad.AnnData(
+        counts, obs=pd.DataFrame(index=[str(cell) for cell in range(2500)]), var=pd.DataFrame(index=genes)
+    )
+    model = fitted_model(genes=genes)
+    torch.nn.init.normal_(model.network.get_parameter("fusion.alpha"), generator=torch.manual_seed(0))
+
+    def keys(data: ad.AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with open_source(data, model.genes) as source:
+            found = predict(model, source, is_denoised=True)
+        assert isinstance(found, ad.AnnData)
+        return found.obsm["X_scAMAC"], found.obs["scamac_cluster"].to_numpy(), found.layers["scamac_denoised"]
+
+    expected = keys(cells)
+    order = rng.permutation(2500)
+    for rows in (order, order[:1], order[:37], order[:1024], np.arange(1000, 2500)):
+        for found, whole in zip(keys(cells[rows].copy()), expected, strict=True):
+            np.testing.assert_array_equal(found, whole[rows])
