@@ -151,6 +151,8 @@ class LossConfig:
     similarity_refresh_steps: int | None = None
     """Gradient steps after which the sums over all cells for `similarity`=atlas are taken anew, which costs a sweep; null: after
     every round, with the sweep that is there anyway."""
+    similarity_momentum: float = 0.1
+    """Weight of each batch in these sums between two sweeps, 0 to 1, so that they follow the cells; 0 leaves them as swept."""
     similarity_target: str = "consensus"
     """U of Eq. (15): consensus (multi-scale memberships of the consensus members) or membership (as printed)."""
     similarity_form: str = "auto"
@@ -176,6 +178,10 @@ class LossConfig:
         _require(
             steps is None or steps >= 1,
             f"loss.similarity_refresh_steps={steps}; it must be at least 1, or null for once a round.",
+        )
+        _require(
+            0.0 <= self.similarity_momentum <= 1.0,
+            f"loss.similarity_momentum={self.similarity_momentum}; it is a share, 0 to 1.",
         )
         for name in ("clustering_weight", "similarity_weight"):
             value = getattr(self, name)

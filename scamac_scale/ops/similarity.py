@@ -201,6 +201,29 @@ def pair_means(grams: Grams, uu_square: Tensor | None = None) -> PairMeans:
     return PairMeans(grams.zz / n_cells, grams.uz / n_cells, uu_square / n_cells**2)
 
 
+def follow_batch(means: PairMeans, batch: Grams, momentum: float) -> PairMeans:
+    """Move the means over an atlas towards those of a batch, as its cells move between two sweeps.
+
+    Parameters
+    ----------
+    means
+        Of the atlas.
+    batch
+        Of some of its cells, as they are now.
+    momentum
+        Weight of the batch, 0 to 1; 0 leaves the means as they are.
+
+    Returns
+    -------
+    PairMeans
+        With the `uu_square` of `means`, which no gradient needs.
+    """
+    n_cells = batch.n_cells
+    return PairMeans(
+        means.zz.lerp(batch.zz / n_cells, momentum), means.uz.lerp(batch.uz / n_cells, momentum), means.uu_square
+    )
+
+
 def similarity_from_means(means: PairMeans) -> Tensor:
     """Mean over all pairs of cells of the squared difference of their two similarities.
 

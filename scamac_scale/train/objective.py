@@ -15,7 +15,7 @@ from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance
 from scamac_scale.ops.fuzzy import relative_temperature, soft_assignment
-from scamac_scale.ops.similarity import Codes
+from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +151,18 @@ class Scene:
     atlas: PairMeans | None = None
     n_cells: int = 0
 
+    @cached_property
+    def latent(self) -> torch.Tensor:
+        """(B, D) float32."""
+        return self.out.latent.float()
+
+    @cached_property
+    def u(self) -> torch.Tensor | Codes:
+        """(B, C) memberships of Eq. (15)."""
+        assert self.target is not None
+        assert self.clusters is not None
+        return self.target.of(self.rows, self.latent, self.clusters)
+
 
 class Objective:
     """The terms of the loss under one config.
@@ -179,19 +191,23 @@ class Objective:
 
     def similarity(self, scene: Scene) -> torch.Tensor:
         """Eq. (15): the batch against all cells, where their sums are known, or the pairs within the batch."""
-        assert scene.target is not None
-        assert scene.clusters is not None
-        latent = scene.out.latent.float()
-        u = scene.target.of(scene.rows, latent, scene.clusters)
         if scene.atlas is not None:
-            return atlas_similarity(u, latent, scene.atlas) * self._scaling(scene.n_cells)
-        return self._similarity(u, latent) * self._scaling(len(latent))
+            return atlas_similarity(scene.u, scene.latent, scene.atlas) * self._scaling(scene.n_cells)
+        return self._similarity(scene.u, scene.latent) * self._scaling(len(scene.latent))
+
+    @torch.no_grad()
+    def followed(self, scene: Scene) -> PairMeans | None:
+        """Move what Eq. (15) knows of all cells along with these, which have moved."""
+        momentum = self.config.similarity_momentum
+        if scene.atlas is None or momentum == 0:
+            return scene.atlas
+        u = scene.u if isinstance(scene.u, Codes) else unit_rows(scene.u)
+        return follow_batch(scene.atlas, gram_matrices(u, unit_rows(scene.latent)), momentum)
 
     def clustering(self, scene: Scene) -> torch.Tensor:
         """Eq. (12) on the batch, with U and H constant."""
         assert scene.clusters is not None
-        latent = scene.out.latent.float()
-        clusters = scene.clusters
+        latent, clusters = scene.latent, scene.clusters
         with torch.no_grad():
             u, h = soft_assignment(latent, clusters.centers, clusters.temperature, self.config.epsilon)
         return self._cluster(latent, clusters.centers, u, h)

@@ -251,6 +251,8 @@ class Stepper:
         optimizer.zero_grad()
         self.fabric.backward(total)
         optimizer.step()
+        if "similarity" in terms:
+            self.atlas = self.objective.followed(scene)
         return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
 
     def _renew_atlas(self) -> None:

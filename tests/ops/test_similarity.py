@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
-from scamac_scale.ops.similarity import Codes, gram_matrices, pair_means, similarity_from_means, unit_rows
+from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, pair_means, similarity_from_means, unit_rows
 from tests.mathematics import LAWS, matrix, memberships, normal
 
 
@@ -73,6 +73,17 @@ def test_codes_are_the_dense_rows_without_their_zeros() -> None:
 def test_grams_of_codes_need_the_square_of_the_memberships() -> None:
     with pytest.raises(ShapeError, match="pass uu_square"):
         pair_means(gram_matrices(codes(1, 5), normal(2, 5, 4)))
+
+
+def test_means_follow_a_batch_by_their_momentum() -> None:
+    u, z = unit_rows(memberships(1, 30, 3)), unit_rows(normal(2, 30, 4))
+    means, batch = pair_means(gram_matrices(u, z)), gram_matrices(u[:7], z[:7])
+    for found, before in zip(follow_batch(means, batch, 0.0), means, strict=True):
+        torch.testing.assert_close(found, before, rtol=0, atol=0)
+    followed = follow_batch(means, batch, 0.25)
+    torch.testing.assert_close(followed.zz, 0.75 * means.zz + 0.25 * batch.zz / 7)
+    torch.testing.assert_close(followed.uz, 0.75 * means.uz + 0.25 * batch.uz / 7)
+    assert followed.uu_square == means.uu_square
 
 
 def test_wrong_shapes_are_named() -> None:
