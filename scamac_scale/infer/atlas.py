@@ -35,6 +35,8 @@ QUERY_CELLS = 4 * BLOCK_CELLS
 """Queries that are held at a time; all keys are read once for each such block."""
 READ_CELLS = 16 * KEY_BLOCK
 """Keys that are read at a time."""
+CACHED_QUERIES = 512
+"""Queries that meet a block of keys at a time on a CPU, whose caches then hold the scores; a GPU takes them all."""
 
 
 class AtlasAttention:
@@ -119,16 +121,19 @@ class AtlasAttention:
         width = self._shape[0] * self._shape[1]
         held = torch.from_numpy(self._queries.read(start, stop)) if is_mine else torch.empty(stop - start, width)
         q = self._scales(broadcast(held, owner, self._world).numpy())
-        parts = attention_parts(q, q[:, :0], q[:, :0])
+        queries = torch.split(q, CACHED_QUERIES if q.device.type == "cpu" else QUERY_CELLS, dim=1)
+        parts = [attention_parts(some, q[:, :0], q[:, :0]) for some in queries]
         for first in range(0, self.n_own, READ_CELLS):
             last = min(first + READ_CELLS, self.n_own)
             block = self._keys.read(first, last)
             k, v = self._scales(block[:, :width]), self._scales(block[:, width:])
             for at in range(0, last - first, KEY_BLOCK):
-                parts = parts + attention_parts(q, k[:, at : at + KEY_BLOCK], v[:, at : at + KEY_BLOCK])
-        fields = zip(*(gather(field, self._world) for field in parts), strict=True)
+                near = k[:, at : at + KEY_BLOCK], v[:, at : at + KEY_BLOCK]
+                parts = [part + attention_parts(some, *near) for part, some in zip(parts, queries, strict=True)]
+        whole = [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
+        of_ranks = zip(*(gather(field, self._world) for field in whole), strict=True)
         if is_mine:
-            value = tree_sum([AttentionParts(*of_rank) for of_rank in fields]).value()
+            value = tree_sum([AttentionParts(*of_rank) for of_rank in of_ranks]).value()
             self._queries.write(torch.arange(start, stop).numpy(), self._rows(value).numpy())
 
     def read(self, start: int, stop: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from scamac_scale.errors import ConfigError
 from scamac_scale.ops.checks import full_precision
@@ -57,5 +58,7 @@ class Integration(nn.Module):
             (S, B), between 0 and 1.
         """
         with full_precision(synergy):
-            pooled = synergy.mean(dim=-1).T.unsqueeze(1)  # (B, 1, S)
-            return torch.sigmoid(self.conv(pooled)).squeeze(1).T
+            kernel = self.conv.weight.reshape(-1)
+            pooled = functional.pad(synergy.mean(dim=-1).T, (len(kernel) // 2, len(kernel) // 2))  # (B, S + width - 1)
+            # As a product: convolutions on a GPU drop to TensorFloat-32, and their gradients add up in any order.
+            return torch.sigmoid(pooled.unfold(1, len(kernel), 1) @ kernel).T

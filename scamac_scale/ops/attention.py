@@ -195,7 +195,8 @@ def attention_parts(q: Tensor, k: Tensor, v: Tensor) -> AttentionParts:
     with full_precision(q):
         scores = (upcast(q) * (1.0 / math.sqrt(q.shape[-1]))) @ upcast(k).mT  # (S, B, M)
         maximum = scores.detach().amax(dim=-1, keepdim=True)
-        weights = (scores - maximum).exp()
+        # In place: fresh memory for each step would take longer than the step itself.
+        weights = scores.sub_(maximum).exp_()
         # A column of ones beside the values gives the sum of the weights in the same product.
         sums = (weights @ F.pad(upcast(v), (0, 1), value=1.0)).double()
     return AttentionParts(maximum.double(), sums[..., -1:], sums[..., :-1])

@@ -198,7 +198,7 @@ def pair_means(grams: Grams, uu_square: Tensor | None = None) -> PairMeans:
     if uu_square is None:
         raise ShapeError("grams of codes have no uu; pass uu_square, the squared Frobenius norm of U^T U.")
     n_cells = grams.n_cells
-    return PairMeans(grams.zz / n_cells, grams.uz / n_cells, uu_square / n_cells**2)
+    return PairMeans(grams.zz / n_cells, grams.uz / n_cells, uu_square.to(n_cells.device) / n_cells**2)
 
 
 def follow_batch(means: PairMeans, batch: Grams, momentum: float) -> PairMeans:

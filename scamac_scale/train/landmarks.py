@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scamac_scale.errors import choose
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
 from scamac_scale.sweep import sweep
@@ -16,8 +17,11 @@ from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
 from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
+from scamac_scale.train.selection import SELECTIONS, landmark_count, read_cells
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scamac_scale.arrays import IntArray
     from scamac_scale.config import ScamacConfig
     from scamac_scale.loader.feed import Batch
@@ -46,10 +50,22 @@ class Landmarks:
     labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
+def choose_landmarks(source: CellSource, network: ScamacNetwork, config: ScamacConfig) -> Landmarks:
+    """Choose the landmarks as the config says and read them."""
+    select = choose(SELECTIONS, config.start.landmark_choice, "start.landmark_choice")
+    rows = select(source, network, landmark_count(source.n_cells, config), config.seed, "landmarks")
+    return Landmarks(rows, read_cells(source, rows, network))
+
+
 def label_landmarks(
-    landmarks: Landmarks, network: ScamacNetwork, source: CellSource, config: ScamacConfig
+    landmarks: Landmarks,
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+    *,
+    folder: Path | None = None,
 ) -> Target | None:
-    """Label the landmarks and make the target of Eq. (15)."""
+    """Label the landmarks and make the target of Eq. (15); a large one has its file in `folder` (None: for temporary files)."""
     latent = embed_rows(network, landmarks.x).double().cpu().numpy()
     consensus = None
     needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
@@ -73,7 +89,10 @@ def label_landmarks(
             logger.warning("the landmark cells fall into %d clusters, not %d: too few differ", found, config.n_clusters)
     if not has_similarity(config):
         return None
-    return TARGETS[config.loss.similarity_target](landmarks, consensus, network, source, config)
+    if config.loss.similarity_target == "membership":
+        return MembershipTarget(config.loss.epsilon)
+    assert consensus is not None
+    return _consensus_target(landmarks, consensus, network, source, folder)
 
 
 def has_similarity(config: ScamacConfig) -> bool:
@@ -82,20 +101,14 @@ def has_similarity(config: ScamacConfig) -> bool:
 
 
 def _consensus_target(
-    landmarks: Landmarks,
-    consensus: Consensus | None,
-    network: ScamacNetwork,
-    source: CellSource,
-    config: ScamacConfig,
-) -> Target | None:
+    landmarks: Landmarks, consensus: Consensus, network: ScamacNetwork, source: CellSource, folder: Path | None
+) -> ConsensusTarget:
     """Clusters of every cell in every member, by the nearest center; the landmarks keep their own."""
-    if consensus is None:
-        return None
     device = network.gene_mean.device
     sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
     assigner = MemberAssigner(consensus, sources, device)
     members = consensus.members
-    table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]))
+    table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]), folder)
 
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:
@@ -108,17 +121,8 @@ def _consensus_target(
     return ConsensusTarget(table, np.array([member.weight for member in members]))
 
 
-def _membership_target(
-    landmarks: Landmarks,
-    consensus: Consensus | None,
-    network: ScamacNetwork,
-    source: CellSource,
-    config: ScamacConfig,
-) -> Target | None:
-    return MembershipTarget(config.loss.epsilon)
-
-
-TARGETS = {"consensus": _consensus_target, "membership": _membership_target}
+TARGETS = dict.fromkeys(("consensus", "membership"))
+"""U of Eq. (15): the stacked memberships of the consensus members, or the memberships of the clusters, as printed."""
 
 
 def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig) -> Clusters:

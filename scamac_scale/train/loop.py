@@ -20,11 +20,11 @@ from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.randomness import integer_seed
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_settings, check_size
-from scamac_scale.train.landmarks import Landmarks, label_landmarks, landmark_clusters
+from scamac_scale.train.landmarks import choose_landmarks, label_landmarks, landmark_clusters
 from scamac_scale.train.objective import temperature_of
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.provenance import commit, versions
-from scamac_scale.train.selection import SELECTIONS, landmark_count, read_cells, sample_rows
+from scamac_scale.train.selection import choose_bank
 from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
 
 if TYPE_CHECKING:
@@ -75,24 +75,18 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
     fit_input_scale(network, source, config.input.gene_sd, config.input.center)
     times.mark("gene moments")
     choose(WEIGHT_STARTS, config.start.weights, "start.weights")(network, source, config)
-    bank_rows = sample_rows(source.n_cells, config.model.bank_cells, config.seed, "bank")
-    network.start_attention(read_cells(source, bank_rows, network).to(fabric.device))
+    network.start_attention(choose_bank(source, network, config, "random").to(fabric.device))
     times.mark("start")
     stepper = Stepper(fabric, network, source, config)
     stepper.pretrain()
     if config.model.bank_choice != "random":
         network.refresh_bank()  # for the latents by which the cells are chosen
-        n_bank = len(network.bank_cells)
-        bank_rows = SELECTIONS[config.model.bank_choice](source, network, n_bank, config.seed, "bank")
-        network.bank_cells.copy_(read_cells(source, bank_rows, network))
+        network.bank_cells.copy_(choose_bank(source, network, config))
     stepper.sweeps.freeze()
     times.mark("pretraining")
 
-    n_landmarks = landmark_count(source.n_cells, config)
-    choose_rows = choose(SELECTIONS, config.start.landmark_choice, "start.landmark_choice")
-    rows = choose_rows(source, network, n_landmarks, config.seed, "landmarks")
-    landmarks = Landmarks(rows, read_cells(source, rows, network))
-    target = label_landmarks(landmarks, network, source, config)
+    landmarks = choose_landmarks(source, network, config)
+    target = label_landmarks(landmarks, network, source, config, folder=run.path if run else None)
     clusters = landmark_clusters(landmarks, network, config)
     stepper.cluster(clusters, target, landmarks)
     times.mark("landmarks")

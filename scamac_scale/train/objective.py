@@ -49,7 +49,6 @@ class Clusters:
 class MembershipTarget:
     """U of Eq. (15) as printed: memberships of the batch in the current clusters, held constant."""
 
-    is_fixed = False
     uu_square = None
 
     def __init__(self, epsilon: float) -> None:
@@ -77,13 +76,9 @@ class ConsensusTarget:
 
     Attributes
     ----------
-    is_fixed
-        Whether U is the same in every round.
     uu_square
         () float64, squared Frobenius norm of U^T U over all cells.
     """
-
-    is_fixed = True
 
     def __init__(self, table: CodeTable, weights: FloatArray) -> None:
         self.table = table

@@ -171,9 +171,7 @@ class Stepper:
             The new ones, which are those of the next round.
         """
         target = self.target if self.config.loss.similarity == "atlas" else None
-        # Memberships in the centers that only come out of the pass are summed at the start of the next round.
-        fixed = target if target is not None and target.is_fixed else None
-        self.clusters, self.atlas = self.sweeps.fuzzy(start, self.config.loss.epsilon, label=label, target=fixed)
+        self.clusters, self.atlas = self.sweeps.fuzzy(start, self.config.loss.epsilon, label=label, target=target)
         if self.atlas is not None:
             self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
         return self.clusters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scamac_scale.errors import MissingExtraError
+from scamac_scale.errors import MissingExtraError, choose
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import RowsPlan
 from scamac_scale.randomness import integer_seed, numpy_generator
@@ -90,6 +90,31 @@ SELECTIONS: dict[str, Callable[[CellSource, ScamacNetwork, int, int, str], IntAr
 }
 """Name to a function of source, network, number of rows, seed and purpose that gives ascending rows, no two alike: drawn at
 random, or nearest to the centers of faiss k-means on latents, where sparse regions get more cells than their share."""
+
+
+def choose_bank(
+    source: CellSource, network: ScamacNetwork, config: ScamacConfig, choice: str | None = None
+) -> torch.Tensor:
+    """Choose the cells of the bank.
+
+    Parameters
+    ----------
+    source
+        N cells.
+    network
+        Its bank says how many; its latents may serve the choice.
+    config
+        ``seed`` and ``model.bank_choice``.
+    choice
+        Key of `SELECTIONS` in place of that of the config, for a time before there are latents.
+
+    Returns
+    -------
+    Tensor
+        (M, G) scaled input, on the CPU.
+    """
+    select = choose(SELECTIONS, choice or config.model.bank_choice, "model.bank_choice")
+    return read_cells(source, select(source, network, len(network.bank_cells), config.seed, "bank"), network)
 
 
 def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int = 1) -> Any:  # Any: faiss is not typed

@@ -11,13 +11,12 @@ from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums, s
 from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.reduce import sum_over_ranks
 from scamac_scale.sweep import sweep
-from scamac_scale.train.objective import Clusters
+from scamac_scale.train.objective import Clusters, ConsensusTarget
 from scamac_scale.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scamac_scale.arrays import IntArray
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
@@ -106,7 +105,10 @@ class Sweeps:
         def add(x: torch.Tensor, batch: Batch) -> _Sums:
             z, product = self.network.embed_and_sum(x)
             u, h = soft_assignment(z, start.centers, start.temperature, epsilon)
-            grams = None if target is None else _grams(z, batch.rows, start, target)
+            if isinstance(target, ConsensusTarget):
+                grams: Grams | None = _grams(target.of(batch.rows, z, start), z)
+            else:
+                grams = None if target is None else _grams(u, z)
             return _Sums(product, center_sums(z, u, h), grams)
 
         sums = self._sum(add, label=label)
@@ -133,9 +135,12 @@ class Sweeps:
         PairMeans
             On the device of the network.
         """
-        sums = self._sum(
-            lambda x, batch: _grams(self.network.embed(x), batch.rows, clusters, target), label="similarity"
-        )
+
+        def add(x: torch.Tensor, batch: Batch) -> Grams:
+            z = self.network.embed(x)
+            return _grams(target.of(batch.rows, z, clusters), z)
+
+        sums = self._sum(add, label="similarity")
         return pair_means(sums, target.uu_square)
 
     def _sum(self, part: Callable[[torch.Tensor, Batch], Sum], *, label: str) -> Sum:
@@ -151,7 +156,6 @@ class Sweeps:
         return sum_over_ranks(total, self.world)
 
 
-def _grams(z: torch.Tensor, rows: IntArray, clusters: Clusters, target: Target) -> Grams:
+def _grams(u: torch.Tensor | Codes, z: torch.Tensor) -> Grams:
     """float64 throughout: the value of Eq. (15) near its minimum is a small difference of large sums."""
-    u = target.of(rows, z, clusters)
     return gram_matrices(u if isinstance(u, Codes) else unit_rows(u.double()), unit_rows(z.double()))
