@@ -34,6 +34,8 @@ def test_rows_come_back_in_any_order(place: str, sizes: np.ndarray, tmp_path: Pa
         table.write(np.arange(start, min(start + 64, N)), truth[start : start + 64])
     rows = np.random.default_rng(1).permutation(N)[:200]
     np.testing.assert_array_equal(table.read(rows), truth[rows])
+    repeated = np.array([7, 3, 7, 7, 4, 499, 3])  # as a class-balanced batch has them
+    np.testing.assert_array_equal(table.read(repeated), truth[repeated])
     some = np.array([0, 1, 7, 499])
     truth[some] = 0
     table.write(some, truth[some])
