@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import IngestConfig, ScamacConfig
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, choose
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
@@ -255,10 +255,11 @@ class ScAMAC:
             If `out` exists or cannot be written.
         """
         from scamac_scale.infer.output import check_target
-        from scamac_scale.infer.predict import predict
+        from scamac_scale.infer.predict import ATTENTIONS, predict
         from scamac_scale.sources import open_source
 
         fitted = self.fitted
+        choose(ATTENTIONS, attention, "attention")
         if out is not None:
             check_target(out)
         with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):

@@ -114,7 +114,7 @@ class ModelConfig:
     bank_cells: int = 256
     """Cells M in the bank of landmark attention."""
     bank_choice: str = "random"
-    """How they are chosen: random, or kmeans (by faiss on the latents after pretraining; rare kinds of cells are among them)."""
+    """How they are chosen: random, or kmeans (by faiss on the latents after pretraining; sparse regions get more than their share)."""
     integration_kernel: int = 3
     """Width of the convolution over the three scales (Figure 3); odd."""
     fusion: str = "residual"
@@ -235,7 +235,7 @@ class StartConfig:
     landmark_cells: int = 1000
     """Cells on which the centers are found."""
     landmark_choice: str = "random"
-    """How they are chosen: random, or kmeans (by faiss on latents; for kinds of cells rarer than one in some hundred)."""
+    """How they are chosen: random, or kmeans (by faiss on latents; sparse regions get more than their share)."""
     components: tuple[int, ...] = (10, 20, 40)
     """Principal components of the spaces that the consensus members cluster in."""
     cut_height: float = 0.6

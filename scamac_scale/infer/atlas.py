@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scamac_scale.atomic import writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
 from scamac_scale.loader.plan import SweepPlan
@@ -49,7 +50,7 @@ class AtlasAttention:
     source
         N cells: both those that attend and those attended to.
     folder
-        For the files; must exist.
+        For the files, which have no names there; must exist.
     world
         This rank, and how many there are.
 
@@ -77,8 +78,9 @@ class AtlasAttention:
         self._shape = (len(network.mean_product), network.mean_product.shape[1])  # S, D
         self._n_cells = [_cells_of(source.n_cells, World(rank, world.size)) for rank in range(world.size)]
         self.n_own, width = self._n_cells[world.rank], self._shape[0] * self._shape[1]
-        self._keys = RowSpool(folder / f"keys-{world.rank}.rows", self.n_own, 2 * width)
-        self._queries = RowSpool(folder / f"queries-{world.rank}.rows", self.n_own, width)
+        with writing(folder):
+            self._keys = RowSpool(folder, self.n_own, 2 * width)
+            self._queries = RowSpool(folder, self.n_own, width)
 
     @torch.no_grad()
     def compute(self) -> None:
@@ -148,8 +150,14 @@ class AtlasAttention:
 
     def close(self) -> None:
         """Remove the files."""
-        self._keys.remove()
-        self._queries.remove()
+        self._keys.close()
+        self._queries.close()
+
+
+def scratch_bytes(network: ScamacNetwork, n_cells: int) -> int:
+    """Bytes that `AtlasAttention` keeps on disk."""
+    n_scales, width = network.mean_product.shape[:2]
+    return 4 * 3 * n_scales * width * n_cells
 
 
 def _cells_of(n_cells: int, world: World) -> int:

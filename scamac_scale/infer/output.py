@@ -102,6 +102,8 @@ class DiskOutput:
     is_ordered
         Whether rows are going to be written in order; otherwise they are kept in plain files until all are there, which
         takes their space a second time.
+    scratch_bytes
+        What else lies beside it while it is made.
 
     Raises
     ------
@@ -112,7 +114,14 @@ class DiskOutput:
     """
 
     def __init__(
-        self, path: str | Path, obs: pd.DataFrame, genes: list[str], widths: dict[str, int], *, is_ordered: bool = True
+        self,
+        path: str | Path,
+        obs: pd.DataFrame,
+        genes: list[str],
+        widths: dict[str, int],
+        *,
+        is_ordered: bool = True,
+        scratch_bytes: int = 0,
     ) -> None:
         self.path = check_target(path)
         self._is_ordered = is_ordered
@@ -120,7 +129,7 @@ class DiskOutput:
         self._genes, self._widths = genes, widths
         # an h5ad lies beside its zarr while it is made, and rows out of order beside that
         n_copies = (2 if self.path.suffix == ".h5ad" else 1) + (not is_ordered)
-        check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()))
+        check_room(self.path, n_copies * 4 * len(obs) * sum(widths.values()) + scratch_bytes)
         self._labels = np.zeros(len(obs), dtype=np.int64)
         self._stack = ExitStack()
         self._spools: dict[str, RowSpool] = {}
@@ -137,8 +146,7 @@ class DiskOutput:
                 self._arrays = {name: self._create(name, width) for name, width in self._widths.items()}
                 spooled = {} if self._is_ordered else self._widths
                 self._spools = {
-                    name: RowSpool(Path(self._folder) / f"{name}.rows", len(self._obs), width)
-                    for name, width in spooled.items()
+                    name: RowSpool(Path(self._folder), len(self._obs), width) for name, width in spooled.items()
                 }
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
@@ -192,7 +200,7 @@ class DiskOutput:
             for name, spool in self._spools.items():
                 for start, block in spool.blocks(self._arrays[name].chunks[0]):
                     self._arrays[name][start : start + len(block)] = block
-                spool.remove()
+                spool.close()
             self._write("obs", obs)
             self._write("uns", {UNS_KEY: uns})
             if self.path.suffix == ".h5ad":
@@ -214,8 +222,8 @@ def chunk_cells(width: int) -> int:
 
 
 def check_room(target: Path, n_bytes: int) -> None:
-    """Refuse a target whose disk has less than `n_bytes` free."""
-    free = shutil.disk_usage(target.parent).free
+    """Refuse a target, or a folder, whose disk has less than `n_bytes` free."""
+    free = shutil.disk_usage(target if target.is_dir() else target.parent).free
     if free < n_bytes:
         advice = "write .zarr, or make room" if target.suffix == ".h5ad" else "make room, or choose another disk"
         raise OutputError(f"{target} needs up to {n_bytes:,} bytes, {free:,} are free; {advice}.")

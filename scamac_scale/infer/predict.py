@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scamac_scale.atomic import writing
 from scamac_scale.errors import InputError, choose
-from scamac_scale.infer.atlas import atlas_attention
+from scamac_scale.infer.atlas import atlas_attention, scratch_bytes
 from scamac_scale.infer.output import (
     DENOISED_KEY,
     LATENT_KEY,
@@ -28,13 +27,10 @@ from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.sweep import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
     from scamac_scale.loader.feed import Batch
-    from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.sources import OpenSource
 
 
@@ -88,10 +84,14 @@ def predict(
     places = source.source_rows
     obs = source.obs.iloc[np.argsort(places)]
     is_ordered = bool((places == np.arange(places.size)).all())
-    output = (
-        MemoryOutput(obs, genes, widths) if out is None else DiskOutput(out, obs, genes, widths, is_ordered=is_ordered)
-    )
     network = model.network.eval()
+    scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
+    folder = Path(tempfile.gettempdir() if out is None else Path(out).absolute().parent)
+    if out is None:
+        check_room(folder, scratch)
+        output: MemoryOutput | DiskOutput = MemoryOutput(obs, genes, widths)
+    else:
+        output = DiskOutput(out, obs, genes, widths, is_ordered=is_ordered, scratch_bytes=scratch)
     device = network.gene_mean.device
 
     def write(start: int, batch: Batch) -> int:
@@ -112,21 +112,10 @@ def predict(
         stack.enter_context(torch.no_grad())
         atlas = None
         if attention == "atlas":
-            folder = stack.enter_context(_scratch(out, network, source.n_cells))
             atlas = stack.enter_context(atlas_attention(network, source, folder))
         stack.enter_context(output)
         sweep(source, write, 0, label="predict", batch_cells=BLOCK_CELLS)
         return output.finish(model.n_clusters, {**description(model), "attention": attention})
-
-
-@contextmanager
-def _scratch(out: str | Path | None, network: ScamacNetwork, n_cells: int) -> Iterator[Path]:
-    """Make a folder for the attention over all cells: beside the output, or among the temporary files."""
-    place = Path(tempfile.gettempdir()) if out is None else Path(out).parent
-    n_scales, width = network.mean_product.shape[:2]
-    check_room(place / "scratch", 4 * 3 * n_scales * width * n_cells)
-    with writing(place), tempfile.TemporaryDirectory(prefix=".scamac-attention-", dir=place) as folder:
-        yield Path(folder)
 
 
 def description(model: FittedModel) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,8 @@ class RowSpool:
 
     Parameters
     ----------
-    path
-        New file.
+    folder
+        Where the file lies. It has no name there: it is gone when it is closed, and when the process ends or is killed.
     n_rows, width
         Of the matrix.
 
@@ -30,13 +31,14 @@ class RowSpool:
     Written by system calls and not through mapped memory: a full disk is then an OSError, and not the end of the process.
     """
 
-    def __init__(self, path: Path, n_rows: int, width: int) -> None:
-        self._path = path
+    def __init__(self, folder: Path, n_rows: int, width: int) -> None:
         self._n_rows, self._width = n_rows, width
-        self._file = path.open("w+b", buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
 
     def write(self, rows: IntArray, block: FloatArray) -> None:
         """Write some rows, in any order."""
+        if len(rows) == 0:
+            return
         row_bytes = 4 * self._width
         data = np.ascontiguousarray(block, dtype=np.float32).data.cast("B")
         ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))  # of runs of rows that follow one another
@@ -49,8 +51,10 @@ class RowSpool:
         """Rows `start` to `stop` - 1, (n, width) float32."""
         row_bytes = 4 * self._width
         block = np.empty((stop - start, self._width), np.float32)
+        if start == stop:
+            return block
         if os.preadv(self._file.fileno(), [block.data.cast("B")], start * row_bytes) != block.nbytes:
-            raise OSError(errno.EIO, f"{self._path} is shorter than it was written")
+            raise OSError(errno.EIO, "a temporary file is shorter than it was written")
         return block
 
     def blocks(self, n_rows: int) -> Iterator[tuple[int, FloatArray]]:
@@ -58,11 +62,6 @@ class RowSpool:
         for start in range(0, self._n_rows, n_rows):
             yield start, self.read(start, min(start + n_rows, self._n_rows))
 
-    def remove(self) -> None:
-        """Close and remove the file."""
-        self.close()
-        self._path.unlink()
-
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, which removes it."""
         self._file.close()

@@ -85,6 +85,8 @@ class ScamacNetwork(nn.Module):
         Parts that the config asks for.
     mixes_batch
         Whether the latent of a cell depends on its batch mates, at inference, too.
+    channel_momentum
+        Weight of a batch in the running `mean_product`.
     follows_product
         Whether a gradient step takes Eq. (11)'s product from the running mean over the atlas.
 
@@ -118,6 +120,7 @@ class ScamacNetwork(nn.Module):
         self.has_bank = config.has_synergy and config.spatial_form in BANK_FORMS
         self.mixes_batch = config.has_synergy and not self.has_bank
         self.is_unit_norm = input.unit_norm
+        self.channel_momentum = CHANNEL_MOMENTUM
         self.follows_product = choose(CHANNEL_FORMS, config.channel_form, "model.channel_form")
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("input_scale", torch.ones(()))
@@ -201,9 +204,10 @@ class ScamacNetwork(nn.Module):
         batch = self.synergy.channel_sum(normalised) / normalised.shape[1]
         if not self.follows_product:
             return batch
+        product = self.mean_product + (batch - batch.detach())
         if self.training:
-            self.mean_product.lerp_(batch.detach(), CHANNEL_MOMENTUM)
-        return self.mean_product + (batch - batch.detach())
+            self.mean_product.lerp_(batch.detach(), self.channel_momentum)
+        return product
 
     def forward(self, x: Tensor, frozen: bool = False, spatial: Tensor | None = None) -> NetworkOutput:
         """All layers and the latent of a batch.

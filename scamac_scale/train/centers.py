@@ -106,16 +106,20 @@ def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwo
         return clusters
     latent = embed_rows(network, landmarks.x)
     centers, weight = clusters.centers.clone(), clusters.weight.clone()
+    split = []
     for index in empty:
-        heaviest = int(weight.argmax())
-        near = latent[center_distance(latent, centers).argmin(dim=1) == heaviest].cpu().numpy()
-        if len(np.unique(near, axis=0)) < 2:
-            break  # nothing to split
-        halves = members_of.kmeans(near, 2, integer_seed(config.seed, "split", index))
-        centers[[heaviest, index]] = torch.from_numpy(members_of.cluster_means(near.astype(np.float64), halves, 2)).to(
-            centers
-        )
-        share = (halves == 1).mean()
-        weight[index], weight[heaviest] = weight[heaviest] * share, weight[heaviest] * (1 - share)
-    logger.warning("%d clusters were empty (%s); the heaviest ones were split in their place", len(empty), named)
-    return Clusters(centers, clusters.temperature, weight)
+        for heavy in torch.argsort(weight, descending=True).tolist():
+            near = latent[center_distance(latent, centers).argmin(dim=1) == heavy].cpu().numpy()
+            if len(np.unique(near, axis=0)) < 2:
+                continue  # one landmark, or the same cell again and again
+            halves = members_of.kmeans(near, 2, integer_seed(config.seed, "split", index))
+            means = members_of.cluster_means(near.astype(np.float64), halves, 2)
+            centers[[heavy, index]] = torch.from_numpy(means).to(centers)
+            share = float((halves == 1).mean())
+            weight[index], weight[heavy] = weight[heavy] * share, weight[heavy] * (1 - share)
+            split.append(index)
+            break
+    logger.warning(
+        "%d clusters were empty (%s); heavy ones were split in place of %d of them", len(empty), named, len(split)
+    )
+    return Clusters(centers, clusters.temperature, weight) if split else clusters

@@ -11,9 +11,9 @@ from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
 from scamac_scale.nn.autoencoder import ACTIVATIONS
-from scamac_scale.nn.fusion import FUSIONS
+from scamac_scale.nn.fusion import FUSIONS, SCALES
 from scamac_scale.nn.model import CHANNEL_FORMS
-from scamac_scale.ops.attention import TRAINING_FORMS
+from scamac_scale.ops.attention import BANK_FORMS, TRAINING_FORMS
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.landmarks import TARGETS, has_similarity
 from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
@@ -74,35 +74,27 @@ def check_settings(config: ScamacConfig) -> None:
     for key, options in _CHOICES.items():
         part, name = key.split(".")
         choose(options, getattr(getattr(config, part), name), key)
+    for scale in config.model.scales:
+        choose(dict.fromkeys(SCALES), scale, "model.scales")
     _check_phase(config.train.pretrain, "train.pretrain")
     for index, phase in enumerate(config.train.phases):
         _check_phase(phase, f"train.phases[{index}]")
+        if config.loss.similarity == "off" and set(phase.terms) == {"similarity"}:
+            raise ConfigError(
+                f"train.phases[{index}] has no term but similarity, and loss.similarity='off'; remove the phase or name others."
+            )
     if config.start.weights == "pca":
         check_pca_start(config.model)
     if config.n_clusters == "auto" and config.start.centers != "consensus":
         raise ConfigError(
             f"start.centers={config.start.centers!r} needs a number of clusters; set n_clusters, or use 'consensus'."
         )
-    choices = {config.start.landmark_choice, config.model.bank_choice}
+    has_bank = config.model.has_synergy and config.model.spatial_form in BANK_FORMS
+    choices = {config.start.landmark_choice, config.model.bank_choice if has_bank else "random"}
     if config.start.centers == "faiss_kmeans" or "kmeans" in choices:
         import_faiss()
-    _check_consensus(config)
     if config.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
-
-
-def _check_consensus(config: ScamacConfig) -> None:
-    """Refuse a consensus of so many landmarks that their table of pairs does not fit a common memory."""
-    n_landmarks = landmark_count(MAX_CONSENSUS_LANDMARKS + 1, config)
-    is_needed = config.start.centers == "consensus" or (
-        config.loss.similarity_target == "consensus" and has_similarity(config)
-    )
-    if is_needed and n_landmarks > MAX_CONSENSUS_LANDMARKS:
-        raise ConfigError(
-            f"n_clusters={config.n_clusters} with start.landmark_cells={config.start.landmark_cells} needs more than "
-            f"{MAX_CONSENSUS_LANDMARKS} landmarks, too many for the consensus, which compares all pairs of them; set "
-            "start.centers='faiss_kmeans' and loss.similarity_target='membership'."
-        )
 
 
 def _check_phase(phase: PhaseConfig, where: str) -> None:
@@ -115,7 +107,7 @@ def _check_phase(phase: PhaseConfig, where: str) -> None:
 
 
 def check_size(n_cells: int, config: ScamacConfig) -> None:
-    """Refuse too few cells, and more clusters than cells.
+    """Refuse too few cells, more clusters than cells, and more landmarks than a consensus can take.
 
     Parameters
     ----------
@@ -134,4 +126,12 @@ def check_size(n_cells: int, config: ScamacConfig) -> None:
     if isinstance(config.n_clusters, int) and config.n_clusters > n_cells:
         raise ConfigError(
             f"n_clusters={config.n_clusters} exceeds the number of cells, {n_cells}; ask for fewer clusters."
+        )
+    n_landmarks = landmark_count(n_cells, config)
+    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
+    if n_landmarks > MAX_CONSENSUS_LANDMARKS and (config.start.centers == "consensus" or needs_members):
+        raise ConfigError(
+            f"n_clusters={config.n_clusters} and start.landmark_cells={config.start.landmark_cells} make {n_landmarks} landmarks, "
+            f"more than the {MAX_CONSENSUS_LANDMARKS} of which the consensus can compare all pairs; lower them, or set "
+            "start.centers='faiss_kmeans' and loss.similarity_target='membership'."
         )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HELD_BYTES = 2**24
 """Size up to which a table is kept in memory."""
 BLOCK_BYTES = 2**22
+TABLE_CODES = 2**12
+"""Codes of the columns that are counted against one another at a time: a table of 64 MiB."""
 GAP_BYTES = 2**11
 """Bytes between two runs of rows that cost less to read than another call to the system."""
 
@@ -113,21 +115,40 @@ class CodeTable:
         Notes
         -----
         O(N R^2 / 2): for each two columns the table of how many cells have which two codes, integers. The square of an entry
-        counts with the product of the two shares.
+        counts with the product of the two shares. Very many codes are counted in several passes.
         """
         offsets = np.concatenate(([0], np.cumsum(self.sizes)))
-        tables = np.zeros((int(offsets[-1]), int(offsets[-1])), dtype=np.int32 if self.n_cells < 2**31 else np.int64)
+        groups = self._groups()
+        total = 0.0
+        for index, (first, last) in enumerate(groups):
+            for other, stop in groups[index:]:
+                tables = self._tables(first, last, other, stop, offsets)
+                rows = np.add.reduceat(tables.astype(np.float64) ** 2, offsets[first:last] - offsets[first], axis=0)
+                sums = np.add.reduceat(rows, offsets[other:stop] - offsets[other], axis=1)  # zero left of the diagonal
+                twice = np.where(np.arange(first, last)[:, None] == np.arange(other, stop), 1.0, 2.0)
+                total += float((sums * twice * np.outer(shares[first:last], shares[other:stop])).sum())
+        return total
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """Cut the columns into runs with at most `TABLE_CODES` codes, so that a table of two runs stays small."""
+        groups = [(0, 1)]
+        for column in range(1, self.sizes.size):
+            first = groups[-1][0]
+            if self.sizes[first : column + 1].sum() <= TABLE_CODES:
+                groups[-1] = (first, column + 1)
+            else:
+                groups.append((column, column + 1))
+        return groups
+
+    def _tables(self, first: int, last: int, other: int, stop: int, offsets: NDArray[np.int64]) -> NDArray[Any]:
+        """How many cells have which two codes, for columns `first` to `last` - 1 with `other` to `stop` - 1."""
+        shape = (int(offsets[last] - offsets[first]), int(offsets[stop] - offsets[other]))
+        tables = np.zeros(shape, dtype=np.int32 if self.n_cells < 2**31 else np.int64)
         n_rows = max(1, BLOCK_BYTES // 16 // self._row_bytes)  # a block stays in the cache of a core
         for start in range(0, self.n_cells, n_rows):
             columns = np.ascontiguousarray(self._block(start, min(start + n_rows, self.n_cells)).T)
-            _count_pairs(columns, offsets, tables)
-        total = 0.0
-        for column, low in enumerate(offsets[:-1]):
-            rows = tables[low : offsets[column + 1]].astype(np.float64) ** 2
-            sums = np.add.reduceat(rows.sum(axis=0), offsets[:-1])  # (R,), zero left of the diagonal
-            weights = shares[column] * shares * np.where(np.arange(len(shares)) == column, 1.0, 2.0)
-            total += float(sums @ weights)
-        return total
+            _count_pairs(columns, offsets, first, last, other, stop, tables)
+        return tables
 
     def close(self) -> None:
         """Remove the file, if there is one."""
@@ -136,10 +157,18 @@ class CodeTable:
 
 
 @njit(cache=True, nogil=True)
-def _count_pairs(columns: NDArray[Any], offsets: NDArray[np.int64], tables: NDArray[Any]) -> None:
+def _count_pairs(
+    columns: NDArray[Any],
+    offsets: NDArray[np.int64],
+    first: int,
+    last: int,
+    other: int,
+    stop: int,
+    tables: NDArray[Any],
+) -> None:
     """Add the cells of (R, n) codes to the tables of every two columns; columns outside, so that one table is in the cache."""
-    for first in range(columns.shape[0]):
-        for second in range(first, columns.shape[0]):
-            low, high = offsets[first], offsets[second]
+    for left in range(first, last):
+        for right in range(max(left, other), stop):
+            low, high = offsets[left] - offsets[first], offsets[right] - offsets[other]
             for cell in range(columns.shape[1]):
-                tables[low + columns[first, cell], high + columns[second, cell]] += 1
+                tables[low + columns[left, cell], high + columns[right, cell]] += 1

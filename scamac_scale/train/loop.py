@@ -79,7 +79,7 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
     times.mark("start")
     stepper = Stepper(fabric, network, source, config)
     stepper.pretrain()
-    if config.model.bank_choice != "random":
+    if network.has_bank and config.model.bank_choice != "random":
         network.refresh_bank()  # for the latents by which the cells are chosen
         network.bank_cells.copy_(choose_bank(source, network, config))
     stepper.sweeps.freeze()
@@ -95,7 +95,10 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         network.refresh_bank()
         start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
         clusters = stepper.sweep(start, f"sweep {index + 1}/{config.train.rounds}")
-        stepper.clusters = clusters = tend_clusters(clusters, landmarks, network, config)
+        tended = tend_clusters(clusters, landmarks, network, config)
+        if tended is not clusters:
+            stepper.clusters, stepper.atlas = tended, None  # the sums are of the clusters before
+        clusters = tended
     if target is not None:
         target.close()
     times.mark("rounds")

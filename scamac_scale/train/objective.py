@@ -174,7 +174,7 @@ class Objective:
         self._cluster = choose(CLUSTERINGS, config.clustering, "loss.clustering")
         choose(SIMILARITIES, config.similarity, "loss.similarity")
         self._similarity = choose(SIMILARITY_LOSSES, config.similarity_form, "loss.similarity_form")
-        self._scaling = choose(SIMILARITY_SCALINGS, config.similarity_scaling, "loss.similarity_scaling")
+        self.similarity_scale = choose(SIMILARITY_SCALINGS, config.similarity_scaling, "loss.similarity_scaling")
 
     def reconstruction(self, scene: Scene) -> torch.Tensor:
         """First term of Eq. (5)."""
@@ -187,8 +187,8 @@ class Objective:
     def similarity(self, scene: Scene) -> torch.Tensor:
         """Eq. (15): the batch against all cells, where their sums are known, or the pairs within the batch."""
         if scene.atlas is not None:
-            return atlas_similarity(scene.u, scene.latent, scene.atlas) * self._scaling(scene.n_cells)
-        return self._similarity(scene.u, scene.latent) * self._scaling(len(scene.latent))
+            return atlas_similarity(scene.u, scene.latent, scene.atlas) * self.similarity_scale(scene.n_cells)
+        return self._similarity(scene.u, scene.latent) * self.similarity_scale(len(scene.latent))
 
     @torch.no_grad()
     def followed(self, scene: Scene) -> PairMeans | None:

@@ -14,6 +14,7 @@ from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
+from scamac_scale.nn.model import CHANNEL_MOMENTUM
 from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.progress import track
@@ -114,6 +115,9 @@ class Stepper:
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
         self.plan = _plan(source, self.batch_cells, config)
         self.objective = Objective(config.loss)
+        # Batches of evened classes are no sample of the atlas: its sums then stay as the sweeps leave them.
+        self._is_sample = config.loader.balance_by is None
+        network.channel_momentum = CHANNEL_MOMENTUM if self._is_sample else 0.0
         self.sweeps = Sweeps(network, source)
         self.step = 0
         self.clusters: Clusters | None = None
@@ -196,6 +200,9 @@ class Stepper:
                 name: gradient_norm(self.objective.term(name, scene), scene.out.hidden)
                 for name in ("reconstruction", "similarity")
             }
+        # The printed scaling grows with the number of cells that are paired, here the landmarks.
+        n_paired = self.source.n_cells if self.config.loss.similarity == "atlas" else self.batch_cells
+        norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
     def _run(self, phase: PhaseConfig, key: str, n_steps: int, total: int, *, label: str) -> None:
@@ -249,7 +256,7 @@ class Stepper:
         optimizer.zero_grad()
         self.fabric.backward(total)
         optimizer.step()
-        if "similarity" in terms:
+        if "similarity" in terms and self._is_sample:
             self.atlas = self.objective.followed(scene)
         return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
 

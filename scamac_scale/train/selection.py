@@ -63,7 +63,7 @@ def _random_rows(source: CellSource, network: ScamacNetwork, n_rows: int, seed: 
 
 @torch.no_grad()
 def _kmeans_rows(source: CellSource, network: ScamacNetwork, n_rows: int, seed: int, purpose: str) -> IntArray:
-    """Cells nearest to the centers of k-means on the latents of a sample, so that rare kinds of cells are among them."""
+    """Cells nearest to the centers of k-means on the latents of a sample, where sparse regions have more than their share."""
     rows = sample_rows(source.n_cells, POINTS_PER_CENTER * n_rows, seed, f"{purpose} points")
     if len(rows) <= n_rows:
         return rows
@@ -127,7 +127,7 @@ def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int 
     n_clusters
         Centers.
     seed
-        Of the start: k-means++, by scikit-learn, since random points would miss rare kinds of cells.
+        Of the start: k-means++, by scikit-learn, since random points miss sparse regions.
     n_runs
         Starts; the best result is kept.
 

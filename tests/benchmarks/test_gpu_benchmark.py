@@ -22,6 +22,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["runs"]
 
 
+@pytest.mark.slow
 def test_every_part_runs_to_its_end_on_the_cpu(gpu: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert gpu.main([*TRIAL, "--out", str(out)]) == 0

@@ -179,3 +179,33 @@ def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Pat
                 # Axes are no sum: the gap between their variances magnifies the error of the covariance.
                 assert error < (1e-4 if name == "principal axes" else 1e-6), (size, rank, name, float(error))
                 torch.testing.assert_close(value, found[0][name], rtol=0, atol=0)
+
+
+def sums_of_few(world: World, store: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model = model_of(store)
+    with open_source(store) as source:
+        sweeps = Sweeps(model.network, source, world)
+        sweeps.freeze()
+        found, atlas = sweeps.fuzzy(
+            Clusters(model.centers, model.temperature), EPSILON, label="", target=MembershipTarget(EPSILON)
+        )
+        assert atlas is not None
+        attention = AtlasAttention(model.network, source, folder, world)
+        attention.compute()
+        own = attention.read(0, attention.n_own)
+        attention.close()
+        return found.centers, atlas.zz, own
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_rank_without_cells_joins_in(tmp_path: Path) -> None:
+    atlas = simulate(tmp_path / "atlas.zarr", 3, n_genes=30, n_types=2)
+    store = ingest(atlas, tmp_path / "store.zarr", IngestConfig(min_cell_fraction=0.0))
+    alone = sums_of_few(World(), store, tmp_path)
+    found = run_ranks(sums_of_few, 4, tmp_path / "ranks", store, tmp_path)
+    assert 0 in [ours[2].shape[1] for ours in found]
+    for centers, zz, _ in found:
+        torch.testing.assert_close(centers, alone[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(zz, alone[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.cat([ours[2] for ours in found], dim=1), alone[2], rtol=0, atol=1e-5)

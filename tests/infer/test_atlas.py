@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -70,22 +71,23 @@ def test_every_cell_attends_to_all_cells_of_the_input(
         assert np.abs(found.obsm["X_scAMAC"] - usual.obsm["X_scAMAC"]).max() > 1e-3
 
 
-def test_files_lie_beside_the_output_and_are_gone_at_the_end(
+def test_files_lie_beside_the_output_without_a_name(
     tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     model = attentive_model()
-    seen: list[str] = []
+    seen: list[list[str]] = []
     read = atlas.AtlasAttention.read
 
     def look(self: atlas.AtlasAttention, start: int, stop: int) -> torch.Tensor:
-        seen.extend(path.name for path in tmp_path.glob(".scamac-attention-*/*"))
+        assert os.fstat(self._keys._file.fileno()).st_dev == tmp_path.stat().st_dev
+        seen.append([path.name for path in tmp_path.iterdir() if "partial" not in path.name])
         return read(self, start, stop)
 
     monkeypatch.setattr(atlas.AtlasAttention, "read", look)
     with open_source(tiny_adata, model.genes) as source:
         predict(model, source, tmp_path / "out.zarr", attention="atlas")
-    assert sorted(seen) == ["keys-0.rows", "queries-0.rows"]
+    assert seen == [[]]  # a process that is killed leaves nothing of them
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 
@@ -94,10 +96,18 @@ def test_a_disk_without_room_is_refused_before_any_work(
 ) -> None:
     from scamac_scale.infer import output
 
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 20_000})())
     model = attentive_model()
-    with open_source(tiny_adata, model.genes) as source, pytest.raises(OutputError, match="needs up to"):
-        predict(model, source, tmp_path / "out.zarr", attention="atlas")
+    result = 4 * 300 * (8 + 3)
+    scratch = 4 * 3 * 3 * 8 * 300
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": result + scratch - 1})())
+    with open_source(tiny_adata, model.genes) as source:
+        for out in (tmp_path / "out.zarr", None):
+            if out is None:
+                monkeypatch.setattr(
+                    output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": scratch - 1})()
+                )
+            with pytest.raises(OutputError, match="needs up to"):
+                predict(model, source, out, attention="atlas")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -55,10 +55,8 @@ def test_batch_attention_and_products_of_the_batch_do_see_the_batch() -> None:
 def test_a_step_of_training_sees_what_inference_sees() -> None:
     network = make_network().double()
     x = normal(3, 10, G)
-    network.train()
-    trained = network(x).latent
-    network.eval()  # with the running mean as the step left it
-    torch.testing.assert_close(network(x, frozen=True).latent, trained, rtol=0, atol=0)
+    inferred = network.eval()(x, frozen=True).latent
+    torch.testing.assert_close(network.train()(x).latent, inferred, rtol=0, atol=0)
 
 
 def test_the_running_product_follows_the_batches_in_training_only() -> None:
@@ -74,7 +72,9 @@ def test_the_running_product_follows_the_batches_in_training_only() -> None:
         network(cells[50 * (step % 8) : 50 * (step % 8) + 50])
     error = (network.mean_product - wanted).norm() / wanted.norm()
     assert error < 0.05  # batches of 50 cells, averaged over about ten
+    before = network.mean_product.clone()
     network(cells, frozen=True)
+    torch.testing.assert_close(network.mean_product, before, rtol=0, atol=0)
 
 
 def test_the_attention_starts_from_the_cells_of_the_bank() -> None:

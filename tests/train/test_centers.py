@@ -64,7 +64,17 @@ def test_the_heaviest_cluster_is_split_on_request(network: ScamacNetwork, caplog
     distance = torch.cdist(halves, found.centers[[0, 2]])
     torch.testing.assert_close(distance.amin(dim=1), torch.zeros(2), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.centers[1], clusters.centers[1], rtol=0, atol=0)
-    assert "1 clusters were empty (2)" in caplog.text
+    assert "1 clusters were empty (2); heavy ones were split in place of 1 of them" in caplog.text
     assert empty_clusters(found) == []
     again = tend_clusters(clusters, landmarks, network, config)
     torch.testing.assert_close(again.centers, found.centers, rtol=0, atol=0)
+
+
+def test_landmarks_that_cannot_be_split_leave_the_clusters_as_they_are(
+    network: ScamacNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    landmarks, clusters = state(network)
+    same = Landmarks(landmarks.rows, landmarks.x[:1].expand(60, -1).contiguous())
+    config = replace(CONFIG, train=replace(CONFIG.train, splits_heaviest=True))
+    assert tend_clusters(clusters, same, network, config) is clusters
+    assert "in place of 0 of them" in caplog.text

@@ -44,8 +44,12 @@ def test_rows_come_back_in_any_order(place: str, sizes: np.ndarray, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_square_is_the_sum_over_all_pairs_of_cells(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("table_codes", [2**12, 10, 1])
+def test_square_is_the_sum_over_all_pairs_of_cells(
+    place: str, table_codes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(codes, "BLOCK_BYTES", 16 * 3 * 64)  # several blocks
+    monkeypatch.setattr(codes, "TABLE_CODES", table_codes)  # and several passes
     truth, table = drawn(), CodeTable(N, SIZES)
     table.write(np.arange(N), truth)
     shares = np.array([0.5, 0.2, 0.3])

@@ -11,7 +11,7 @@ import torch
 from scamac_scale.config import ModelConfig, ScamacConfig
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
-from scamac_scale.train.checks import check_settings
+from scamac_scale.train.checks import check_settings, check_size
 from scamac_scale.train.selection import SELECTIONS, faiss_kmeans
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 from tests.train.test_start import ArraySource
@@ -92,12 +92,13 @@ def test_without_faiss_the_extra_is_named(part: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_consensus_of_too_many_landmarks_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"n_clusters=2001 .*faiss_kmeans.*membership"):
-        check_settings(ScamacConfig(n_clusters=2001))
+    with pytest.raises(ConfigError, match=r"n_clusters=2001 .*10005 landmarks.*faiss_kmeans.*membership"):
+        check_size(20_000, ScamacConfig(n_clusters=2001))
+    check_size(9_000, ScamacConfig(n_clusters=2001))
     config = ScamacConfig(n_clusters=2001)
     config = replace(
         config,
         start=replace(config.start, centers="faiss_kmeans"),
         loss=replace(config.loss, similarity_target="membership"),
     )
-    check_settings(config)
+    check_size(20_000, config)
