@@ -46,6 +46,7 @@ FIELDS = {
     "extrapolated": "from the law, or in proportion; all else is measured",
     "inside_seconds": "spent in the sums of Eq. (15) of a sweep, measured around them",
     "share_by_difference": "of the sweep with the sums and the one without in the same round, over the former",
+    "share_with_table": "the same with the table of the codes, which is counted once for the four rounds of a fit; also as if for each",
     "contingency": "the squares of U^T U of the consensus members, counted once in a fit",
     "peak_bytes": "highest resident memory of the process; of epochs, preparation included, and beside it the rounds alone",
 }

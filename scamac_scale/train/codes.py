@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +101,15 @@ class CodeTable:
         data = os.pread(self._file.fileno(), (stop - start) * self._row_bytes, start * self._row_bytes)
         return np.frombuffer(data, dtype=self._dtype).reshape(-1, self.sizes.size)
 
-    def square_of_shares(self, shares: NDArray[np.float64]) -> float:
+    def square_of_shares(self, shares: NDArray[np.float64], n_threads: int = 1) -> float:
         """Sum over all ordered pairs of cells of the squared share of columns in which the two have the same code.
 
         Parameters
         ----------
         shares
             (R,) weights of the columns, of sum 1.
+        n_threads
+            Threads that count.
 
         Returns
         -------
@@ -122,7 +126,7 @@ class CodeTable:
         total = 0.0
         for index, (first, last) in enumerate(groups):
             for other, stop in groups[index:]:
-                tables = self._tables(first, last, other, stop, offsets)
+                tables = self._tables((first, last, other, stop), offsets, n_threads)
                 rows = np.add.reduceat(tables.astype(np.float64) ** 2, offsets[first:last] - offsets[first], axis=0)
                 sums = np.add.reduceat(rows, offsets[other:stop] - offsets[other], axis=1)  # zero left of the diagonal
                 twice = np.where(np.arange(first, last)[:, None] == np.arange(other, stop), 1.0, 2.0)
@@ -140,14 +144,18 @@ class CodeTable:
                 groups.append((column, column + 1))
         return groups
 
-    def _tables(self, first: int, last: int, other: int, stop: int, offsets: NDArray[np.int64]) -> NDArray[Any]:
+    def _tables(self, columns: tuple[int, int, int, int], offsets: NDArray[np.int64], n_threads: int) -> NDArray[Any]:
         """How many cells have which two codes, for columns `first` to `last` - 1 with `other` to `stop` - 1."""
+        first, last, other, stop = columns
         shape = (int(offsets[last] - offsets[first]), int(offsets[stop] - offsets[other]))
         tables = np.zeros(shape, dtype=np.int32 if self.n_cells < 2**31 else np.int64)
         n_rows = max(1, BLOCK_BYTES // 16 // self._row_bytes)  # a block stays in the cache of a core
-        for start in range(0, self.n_cells, n_rows):
-            columns = np.ascontiguousarray(self._block(start, min(start + n_rows, self.n_cells)).T)
-            _count_pairs(columns, offsets, first, last, other, stop, tables)
+        with ThreadPoolExecutor(n_threads) as pool:
+            for start in range(0, self.n_cells, n_rows):
+                codes = np.ascontiguousarray(self._block(start, min(start + n_rows, self.n_cells)).T)
+                # Every thread has left columns, and so rows of the tables, of its own.
+                count = partial(_count_pairs, codes, offsets, np.array(columns), n_threads, tables)
+                list(pool.map(count, range(n_threads)))
         return tables
 
     def close(self) -> None:
@@ -158,17 +166,17 @@ class CodeTable:
 
 @njit(cache=True, nogil=True)
 def _count_pairs(
-    columns: NDArray[Any],
+    codes: NDArray[Any],
     offsets: NDArray[np.int64],
-    first: int,
-    last: int,
-    other: int,
-    stop: int,
+    columns: NDArray[np.int64],
+    n_threads: int,
     tables: NDArray[Any],
+    thread: int,
 ) -> None:
     """Add the cells of (R, n) codes to the tables of every two columns; columns outside, so that one table is in the cache."""
-    for left in range(first, last):
+    first, last, other, stop = columns
+    for left in range(first + thread, last, n_threads):
         for right in range(max(left, other), stop):
             low, high = offsets[left] - offsets[first], offsets[right] - offsets[other]
-            for cell in range(columns.shape[1]):
-                tables[low + columns[left, cell], high + columns[right, cell]] += 1
+            for cell in range(codes.shape[1]):
+                tables[low + codes[left, cell], high + codes[right, cell]] += 1

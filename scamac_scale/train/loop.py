@@ -17,6 +17,7 @@ from scamac_scale.checkpoint import FittedModel
 from scamac_scale.errors import choose
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_settings, check_size
@@ -99,12 +100,12 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         if tended is not clusters:
             stepper.clusters, stepper.atlas = tended, None  # the sums are of the clusters before
         clusters = tended
-    if target is not None:
-        target.close()
     times.mark("rounds")
     stepper.sweeps.freeze()
     start = clusters if config.train.carries_centers else landmark_clusters(landmarks, network, config)
-    clusters, _ = stepper.sweeps.fuzzy(start, config.loss.epsilon, label="last sweep", is_frozen=True)
+    clusters, pairs = stepper.sweeps.fuzzy(start, config.loss.epsilon, label="last sweep", target=target, is_final=True)
+    if target is not None:
+        target.close()
     clusters = tend_clusters(clusters, landmarks, network, config)
     latent = embed_rows(network, landmarks.x)
     clusters.temperature = temperature_of(latent, clusters.centers, config.loss)
@@ -115,6 +116,7 @@ def fit(source: OpenSource, genes: GeneSpace, config: ScamacConfig, run: RunFold
         "is_count_estimated": config.n_clusters == "auto",
         "empty_clusters": empty_clusters(clusters),
         "steps": stepper.step,
+        "similarity_over_all_pairs": None if pairs is None else float(similarity_from_means(pairs)),
         "similarity_weight": stepper.weights.get("similarity"),
         "seconds_by_part": times.parts,
         "versions": versions(),

@@ -91,7 +91,7 @@ class ConsensusTarget:
     @cached_property
     def uu_square(self) -> torch.Tensor:
         """Counted once: the codes do not change."""
-        return torch.tensor(self.table.square_of_shares(self._shares), dtype=torch.float64)
+        return torch.tensor(self.table.square_of_shares(self._shares, torch.get_num_threads()), dtype=torch.float64)
 
     def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> Codes:
         """(B, C) rows of unit length."""

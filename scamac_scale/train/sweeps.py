@@ -68,7 +68,7 @@ class Sweeps:
         *,
         label: str,
         target: Target | None = None,
-        is_frozen: bool = False,
+        is_final: bool = False,
     ) -> tuple[Clusters, PairMeans | None]:
         """One exact update of the centers (Eq. 13) over all cells; Eq. (11)'s mean product is renewed on the way.
 
@@ -82,8 +82,9 @@ class Sweeps:
             Shown beside the progress bar.
         target
             Where given, the sums over all cells for Eq. (15) are taken, too.
-        is_frozen
-            Leave the mean product as it is.
+        is_final
+            Leave the mean product as it is, and take the sums for Eq. (15) in float64 throughout: for a value to report, which
+            near its minimum is a small difference of large sums. Otherwise batches are multiplied in float32, for gradients.
 
         Returns
         -------
@@ -106,13 +107,13 @@ class Sweeps:
             z, product = self.network.embed_and_sum(x)
             u, h = soft_assignment(z, start.centers, start.temperature, epsilon)
             if isinstance(target, ConsensusTarget):
-                grams: Grams | None = _grams(target.of(batch.rows, z, start), z)
+                grams: Grams | None = _grams(target.of(batch.rows, z, start), z, is_final)
             else:
-                grams = None if target is None else _grams(u, z)
+                grams = None if target is None else _grams(u, z, is_final)
             return _Sums(product, center_sums(z, u, h), grams)
 
         sums = self._sum(add, label=label)
-        if not is_frozen:
+        if not is_final:
             self.network.mean_product.copy_(sums.product / self.source.n_cells)
         centers = centers_from_sums(sums.centers, start.centers).to(start.centers)
         if not torch.isfinite(centers).all():
@@ -138,7 +139,7 @@ class Sweeps:
 
         def add(x: torch.Tensor, batch: Batch) -> Grams:
             z = self.network.embed(x)
-            return _grams(target.of(batch.rows, z, clusters), z)
+            return _grams(target.of(batch.rows, z, clusters), z, False)
 
         sums = self._sum(add, label="similarity")
         return pair_means(sums, target.uu_square)
@@ -156,6 +157,6 @@ class Sweeps:
         return sum_over_ranks(total, self.world)
 
 
-def _grams(u: torch.Tensor | Codes, z: torch.Tensor) -> Grams:
-    """float64 throughout: the value of Eq. (15) near its minimum is a small difference of large sums."""
-    return gram_matrices(u if isinstance(u, Codes) else unit_rows(u.double()), unit_rows(z.double()))
+def _grams(u: torch.Tensor | Codes, z: torch.Tensor, is_precise: bool) -> Grams:
+    dtype = torch.float64 if is_precise else torch.float32
+    return gram_matrices(u if isinstance(u, Codes) else unit_rows(u.to(dtype)), unit_rows(z.to(dtype)))

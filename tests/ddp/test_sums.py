@@ -73,13 +73,13 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
         sweeps.freeze()
         found["mean product"] = network.mean_product.clone()
         for name, target in targets(source.n_cells).items():
-            centers, atlas = sweeps.fuzzy(clusters, EPSILON, label="", target=target, is_frozen=True)
+            centers, atlas = sweeps.fuzzy(clusters, EPSILON, label="", target=target, is_final=True)
             assert atlas is not None
             found["centers"], found["weight"] = centers.centers, centers.weight
             for field, value in zip(atlas._fields, atlas, strict=True):
                 found[f"{name} {field}"] = value
             for again, value in zip(sweeps.similarity(clusters, target), atlas, strict=True):
-                torch.testing.assert_close(again, value, rtol=0, atol=0)
+                assert (again - value).norm() <= 1e-6 * value.norm()  # blocks in float32 against float64
         attention = AtlasAttention(network, source, folder, world)
         attention.compute()
         found[f"attention of {world.rank}"] = attention.read(0, attention.n_own)

@@ -152,6 +152,7 @@ def test_run_folder_holds_settings_metrics_and_model(store: Path, tmp_path: Path
     assert report["n_clusters"] == 4
     assert report["versions"]["torch"]
     assert report["peak_memory_bytes"] > 0
+    assert 0 < report["similarity_over_all_pairs"] < 0.2
     header, *rows = (run / "metrics.csv").read_text().splitlines()
     assert {"reconstruction", "layers", "similarity", "clustering", "total"} <= set(header.split(","))
     assert len(rows) >= 3

@@ -54,7 +54,9 @@ def test_square_is_the_sum_over_all_pairs_of_cells(
     table.write(np.arange(N), truth)
     shares = np.array([0.5, 0.2, 0.3])
     together = (truth[:, None, :] == truth[None, :, :]) @ shares
-    np.testing.assert_allclose(table.square_of_shares(shares), (together**2).sum(), rtol=1e-12)
+    for n_threads in (1, 3):
+        found = table.square_of_shares(shares, n_threads)
+        np.testing.assert_allclose(found, (together**2).sum(), rtol=1e-12)
     table.close()
 
 
