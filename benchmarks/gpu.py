@@ -94,7 +94,9 @@ def attempt(work: Callable[[], Result]) -> tuple[Result | None, Row | None]:
         return work(), None
     except OutOfTimeError as error:
         return None, {"measure": "", "skipped": str(error)}
-    except Exception as error:  # noqa: BLE001  a row of the table, and the exit code; the others still run
+    # Code that has never run on a GPU may raise anything, and one call must tell as much as it can: the traceback is printed, the
+    # case becomes a row, the exit code 1, and the others still run.
+    except Exception as error:  # noqa: BLE001  see above
         traceback.print_exc()
         return None, {"measure": "", "error": f"{type(error).__name__}: {error}"}
 
