@@ -11,13 +11,27 @@ MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 
-PLAIN = {"errors", "world", "config", "arrays", "atomic", "genes", "progress", "randomness", "csr", "values", "buffer"}
+PLAIN = {
+    "errors",
+    "world",
+    "config",
+    "arrays",
+    "atomic",
+    "faults",
+    "genes",
+    "progress",
+    "randomness",
+    "csr",
+    "values",
+    "buffer",
+}
 """Plain data, names and files: everybody may import them, but the mathematics, which sees the errors only."""
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "arrays": set(),
     "progress": set(),
+    "faults": {"errors"},
     "atomic": {"errors"},
     "randomness": {"errors", "arrays"},
     "world": {"errors"},
