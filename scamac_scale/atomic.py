@@ -1,63 +1,31 @@
 """Output that is complete or absent.
 
-Targets are checked before any work, folders are written beside their place, flushed and renamed into it, and errors of the
-file system become an `OutputError` that says what to do.
+Targets are checked before any work, folders are written beside their place by one writer at a time, flushed and renamed into
+it, and errors of the file system become an `OutputError` that says what to do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import glob
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scamac_scale.errors import OutputError
+from scamac_scale.errors import OutputError, output_error
+from scamac_scale.faults import reach
+from scamac_scale.locks import lock, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
-
-_ADVICE = {
-    errno.ENOSPC: "free some space or choose another disk",
-    errno.EDQUOT: "your quota is used up; free some space or choose another disk",
-    errno.EFBIG: "the file system or a limit allows no larger files; choose another disk",
-    errno.EACCES: "you may not write there; choose another folder",
-    errno.EPERM: "you may not write there; choose another folder",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a part of the path is a file; choose another folder",
-    errno.ENOENT: "the folder above it does not exist; make it first",
-}
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    """Turn an error of the file system into a message that says what to do.
-
-    Parameters
-    ----------
-    path
-        What was being written.
-    error
-        What the system said.
-
-    Returns
-    -------
-    OutputError
-        To be raised from `error`; its ``errno`` is kept.
-    """
-    reason = error.strerror or str(error) or type(error).__name__
-    advice = _ADVICE.get(error.errno or 0, "nothing was left behind; try again or choose another folder")
-    found = OutputError(f"{path} cannot be written: {reason}; {advice}.")
-    found.errno = error.errno
-    return found
 
 
 def check_output(out: str | Path, *, overwrite: bool = False, marker: str = "zarr.json") -> Path:
@@ -82,7 +50,7 @@ def check_output(out: str | Path, *, overwrite: bool = False, marker: str = "zar
     OutputError
         If it is already there and may not be replaced, or if the folder above it is missing or not writable.
     """
-    path = Path(os.path.abspath(Path(out).expanduser()))  # not resolved: a link is replaced, not what it leads to
+    path = absolute(out)
     try:
         is_there = os.path.lexists(path)
         if is_there and not overwrite:
@@ -120,6 +88,9 @@ def _probe(path: Path) -> None:
 _REMOVE_TRIES = 40
 _REMOVE_WAIT_S = 0.05
 _ABSENT_LOOKS = 5
+_NEW, _OLD = "new", "old"
+"""In a partial folder: what is written, and for a moment what it replaces."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
 
 
 @contextmanager
@@ -133,9 +104,72 @@ def writing(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
 
 
+def absolute(out: str | Path) -> Path:
+    """Make a path absolute, but do not resolve it: a link is replaced, not what it leads to."""
+    return Path(os.path.abspath(Path(out).expanduser()))
+
+
+def partial_folder(out: str | Path) -> Path:
+    """Name the hidden folder beside an output in which it is made; after the end it is there only if the work can go on."""
+    path = absolute(out)
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
-def atomic_folder(out: str | Path, *, overwrite: bool = False, marker: str = "zarr.json") -> Iterator[Path]:
-    """Write a folder all or nothing.
+def scratch_folder(
+    out: str | Path, *, resumes: bool = False, keeps_on: tuple[type[BaseException], ...] = ()
+) -> Iterator[Path]:
+    """Make a hidden folder beside an output, for one writer at a time.
+
+    Parameters
+    ----------
+    out
+        What is going to be written.
+    resumes
+        Whether what a writer that was stopped has left is taken over as it is; otherwise it is removed.
+    keeps_on
+        Exceptions that leave the folder, for a writer that resumes.
+
+    Yields
+    ------
+    Path
+        `partial_folder` of `out`. Removed at the end, however the block ends but for `keeps_on`.
+
+    Raises
+    ------
+    OutputError
+        If another job is writing `out`, or the folder cannot be made.
+    """
+    path = absolute(out)
+    partial = partial_folder(path)
+    with lock(lock_file(path), path):
+        try:
+            with writing(path):
+                _restore(partial, path)
+                if os.path.lexists(partial) and not resumes:
+                    _log.info("%s: what a stopped run has left is removed, it is begun anew", path)
+                    _remove(partial)
+                partial.mkdir(exist_ok=True)
+            yield partial
+        except keeps_on:
+            raise
+        except BaseException:
+            _remove(partial)
+            raise
+        _remove(partial)
+
+
+@contextmanager
+def atomic_folder(
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    marker: str = "zarr.json",
+    resumes: bool = False,
+    keeps_on: tuple[type[BaseException], ...] = (),
+    rename_point: str | None = None,
+) -> Iterator[Path]:
+    """Write a folder all or nothing, one writer at a time.
 
     Parameters
     ----------
@@ -145,52 +179,67 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False, marker: str = "za
         Whether an existing folder of the same kind is replaced; it stays until the new one is complete.
     marker
         File by which that kind is known.
+    resumes, keeps_on
+        As of `scratch_folder`.
+    rename_point
+        Of `faults.POINTS`: passed before the folder gets its name.
 
     Yields
     ------
     Path
-        An empty hidden folder beside `out`. When the block ends it is flushed to disk and renamed; when the block fails,
-        for whatever reason, it is removed.
+        A folder inside `partial_folder` of `out`, empty unless `resumes`; what lies beside it there goes at the end. When
+        the block ends it is flushed to disk and renamed; when the block fails, for whatever reason, all is removed.
 
     Raises
     ------
     OutputError
-        As `check_output`, and if flushing or renaming fails.
+        As `check_output` and `scratch_folder`, and if flushing or renaming fails.
     """
     path = check_output(out, overwrite=overwrite, marker=marker)
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        _log.warning("%s was left by a run that was killed, unless another one is writing there; remove it", stale)
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
+    with scratch_folder(path, resumes=resumes, keeps_on=keeps_on) as partial:
+        check_output(path, overwrite=overwrite, marker=marker)  # another job may have written it while we came here
+        new = partial / _NEW
         with writing(path):
-            partial.mkdir()
-        yield partial
+            new.mkdir(exist_ok=True)
+        yield new
         with writing(path):
-            flush_tree(partial)
-            _move_into_place(partial, path, overwrite=overwrite)
+            flush_tree(new)
+            if rename_point is not None:
+                reach(rename_point)
+            _move_into_place(new, path, overwrite=overwrite)
             flush(path.parent)
-    finally:  # also on KeyboardInterrupt
-        _remove(partial)
 
 
-def _move_into_place(partial: Path, path: Path, *, overwrite: bool) -> None:
+def _move_into_place(new: Path, path: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(path):
-        partial.rename(path)
+        new.rename(path)
         return
     if not overwrite:
         raise OutputError(f"{path} has appeared in the meantime; remove it or choose another name.")
-    old = path.with_name(f".{path.name}.old-{uuid.uuid4().hex[:8]}")
-    path.rename(old)
+    if _exchange(new, path):
+        return
+    old = new.with_name(_OLD)
+    path.rename(old)  # a kill here leaves no output: the next writer puts it back
     try:
-        partial.rename(path)
+        new.rename(path)
     except BaseException:
         old.rename(path)
         raise
-    try:
-        _remove(old)
-    except BaseException:  # interrupted: try once more
-        _remove(old)
-        raise
+    old.rename(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step, where system and file system can, so that there is no moment without an output."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    if swap is None:
+        return False
+    return bool(swap(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
+
+
+def _restore(partial: Path, path: Path) -> None:
+    """Put back an output whose writer was killed between its two renames."""
+    if os.path.lexists(partial / _OLD) and not os.path.lexists(path):
+        (partial / _OLD).rename(path)
 
 
 def _remove(path: Path) -> None:

@@ -7,10 +7,12 @@ built-in that fits, so that callers may catch either.
 from __future__ import annotations
 
 import difflib
+import errno
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 Entry = TypeVar("Entry")
 
@@ -57,6 +59,10 @@ class OutputError(ScamacError, OSError):
     exit_code = 4
 
 
+class ResumeError(ConfigError):
+    """Work that was begun and cannot go on as asked: by other settings, on another input. What was done is kept."""
+
+
 class NumericalError(ScamacError, ArithmeticError):
     """NaN or infinity where a finite number must be."""
 
@@ -90,3 +96,37 @@ def choose(options: Mapping[str, Entry], name: str, where: str) -> Entry:
     near = difflib.get_close_matches(name, options, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{where}={name!r} is not known; it is one of {', '.join(sorted(options))}.{hint}")
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "your quota is used up; free some space or choose another disk",
+    errno.EFBIG: "the file system or a limit allows no larger files; choose another disk",
+    errno.EACCES: "you may not write there; choose another folder",
+    errno.EPERM: "you may not write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.ENOENT: "the folder above it does not exist; make it first",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Turn an error of the file system into a message that says what to do.
+
+    Parameters
+    ----------
+    path
+        What was being written.
+    error
+        What the system said.
+
+    Returns
+    -------
+    OutputError
+        To be raised from `error`; its ``errno`` is kept.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    advice = _ADVICE.get(error.errno or 0, "nothing was left behind; try again or choose another folder")
+    found = OutputError(f"{path} cannot be written: {reason}; {advice}.")
+    found.errno = error.errno
+    return found

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import shutil
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from scamac_scale.atomic import atomic_folder, check_output
+from scamac_scale.atomic import atomic_folder, check_output, partial_folder
 from scamac_scale.errors import OutputError
+from scamac_scale.locks import lock_file
 from scamac_scale.store.reader import StoreReader
 from tests.store.conftest import Written, counts, write
 
@@ -178,10 +180,73 @@ def test_interrupt_at_any_time_leaves_a_whole_store_or_none(tmp_path: Path) -> N
         assert StoreReader(tmp_path / "a.zarr").n_cells == 20000
 
 
-def test_rest_of_a_killed_run_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / ".a.zarr.partial-0123").mkdir()
-    write(tmp_path / "a.zarr", counts(20, 4))
-    assert ".a.zarr.partial-0123 was left by a run that was killed" in caplog.text
+def test_rest_of_a_killed_run_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (partial_folder(tmp_path / "a.zarr") / "new" / "deep").mkdir(parents=True)
+    lock_file(tmp_path / "a.zarr").write_text('{"host": "gone"}')
+    with caplog.at_level(logging.INFO):
+        write(tmp_path / "a.zarr", counts(20, 4))
+    assert "what a stopped run has left is removed" in caplog.text
+    assert names(tmp_path) == ["a.zarr"]
+    assert "deep" not in names(tmp_path / "a.zarr")
+
+
+def test_a_second_writer_is_refused_and_does_no_harm(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "mine").write_text("1")
+        with pytest.raises(OutputError, match=f"being written by another job: host .*, pid {os.getpid()}, since 20"):
+            write(tmp_path / "a", counts(20, 4))
+    assert names(tmp_path / "a") == ["mine"]
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_writer_that_resumes_finds_what_was_kept(tmp_path: Path) -> None:
+    def work(error: BaseException | None, *, resumes: bool = True) -> None:
+        with atomic_folder(tmp_path / "a", resumes=resumes, keeps_on=(KeyboardInterrupt,)) as folder:
+            with (folder / "lines").open("a") as file:
+                file.write("x")
+            (folder.parent / "journal").touch()
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        work(KeyboardInterrupt())
+    assert names(tmp_path) == [".a.partial"]
+    work(None)
+    assert (tmp_path / "a" / "lines").read_text() == "xx"
+    assert names(tmp_path / "a") == ["lines"]
+    assert names(tmp_path) == ["a"]
+    shutil.rmtree(tmp_path / "a")
+    for error in (KeyboardInterrupt(), ValueError()):
+        with pytest.raises(type(error)):
+            work(error)
+    assert names(tmp_path) == []  # any other error removes it
+    with pytest.raises(KeyboardInterrupt):
+        work(KeyboardInterrupt())
+    work(None, resumes=False)
+    assert (tmp_path / "a" / "lines").read_text() == "x"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_overwriting_works_with_and_without_the_exchange_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr("scamac_scale.atomic._exchange", lambda first, second: False)
+    for content in ("1", "2"):
+        with atomic_folder(tmp_path / "a", overwrite=True, marker="file") as folder:
+            (folder / "file").write_text(content)
+    assert (tmp_path / "a" / "file").read_text() == "2"
+    assert names(tmp_path) == ["a"]
+
+
+def test_an_output_whose_writer_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None:
+    old = partial_folder(tmp_path / "a.zarr") / "old"
+    old.parent.mkdir()
+    write(old, counts(50, 8))
+    with pytest.raises(OutputError, match="already there"):
+        write(tmp_path / "a.zarr", counts(20, 4))
+    assert StoreReader(tmp_path / "a.zarr").n_cells == 50
+    assert names(tmp_path) == ["a.zarr"]
 
 
 FILE_TOO_LARGE = """

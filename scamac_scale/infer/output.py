@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.atomic import atomic_folder, check_output, flush, writing
+from scamac_scale.atomic import atomic_folder, check_output, flush, scratch_folder, writing
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.infer import convert
 from scamac_scale.infer.spool import RowSpool
@@ -231,30 +231,23 @@ def check_room(target: Path, n_bytes: int) -> None:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """Name a hidden zarr folder beside the target, removed at the end."""
-    folder = target.with_name(f".{target.stem}.partial-{os.getpid()}.zarr")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Give a zarr folder beside the target, removed at the end; what lies beside it goes, too."""
+    with scratch_folder(target) as partial:
+        check_output(target)  # another job may have written it while we came here
+        yield partial / "new.zarr"
 
 
 def _to_h5ad(source: Path, target: Path) -> None:
     """Convert in a child process: HDF5 on a full disk ends its process with a segmentation fault."""
     check_room(target, 2 * sum(file.stat().st_size for file in source.rglob("*") if file.is_file()))
-    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}.h5ad")
+    partial = source.with_name("new.h5ad")
     command = [sys.executable, "-P", "-m", convert.__name__, str(source), str(partial)]
     paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the child finds what this process finds
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
-        )
-        if done.returncode != 0:
-            reason = done.stderr.strip().splitlines()[-1:] or [f"the conversion ended with code {done.returncode}"]
-            raise OutputError(f"{target} cannot be written: {reason[0]}; make room, or write .zarr.")
-        flush(partial)
-        check_output(target)  # it may have appeared in the meantime
-        partial.rename(target)
-        flush(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths})
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"the conversion ended with code {done.returncode}"]
+        raise OutputError(f"{target} cannot be written: {reason[0]}; make room, or write .zarr.")
+    flush(partial)
+    check_output(target)  # it may have appeared in the meantime
+    partial.rename(target)
+    flush(target.parent)

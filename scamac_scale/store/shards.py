@@ -12,6 +12,7 @@ import json
 import os
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -82,9 +83,10 @@ class ShardWriter:
             self._end_shard()
 
     def close(self) -> None:
-        """Close the file; what was not finished is lost."""
+        """Close the file; what was not finished is lost, so that it does not matter whether it can be written."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _put(self) -> None:
@@ -103,6 +105,7 @@ class ShardWriter:
     def _end_shard(self) -> None:
         index = self._index.tobytes()
         self._file.write(index + _crc(index))
+        self._file.flush()
         self.close()
         self._n_chunks = 0
         self._n_shards += 1
