@@ -314,7 +314,7 @@ class Bench:
 
     def stepper(self, network: ScamacNetwork, source: OpenSource, config: ScamacConfig) -> TimedStepper:
         """Launch Fabric and make a stepper of a network on this device."""
-        return TimedStepper(launch(config, None), network, source, config)
+        return TimedStepper(launch(config), network, source, config)
 
     def join(self, stepper: TimedStepper) -> None:
         """Give a stepper what the joint phase needs: clusters, the target of Eq. (15), its weight and the sums over all cells."""
@@ -340,7 +340,7 @@ class Bench:
     def _target(self, labels: NDArray[np.int64]) -> ConsensusTarget:
         """As many members as the default recipe has; every fourth counts three times, as Leiden's do."""
         n_members, block = self.sizes.n_members, 65536
-        table = CodeTable(len(labels), np.full(n_members, self.sizes.n_types), self.folder)
+        table = CodeTable(len(labels), np.full(n_members, self.sizes.n_types), self.folder / "codes")
         for start in range(0, len(labels), block):
             rng = numpy_generator(0, "benchmark members", start)
             rows = np.arange(start, min(start + block, len(labels)))

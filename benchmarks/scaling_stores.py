@@ -105,7 +105,7 @@ def prepared(store: Path, batch_cells: int, n_rounds: int) -> Iterator[Prepared]
 
     config = joint_config(batch_cells, n_rounds)
     with open_source(store, loader=config.loader) as source:
-        fabric = launch(config, None)
+        fabric = launch(config)
         network = build_network(source, config).to(fabric.device)
         fit_input_scale(network, source, config.input.gene_sd, config.input.center)
         start_from_pca(network, source, config)

@@ -43,7 +43,7 @@ def make_stepper(path: Path, cache: str, batch_cells: int) -> tuple[Stepper, Any
     train = replace(config.train, batch_cells=batch_cells, pretrain=PhaseConfig(epochs=1), accelerator="cpu")
     config = replace(config, train=train, loader=replace(config.loader, cache=cache))
     source = open_source(path, loader=config.loader)
-    fabric = launch(config, None)
+    fabric = launch(config)
     return Stepper(fabric, build_network(source, config).to(fabric.device), source, config), source
 
 

@@ -5,6 +5,7 @@ Everything heavy is imported when it is called.
 
 from __future__ import annotations
 
+import logging
 import operator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.errors import InputError, choose
+from scamac_scale.ranks import find_place
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
@@ -21,9 +23,14 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.ranks import Place
     from scamac_scale.train.logs import RunFolder
+    from scamac_scale.world import World
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
+
+
+logger = logging.getLogger(__name__)
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
@@ -142,7 +149,12 @@ class ScAMAC:
         return self.fitted.provenance
 
     def fit(
-        self, data: str | Path | ad.AnnData, *, run: str | Path | None = None, ingest: IngestConfig | None = None
+        self,
+        data: str | Path | ad.AnnData,
+        *,
+        run: str | Path | None = None,
+        ingest: IngestConfig | None = None,
+        resume: bool = False,
     ) -> Self:
         """Fit to all cells.
 
@@ -151,9 +163,12 @@ class ScAMAC:
         data
             Training store, or anything that `ingest` takes: such data is normalised on the fly.
         run
-            New folder for the settings, metrics, TensorBoard files and the model; None keeps nothing on disk.
+            New folder for the settings, metrics, TensorBoard files, checkpoints and the model; None keeps nothing on disk. Several
+            processes (torchrun, srun) call this alike and share the folder.
         ingest
             How raw data is read; a store brings its own.
+        resume
+            Go on from the last checkpoint in `run`, if there is one; a finished run is loaded as it is.
 
         Returns
         -------
@@ -166,30 +181,58 @@ class ScAMAC:
             If settings or data cannot be used.
         NumericalError
             If the loss is not finite.
+        StoppedError
+            After SIGTERM, SIGINT or SIGUSR1, where there is a `run`: a checkpoint is saved.
+        LostRankError
+            If another process does not answer.
         """
-        from scamac_scale.checkpoint import save_model
-        from scamac_scale.train.checks import check_settings
+        from scamac_scale.train.checks import check_ranks, check_settings
 
         check_settings(self.config)
+        place = find_place()
         if run is None:
-            self._fitted = self._fit(data, ingest or IngestConfig(), None)
+            check_ranks(0, self.config, place.world, has_folder=False)
+            self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
             return self
 
-        from scamac_scale.train.logs import RunFolder
+        from scamac_scale.checkpoint import load_model, save_model
+        from scamac_scale.reduce import from_first
+        from scamac_scale.train.logs import RunFolder, is_finished
 
-        with RunFolder(run, self.config) as folder:
-            fitted = self._fit(data, ingest or IngestConfig(), folder)
-            save_model(fitted, folder.model_path)
-            folder.finish(fitted.provenance)
+        with self._joined(place) as world:
+            if resume and from_first(lambda: is_finished(Path(run)), world):
+                logger.info("%s is finished; there is nothing to resume", run)
+                self._fitted = load_model(Path(run) / "model")
+                return self
+            with RunFolder(run, self.config, resume=resume, world=world) as folder:
+                fitted = self._fit(data, ingest or IngestConfig(), folder, world)
+                from_first(lambda: save_model(fitted, folder.model_path), world)
+                folder.finish(fitted.provenance)
         self._fitted = fitted
         return self
 
-    def _fit(self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None) -> FittedModel:
+    @contextmanager
+    def _joined(self, place: Place) -> Iterator[World]:
+        """Join the other processes of the job, if there are any."""
+        import torch
+
+        from scamac_scale.reduce import joined
+
+        train = self.config.train
+        is_cuda = train.accelerator != "cpu" and torch.cuda.is_available()
+        if is_cuda:
+            torch.cuda.set_device(place.local_rank)
+        with joined(place, is_cuda=is_cuda, timeout_s=train.timeout_s, setup_timeout_s=train.setup_timeout_s) as world:
+            yield world
+
+    def _fit(
+        self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None, world: World
+    ) -> FittedModel:
         from scamac_scale.sources import open_source
         from scamac_scale.train.loop import fit
 
         with open_source(data, ingest=ingest, loader=self.config.loader) as source:
-            fitted = fit(source, source.gene_space, self.config, folder)
+            fitted = fit(source, source.gene_space, self.config, folder, world)
         fitted.network.cpu()
         fitted.centers = fitted.centers.cpu()
         return fitted

@@ -312,6 +312,17 @@ class TrainConfig:
     """cpu, cuda or auto (cuda where there is one)."""
     precision: str = "auto"
     """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
+    sums: str = "blocks"
+    """How gradients are summed: blocks (of the global batch, by a fixed tree: the same bits on 1, 2, 4 or 8 processes) or ranks (each
+    process takes its share at once: faster at small batches, rounded otherwise on another number of processes)."""
+    checkpoint_every_s: float = 300.0
+    """Seconds between two checkpoints."""
+    checkpoint_every_steps: int | None = None
+    """Gradient steps between two checkpoints, if that is sooner; null leaves it to the time."""
+    timeout_s: float = 60.0
+    """Seconds that processes wait for one another in steps and sweeps."""
+    setup_timeout_s: float = 1800.0
+    """And elsewhere: at the start, and while one of them finds the clusters or saves."""
     log_every_s: float = 10.0
     """Seconds between plain progress lines where there is no terminal."""
 
@@ -322,6 +333,9 @@ class TrainConfig:
             f"train.batch_cells={self.batch_cells}; it must be at least 1, or null for the default.",
         )
         _require(self.rounds >= 0, f"train.rounds={self.rounds}; it must not be negative.")
+        for name in ("checkpoint_every_s", "checkpoint_every_steps", "timeout_s", "setup_timeout_s"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"train.{name}={value}; it must be positive.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,18 @@ class NumericalError(ScamacError, ArithmeticError):
     exit_code = 5
 
 
+class StoppedError(ScamacError):
+    """Stopped by a signal before the end; what is there is enough to go on."""
+
+    exit_code = 75
+
+
+class LostRankError(ScamacError, ConnectionError):
+    """Another process of the job does not answer, or has failed; the exit code is then that of its failure."""
+
+    exit_code = 75
+
+
 def choose(options: Mapping[str, Entry], name: str, where: str) -> Entry:
     """Look up a configured choice.
 

@@ -15,13 +15,13 @@ import torch
 from scamac_scale.atomic import writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
-from scamac_scale.loader.plan import SweepPlan
+from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
 from scamac_scale.ops.attention import KEY_BLOCK, AttentionParts, attention_parts
 from scamac_scale.progress import track
 from scamac_scale.reduce import broadcast, gather, tree_sum
 from scamac_scale.sweep import sweep
-from scamac_scale.world import World
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ class AtlasAttention:
         network: ScamacNetwork,
         source: CellSource,
         folder: Path,
-        world: World = World(),  # noqa: B008  frozen, no state
+        world: World = ALONE,
     ) -> None:
         if not network.has_synergy:
             raise ConfigError("this model was trained without attention (model.has_synergy=false); leave it out here.")
@@ -85,7 +85,8 @@ class AtlasAttention:
     @torch.no_grad()
     def compute(self) -> None:
         """Fill the files: one sweep over the cells, then all pairs of cells."""
-        sweep(self._source, self._project, 0, label="keys and values", batch_cells=BLOCK_CELLS, world=self._world)
+        plan = SweepPlan(self._source.n_cells, BLOCK_CELLS, self._world)
+        sweep(self._source, self._project, 0, label="keys and values", plan=plan)
         blocks = [
             (owner, start, min(start + QUERY_CELLS, n_cells))
             for owner, n_cells in enumerate(self._n_cells)
@@ -98,8 +99,6 @@ class AtlasAttention:
 
     def _project(self, done: int, batch: Batch) -> int:
         n_cells = len(batch.rows)
-        if n_cells == 0:
-            return done
         device = self._network.gene_mean.device
         x = pad_block(self._network.scale_input(batch.values.to(device)))
         q, k, v = (self._rows(part[:, :n_cells]) for part in self._network.spatial_parts(x))
@@ -162,9 +161,8 @@ def scratch_bytes(network: ScamacNetwork, n_cells: int) -> int:
 
 def _cells_of(n_cells: int, world: World) -> int:
     """Cells that a sweep gives to a rank."""
-    plan = SweepPlan(n_cells, BLOCK_CELLS * world.size, world)
-    full, rest = divmod(n_cells, plan.batch_cells)
-    return full * BLOCK_CELLS + (len(plan.rows(plan.n_batches - 1)) if rest else 0)
+    first, stop = SweepPlan(n_cells, BLOCK_CELLS, world).bounds
+    return stop - first
 
 
 @contextmanager
@@ -172,7 +170,7 @@ def atlas_attention(
     network: ScamacNetwork,
     source: CellSource,
     folder: Path,
-    world: World = World(),  # noqa: B008  frozen, no state
+    world: World = ALONE,
 ) -> Iterator[AtlasAttention]:
     """Compute Eq. (10) over all cells and remove the files at the end; see `AtlasAttention`."""
     attention = AtlasAttention(network, source, folder, world)

@@ -22,6 +22,7 @@ from scamac_scale.infer.output import (
     check_room,
 )
 from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.sweep import sweep
@@ -114,7 +115,7 @@ def predict(
         if attention == "atlas":
             atlas = stack.enter_context(atlas_attention(network, source, folder))
         stack.enter_context(output)
-        sweep(source, write, 0, label="predict", batch_cells=BLOCK_CELLS)
+        sweep(source, write, 0, label="predict", plan=SweepPlan(source.n_cells, BLOCK_CELLS))
         return output.finish(model.n_clusters, {**description(model), "attention": attention})
 
 

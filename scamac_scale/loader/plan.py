@@ -4,7 +4,7 @@ Nothing here reads a cell. A plan has no state to save: the number of the next s
 
 A plan says three things of each step (one global batch): which *windows* it needs, which runs of rows a window has to read
 (cut into *parts*, which threads load one by one), and which rows of these parts make up the batch. `EpochPlan` is a shuffled
-pass, `SweepPlan` an ordered one, `RowsPlan` any lists of rows; `weighted.WeightedPlan` takes some cells more often than others.
+pass; `weighted.WeightedPlan` takes some cells more often than others; ordered passes and lists of rows are in `ordered`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from scamac_scale.buffer import rows_of, runs_of
+from scamac_scale.buffer import rows_of
 from scamac_scale.errors import PlanError
-from scamac_scale.world import World
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-    from scamac_scale.arrays import IntArray
 
 LANES = 64
 """Parts of equal size into which the cells of a window are dealt; a rank owns whole ones."""
@@ -115,7 +112,8 @@ def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES)
     return {"window_cells": window // block * block, "block_cells": block}
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Refuse numbers below 1."""
     for name, value in sizes.items():
         if value < 1:
             raise PlanError(f"A plan with {name}={value}; it must be at least 1.")
@@ -136,6 +134,13 @@ class _Window:
         """How many cells of each own lane come before a position, when lanes take turns."""
         even = np.clip(-((lanes - position) // LANES), 0, self.n_even)
         return even + ((self.late >= 0) & (position > self.n_even * LANES + self.late))
+
+
+def _lane_sizes(n_cells: int) -> tuple[int, NDArray[np.int64]]:
+    """Cells that every lane of a window has, and which of those that have one more each lane is, -1 if it has not."""
+    n_even = n_cells // LANES
+    is_late = np.diff(np.arange(LANES + 1) * n_cells // LANES) > n_even
+    return n_even, np.where(is_late, np.cumsum(is_late) - 1, -1)
 
 
 class EpochPlan:
@@ -175,12 +180,12 @@ class EpochPlan:
         n_cells: int,
         batch_cells: int,
         seed: int,
-        world: World = World(),  # noqa: B008  frozen, no state
+        world: World = ALONE,
         *,
         window_cells: int = WINDOW_CELLS,
         block_cells: int = BLOCK_CELLS,
     ) -> None:
-        _check_sizes(n_cells=n_cells, batch_cells=batch_cells, window_cells=window_cells, block_cells=block_cells)
+        check_sizes(n_cells=n_cells, batch_cells=batch_cells, window_cells=window_cells, block_cells=block_cells)
         if world.size > LANES:
             raise PlanError(
                 f"{world.size} ranks share {LANES} lanes, so some would have nothing to read; start at most {LANES}."
@@ -205,6 +210,32 @@ class EpochPlan:
     def bounds(self, index: int) -> tuple[int, int]:
         """Tell the positions in the epoch of a global batch: the first, and the one after the last."""
         return index * self.n_cells // self.n_batches, (index + 1) * self.n_cells // self.n_batches
+
+    def block_sizes(self, step: int, n_blocks: int) -> list[int]:
+        """Tell how many cells of a global batch each of some equal groups of lanes gives, on whatever ranks.
+
+        Parameters
+        ----------
+        step
+            Counted through all epochs.
+        n_blocks
+            Groups of lanes; where they are a multiple of the ranks and at most `PARTS`, or as many as the ranks, the cells of a rank are
+            those of its groups, one group after the other.
+
+        Returns
+        -------
+        list of int
+            Their sum is the size of the batch.
+        """
+        low, high = self.bounds(step % self.n_batches)
+        epoch, lanes = step // self.n_batches, np.arange(LANES)
+        counts = np.zeros(LANES, dtype=np.int64)
+        for number in range(*self.windows(step)):
+            start, stop = self._window_starts(epoch)[number % self._n_windows :][:2]
+            window = _Window(int(start), *_lane_sizes(int(stop - start)), *(3 * (np.empty(0, np.int64),)))
+            counts += window.counts(lanes, high - start) - window.counts(lanes, max(low - start, 0))
+        edges = [LANES * block // n_blocks for block in range(n_blocks + 1)]
+        return [int(counts[first:last].sum()) for first, last in pairwise(edges)]
 
     def rows(self, epoch: int, index: int) -> NDArray[np.int64]:
         """Rows of one batch that belong to this rank.
@@ -321,9 +352,7 @@ class EpochPlan:
         start, stop = self._window_starts(epoch)[index : index + 2]
         n_cells = int(stop - start)
         edges = np.arange(LANES + 1) * n_cells // LANES
-        n_even = n_cells // LANES
-        is_late = np.diff(edges) > n_even
-        late = np.where(is_late, np.cumsum(is_late) - 1, -1)[self._lanes]
+        n_even, late = _lane_sizes(n_cells)
         own = edges[self._lanes[0] : self._lanes[-1] + 2]
         offsets = own - own[0]
         positions = np.arange(start + own[0], start + own[-1])
@@ -332,99 +361,4 @@ class EpochPlan:
         cuts = offsets[self._part_edges]
         found = [self._locate(epoch, positions[cuts[p] : cuts[p + 1]], number, p) for p in range(self.n_parts)]
         rows, places = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        return _Window(int(start), n_even, late, rows, places, offsets)
-
-
-class SweepPlan:
-    """Ordered batches: every cell exactly once, in the order of the source; each batch is a window of its own.
-
-    Parameters
-    ----------
-    n_cells
-        Cells N in the source.
-    batch_cells
-        Cells in a global batch; the last one may be smaller.
-    world
-        This rank, and how many there are; a global batch is split into contiguous parts.
-
-    Raises
-    ------
-    PlanError
-        If a size is below 1.
-    """
-
-    n_parts = 1
-
-    def __init__(self, n_cells: int, batch_cells: int, world: World = World()) -> None:  # noqa: B008  frozen, no state
-        _check_sizes(n_cells=n_cells, batch_cells=batch_cells)
-        self.n_cells = n_cells
-        self.batch_cells = batch_cells
-        self.world = world
-        self.n_batches = -(-n_cells // batch_cells)
-
-    def windows(self, step: int) -> tuple[int, int]:
-        """Tell the first window that a step needs, and the one after the last."""
-        return step, step + 1
-
-    def runs(self, window: int, part: int) -> Runs:
-        """Tell what a part reads: one run."""
-        return runs_of(self.rows(window))
-
-    def share(self, step: int) -> Share:
-        """Tell the rows of a step that belong to this rank."""
-        rows = self.rows(step)
-        return Share(rows, [Piece(step, 0, rows - rows[0])] if rows.size else [])
-
-    def rows(self, index: int) -> NDArray[np.int64]:
-        """Rows of one batch that belong to this rank.
-
-        Parameters
-        ----------
-        index
-            Global batch, 0 to ``n_batches`` - 1.
-
-        Returns
-        -------
-        ndarray
-            int64, ascending; empty where there are fewer cells than ranks.
-
-        Raises
-        ------
-        PlanError
-            If there is no such batch.
-        """
-        if not 0 <= index < self.n_batches:
-            raise PlanError(f"Batch {index} does not exist; a sweep has batches 0 to {self.n_batches - 1}.")
-        start = index * self.batch_cells
-        n_cells = min(self.batch_cells, self.n_cells - start)
-        rank, size = self.world.rank, self.world.size
-        return np.arange(start + rank * n_cells // size, start + (rank + 1) * n_cells // size, dtype=np.int64)
-
-
-class RowsPlan:
-    """Any batches: lists of rows, such as samples; each is a window of its own.
-
-    Parameters
-    ----------
-    requests
-        Rows of each batch, in any order, repeats allowed.
-    """
-
-    n_parts = 1
-
-    def __init__(self, requests: Sequence[IntArray]) -> None:
-        self._requests = [np.asarray(rows, dtype=np.int64) for rows in requests]
-        self.n_batches = len(self._requests)
-
-    def windows(self, step: int) -> tuple[int, int]:
-        """Tell the first window that a step needs, and the one after the last."""
-        return step, step + 1
-
-    def runs(self, window: int, part: int) -> Runs:
-        """Tell what a part reads: the rows in ascending order."""
-        return runs_of(np.unique(self._requests[window]))
-
-    def share(self, step: int) -> Share:
-        """Tell the rows of a step."""
-        rows = self._requests[step]
-        return Share(rows, [Piece(step, 0, np.unique(rows, return_inverse=True)[1])] if rows.size else [])
+        return _Window(int(start), n_even, late[self._lanes], rows, places, offsets)

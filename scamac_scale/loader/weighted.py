@@ -9,7 +9,7 @@ import numpy as np
 from scamac_scale.buffer import rows_of, runs_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.plan import BLOCK_CELLS, WINDOW_CELLS, EpochPlan, Runs
-from scamac_scale.world import World
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class WeightedPlan(EpochPlan):
         weights: FloatArray,
         batch_cells: int,
         seed: int,
-        world: World = World(),  # noqa: B008  frozen, no state
+        world: World = ALONE,
         *,
         window_cells: int = WINDOW_CELLS,
         block_cells: int = BLOCK_CELLS,

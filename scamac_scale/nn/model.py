@@ -57,6 +57,27 @@ class NetworkOutput(NamedTuple):
     latent: Tensor
 
 
+class Layers(NamedTuple):
+    """What comes before the attention; see `NetworkOutput`.
+
+    Attributes
+    ----------
+    normalised
+        (S, B, D), Y of Eq. (8).
+    """
+
+    encoding: Tensor
+    hidden: Tensor
+    decoding: Tensor
+    output: Tensor
+    projected: Tensor
+    normalised: Tensor
+
+    def output_with(self, latent: Tensor) -> NetworkOutput:
+        """Add the latent."""
+        return NetworkOutput(self.encoding, self.hidden, self.decoding, self.output, self.projected, latent)
+
+
 class ScamacNetwork(nn.Module):
     """Network of scAMAC with all that inference needs in its buffers.
 
@@ -188,26 +209,59 @@ class ScamacNetwork(nn.Module):
                 "the genes of the model first."
             )
 
-    def _fuse(self, projected: Tensor, normalised: Tensor, is_frozen: bool, spatial: Tensor | None = None) -> Tensor:
+    def layers(self, x: Tensor) -> Layers:
+        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training."""
+        self._check_genes(x)
+        found = self.autoencoder(x)
+        projected = self.projection(found.encoding, found.hidden, found.decoding)
+        normalised = self.projection.normalise(projected)
+        return Layers(found.encoding, found.hidden, found.decoding, found.output, projected, normalised)
+
+    def fuse(
+        self,
+        projected: Tensor,
+        normalised: Tensor,
+        product: Tensor,
+        *,
+        spatial: Tensor | None = None,
+        mates: Bank | None = None,
+    ) -> Tensor:
+        """Attention, integration and latent.
+
+        Parameters
+        ----------
+        projected, normalised
+            (S, B, D), of `layers`.
+        product
+            (S, D, D), mean of q^T k, Eq. (11).
+        spatial
+            (S, B, D), result of Eq. (10) for these cells, where it is known.
+        mates
+            Keys and values of the cells that attend to one another, where there is no bank; None takes those of these cells.
+
+        Returns
+        -------
+        Tensor
+            (B, D), Z; at least float32.
+        """
         synergy = normalised
         if self.has_synergy:
             bank = Bank(self.bank_k, self.bank_v) if self.has_bank else None
-            product = self.mean_product if is_frozen else self._followed_product(normalised)
-            synergy = self.synergy(normalised, product, bank, spatial)
+            synergy = self.synergy(normalised, product, bank, spatial, mates)
         with full_precision(projected):
             gate = self.integration(synergy) if self.has_integration else projected.new_ones(projected.shape[:2])
             latent: Tensor = self.fusion(projected, self.synergy_norm(synergy), gate)
         return latent
 
-    def _followed_product(self, normalised: Tensor) -> Tensor:
-        """Mean of q^T k in a gradient step: the running mean over the atlas in value, this batch in gradient."""
-        batch = self.synergy.channel_sum(normalised) / normalised.shape[1]
-        if not self.follows_product:
-            return batch
-        product = self.mean_product + (batch - batch.detach())
-        if self.training:
-            self.mean_product.lerp_(batch.detach(), self.channel_momentum)
-        return product
+    def followed_product(self, batch: Tensor) -> Tensor:
+        """Mean of q^T k in a gradient step: the running mean over the atlas in value, that of the batch in gradient."""
+        return self.mean_product + (batch - batch.detach()) if self.follows_product else batch
+
+    @torch.no_grad()
+    def follow_product(self, batch: Tensor) -> None:
+        """Move the running mean of q^T k towards that of a batch."""
+        if self.follows_product:
+            self.mean_product.lerp_(batch, self.channel_momentum)
 
     def forward(self, x: Tensor, frozen: bool = False, spatial: Tensor | None = None) -> NetworkOutput:
         """All layers and the latent of a batch.
@@ -217,8 +271,8 @@ class ScamacNetwork(nn.Module):
         x
             (B, G), from `scale_input`, plus noise in training.
         frozen
-            Take Eq. (11)'s product from `mean_product` as it is. Otherwise its value is `mean_product`, which follows the
-            batches in training, and its gradient that of the batch (or all of it is the batch's: config).
+            Take Eq. (11)'s product from `mean_product` as it is. Otherwise its value is `mean_product` and its gradient that of
+            the batch (or all of it is the batch's: config).
         spatial
             (S, B, D), result of Eq. (10) for these cells, where it is known.
 
@@ -233,13 +287,11 @@ class ScamacNetwork(nn.Module):
         ShapeError
             If the number of genes differs.
         """
-        self._check_genes(x)
-        layers = self.autoencoder(x)
-        projected = self.projection(layers.encoding, layers.hidden, layers.decoding)
-        latent = self._fuse(projected, self.projection.normalise(projected), frozen, spatial)
-        return NetworkOutput(
-            layers.encoding, layers.hidden, layers.decoding, layers.output, projected=projected, latent=latent
-        )
+        found = self.layers(x)
+        product = self.mean_product
+        if self.has_synergy and not frozen:
+            product = self.followed_product(self.synergy.channel_sum(found.normalised) / len(x))
+        return found.output_with(self.fuse(found.projected, found.normalised, product, spatial=spatial))
 
     def embed_and_sum(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Frozen latent, without the output layer, and the cells' part of Eq. (11) in one pass.
@@ -255,11 +307,11 @@ class ScamacNetwork(nn.Module):
             ``forward(x, frozen=True).latent`` and ``channel_sum(x)``; half the work of `forward`.
         """
         projected, normalised = self._scales(x)
-        return self._fuse(projected, normalised, True), self.synergy.channel_sum(normalised).double()
+        return self.fuse(projected, normalised, self.mean_product), self.synergy.channel_sum(normalised).double()
 
     def embed(self, x: Tensor) -> Tensor:
         """``forward(x, frozen=True).latent``, (B, D), without the output layer: half the work."""
-        return self._fuse(*self._scales(x), True)
+        return self.fuse(*self._scales(x), self.mean_product)
 
     def channel_sum(self, x: Tensor) -> Tensor:
         """Sum over cells of q^T k; divide by all cells and keep as `mean_product`.

@@ -106,7 +106,12 @@ class Synergy(nn.Module):
             return channel_product(self.w_q(normalised), self.w_k(normalised))
 
     def forward(
-        self, normalised: Tensor, mean_product: Tensor, bank: Bank | None = None, spatial: Tensor | None = None
+        self,
+        normalised: Tensor,
+        mean_product: Tensor,
+        bank: Bank | None = None,
+        spatial: Tensor | None = None,
+        mates: Bank | None = None,
     ) -> Tensor:
         """Spatial plus channel attention.
 
@@ -117,9 +122,11 @@ class Synergy(nn.Module):
         mean_product
             (S, D, D), mean over cells of q^T k.
         bank
-            Keys and values that every cell attends to beside its own; None takes those of the batch.
+            Keys and values that every cell attends to beside its own; None takes those of `mates`.
         spatial
             (S, B, D), result of Eq. (10) where it is known already, such as that over the atlas.
+        mates
+            Keys and values of all cells of the batch; None takes those of `normalised`.
 
         Returns
         -------
@@ -128,6 +135,7 @@ class Synergy(nn.Module):
         """
         with full_precision(normalised):
             if spatial is None:
-                q, own = self.w_q(normalised), self.project_bank(normalised)
+                q = self.w_q(normalised)
+                own = mates or self.project_bank(normalised)
                 spatial = self._attend(q, *own) if bank is None else self._attend(q, *bank, *own)
             return spatial + channel_attention(self.w_vc(normalised), mean_product)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scamac_scale.errors import ConfigError, InputError, choose
+from scamac_scale.loader.plan import LANES
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
@@ -14,11 +15,12 @@ from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.nn.fusion import FUSIONS, SCALES
 from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import BANK_FORMS, TRAINING_FORMS
+from scamac_scale.train.blocks import SUMS
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.landmarks import TARGETS, has_similarity
 from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
 from scamac_scale.train.phases import OPTIMIZERS
-from scamac_scale.train.schedule import SCHEDULES
+from scamac_scale.train.schedule import SCHEDULES, batch_cells_for
 from scamac_scale.train.selection import SELECTIONS, import_faiss, landmark_count
 from scamac_scale.train.start import WEIGHT_STARTS, check_pca_start
 
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scamac_scale.config import PhaseConfig, ScamacConfig
+    from scamac_scale.world import World
 
 MIN_CELLS = 10
+MIN_RANK_CELLS = 32
 MAX_CONSENSUS_LANDMARKS = 10_000
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -53,6 +57,7 @@ _CHOICES: dict[str, Mapping[str, Any]] = {
     "start.centers": CENTER_STARTS,
     "train.accelerator": dict.fromkeys(ACCELERATORS),
     "train.precision": dict.fromkeys(PRECISIONS),
+    "train.sums": SUMS,
 }
 
 
@@ -134,4 +139,39 @@ def check_size(n_cells: int, config: ScamacConfig) -> None:
             f"n_clusters={config.n_clusters} and start.landmark_cells={config.start.landmark_cells} make {n_landmarks} landmarks, "
             f"more than the {MAX_CONSENSUS_LANDMARKS} of which the consensus can compare all pairs; lower them, or set "
             "start.centers='faiss_kmeans' and loss.similarity_target='membership'."
+        )
+
+
+def check_ranks(n_cells: int, config: ScamacConfig, world: World, *, has_folder: bool) -> None:
+    """Refuse more processes than a batch has work for.
+
+    Parameters
+    ----------
+    n_cells
+        N.
+    config
+        Of the run.
+    world
+        This rank, and how many there are.
+    has_folder
+        Whether the run has a folder.
+
+    Raises
+    ------
+    ConfigError
+        If a process would have fewer than `MIN_RANK_CELLS` cells of a batch, or several have no folder to meet in.
+    """
+    if world.size == 1:
+        return
+    if not has_folder:
+        raise ConfigError(f"{world.size} processes need a run folder that all of them see; name one.")
+    batch_cells = min(config.train.batch_cells or batch_cells_for(n_cells), n_cells)
+    if batch_cells < MIN_RANK_CELLS * world.size:
+        raise ConfigError(
+            f"a batch of {batch_cells} cells is too small for {world.size} processes: each needs at least {MIN_RANK_CELLS}. Start at most "
+            f"{max(1, batch_cells // MIN_RANK_CELLS)}, or set train.batch_cells to {MIN_RANK_CELLS * world.size} or more."
+        )
+    if world.size > LANES:
+        raise ConfigError(
+            f"{world.size} processes are more than the {LANES} that can share the cells of a batch; start fewer."
         )

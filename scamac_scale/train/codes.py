@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ GAP_BYTES = 2**11
 
 
 class CodeTable:
-    """An (N, R) table of codes: in memory while it is small, else in an unnamed file that is gone when the process ends.
+    """An (N, R) table of codes: in memory while it is small, else in a file.
 
     Parameters
     ----------
@@ -39,8 +40,14 @@ class CodeTable:
         N.
     sizes
         (R,) number of codes of each column; they count from 0.
-    folder
-        Where the file lies; None takes the folder for temporary files.
+    path
+        The file, which several ranks may write and a later process may take up; None takes an unnamed one, if any, that is gone when
+        the process ends.
+
+    Attributes
+    ----------
+    known_digest
+        Of the complete table, for whoever takes it up; empty before.
 
     Raises
     ------
@@ -52,18 +59,52 @@ class CodeTable:
     One byte per code while no column has more than 256. Memory does not grow with N beyond `HELD_BYTES`.
     """
 
-    def __init__(self, n_cells: int, sizes: IntArray, folder: Path | None = None) -> None:
+    def __init__(self, n_cells: int, sizes: IntArray, path: Path | None = None) -> None:
         self.n_cells = n_cells
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self._dtype = np.min_scalar_type(int(self.sizes.max()) - 1)
         self._row_bytes = self.sizes.size * self._dtype.itemsize
-        self._folder = folder or Path(tempfile.gettempdir())
+        self._is_small = n_cells * self._row_bytes <= HELD_BYTES
+        self._path = path
+        self._folder = path.parent if path else Path(tempfile.gettempdir())
         self._held: NDArray[Any] | None = None
-        if n_cells * self._row_bytes <= HELD_BYTES:
+        self._file: Any = None
+        self.known_digest = ""
+        if path is None and self._is_small:
             self._held = np.zeros((n_cells, self.sizes.size), dtype=self._dtype)
             return
         with writing(self._folder):
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
+            if path is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by `close`
+                return
+            path.touch()
+            self._file = path.open("r+b", buffering=0)
+
+    def flush(self) -> None:
+        """Force what this process wrote to the disk."""
+        if self._file is not None:
+            with writing(self._folder):
+                os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """See what other ranks have written, and hold a small table in memory; after all ranks have flushed."""
+        if self._path is None:
+            return
+        with writing(self._folder):
+            self._file.close()
+            self._file = self._path.open("r+b", buffering=0)  # a file system over the network shows it now
+            size = os.fstat(self._file.fileno()).st_size
+            if size != self.n_cells * self._row_bytes:
+                raise OSError(errno.EIO, f"it has {size} bytes rather than {self.n_cells * self._row_bytes}")
+        self._held = self._block(0, self.n_cells).copy() if self._is_small else None
+
+    def digest(self) -> str:
+        """SHA-256 of all codes."""
+        found = hashlib.sha256()
+        n_rows = max(1, BLOCK_BYTES // self._row_bytes)
+        for start in range(0, self.n_cells, n_rows):
+            found.update(self._block(start, min(start + n_rows, self.n_cells)).tobytes())
+        return found.hexdigest()
 
     def write(self, rows: IntArray, codes: IntArray) -> None:
         """Write (n, R) codes of (n,) ascending rows."""
@@ -159,8 +200,8 @@ class CodeTable:
         return tables
 
     def close(self) -> None:
-        """Remove the file, if there is one."""
-        if self._held is None:
+        """Close the file, if there is one; an unnamed one is gone then."""
+        if self._file is not None:
             self._file.close()
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from scamac_scale.errors import choose
+from scamac_scale.faults import reach
+from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
-from scamac_scale.sweep import sweep
+from scamac_scale.reduce import from_first, gather_objects
+from scamac_scale.sweep import SWEEP_CELLS, InFlight, sweep
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
 from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
 from scamac_scale.train.selection import SELECTIONS, landmark_count, read_cells
+from scamac_scale.train.watch import Watch
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,10 +55,16 @@ class Landmarks:
     labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
-def choose_landmarks(source: CellSource, network: ScamacNetwork, config: ScamacConfig) -> Landmarks:
-    """Choose the landmarks as the config says and read them."""
+def choose_landmarks(
+    source: CellSource,
+    network: ScamacNetwork,
+    config: ScamacConfig,
+    world: World = ALONE,
+) -> Landmarks:
+    """Choose the landmarks as the config says, on rank 0, and read them."""
     select = choose(SELECTIONS, config.start.landmark_choice, "start.landmark_choice")
-    rows = select(source, network, landmark_count(source.n_cells, config), config.seed, "landmarks")
+    n_landmarks = landmark_count(source.n_cells, config)
+    rows = from_first(lambda: select(source, network, n_landmarks, config.seed, "landmarks"), world)
     return Landmarks(rows, read_cells(source, rows, network))
 
 
@@ -63,13 +74,48 @@ def label_landmarks(
     source: CellSource,
     config: ScamacConfig,
     *,
-    folder: Path | None = None,
+    path: Path | None = None,
+    watch: Watch | None = None,
+    world: World = ALONE,
 ) -> Target | None:
-    """Label the landmarks and make the target of Eq. (15); a large one has its file in `folder` (None: for temporary files)."""
+    """Label the landmarks and make the target of Eq. (15).
+
+    Parameters
+    ----------
+    landmarks
+        Get their labels.
+    network, source, config
+        Of the fit.
+    path
+        File for the clusters of all cells in all members; None takes one without a name, where it is needed.
+    watch
+        Asked now and then; None goes on.
+    world
+        This rank, and how many there are: rank 0 finds the labels, all assign their cells.
+
+    Returns
+    -------
+    Target or None
+        None where no step has Eq. (15).
+    """
+    landmarks.labels, consensus = from_first(lambda: _find_labels(landmarks, network, config), world)
+    reach("train.consensus")
+    if not has_similarity(config):
+        return None
+    if config.loss.similarity_target == "membership":
+        return MembershipTarget(config.loss.epsilon)
+    assert consensus is not None
+    return _consensus_target(landmarks, consensus, network, source, (path, watch or Watch(config.train), world))
+
+
+def _find_labels(
+    landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig
+) -> tuple[IntArray, Consensus | None]:
+    """Labels of the landmarks, and the consensus where it is needed."""
     latent = embed_rows(network, landmarks.x).double().cpu().numpy()
-    consensus = None
     needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
     start = CENTER_STARTS[config.start.centers]
+    consensus, labels = None, landmarks.labels
     if start is None or needs_members:
         sources = {"input": landmarks.x.double().cpu().numpy(), "latent": latent}
         known = config.n_clusters if isinstance(config.n_clusters, int) else None
@@ -80,19 +126,14 @@ def label_landmarks(
             cut_height=config.start.cut_height,
             seed=integer_seed(config.seed, "consensus"),
         )
-        landmarks.labels = consensus.labels
+        labels = consensus.labels
     if start is not None:
         assert isinstance(config.n_clusters, int)
-        landmarks.labels = np.unique(start(latent, config.n_clusters, config.seed), return_inverse=True)[1]
-        found = int(landmarks.labels.max()) + 1
+        labels = np.unique(start(latent, config.n_clusters, config.seed), return_inverse=True)[1]
+        found = int(labels.max()) + 1
         if found < config.n_clusters:
             logger.warning("the landmark cells fall into %d clusters, not %d: too few differ", found, config.n_clusters)
-    if not has_similarity(config):
-        return None
-    if config.loss.similarity_target == "membership":
-        return MembershipTarget(config.loss.epsilon)
-    assert consensus is not None
-    return _consensus_target(landmarks, consensus, network, source, folder)
+    return labels, consensus
 
 
 def has_similarity(config: ScamacConfig) -> bool:
@@ -101,24 +142,45 @@ def has_similarity(config: ScamacConfig) -> bool:
 
 
 def _consensus_target(
-    landmarks: Landmarks, consensus: Consensus, network: ScamacNetwork, source: CellSource, folder: Path | None
+    landmarks: Landmarks,
+    consensus: Consensus,
+    network: ScamacNetwork,
+    source: CellSource,
+    place: tuple[Path | None, Watch, World],
 ) -> ConsensusTarget:
     """Clusters of every cell in every member, by the nearest center; the landmarks keep their own."""
+    path, watch, world = place
     device = network.gene_mean.device
     sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
     assigner = MemberAssigner(consensus, sources, device)
     members = consensus.members
-    table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]), folder)
+    table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]), path)
 
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:
         x = network.scale_input(batch.values.to(device))
         table.write(batch.rows, assigner.assign({"input": x, "latent": network.embed(x)}).cpu().numpy())
+        reach("train.members")
         return done + len(batch.rows)
 
-    sweep(source, assign, 0, label="members")
-    table.write(landmarks.rows, np.stack([member.labels for member in members], axis=1))
-    return ConsensusTarget(table, np.array([member.weight for member in members]))
+    def so_far(turns: int) -> InFlight:
+        table.flush()
+        return {"turns": turns}
+
+    plan = SweepPlan(source.n_cells, SWEEP_CELLS, world)
+    with watch.sweep("members") as (in_flight, tick):
+        turns = in_flight["turns"] if in_flight else 0
+        options: dict[str, Any] = {"turns": turns, "tick": lambda turn, _: tick(lambda: so_far(turn))}
+        sweep(source, assign, 0, label="members", plan=plan, **options)
+    gather_objects(None, world)  # the clusters of the landmarks are written over what others wrote
+    if world.rank == 0:
+        table.write(landmarks.rows, np.stack([member.labels for member in members], axis=1))
+    table.flush()
+    gather_objects(None, world)  # all have written
+    table.finish()
+    table.known_digest = from_first(table.digest, world) if path else ""
+    target = ConsensusTarget(table, np.array([member.weight for member in members]))
+    return ConsensusTarget(table, target.weights, from_first(lambda: float(target.uu_square), world))
 
 
 TARGETS = dict.fromkeys(("consensus", "membership"))

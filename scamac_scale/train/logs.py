@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import shutil
 import time
+import warnings
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scamac_scale.atomic import writing
-from scamac_scale.errors import NumericalError, OutputError, ScamacError
+from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
+from scamac_scale.locks import lock
+from scamac_scale.reduce import from_first
+from scamac_scale.train.checkpoints import Checkpoints
 from scamac_scale.train.provenance import commit, hardware, peak_memory_bytes, versions
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,73 +27,154 @@ if TYPE_CHECKING:
     from lightning.fabric.loggers.logger import Logger
 
     from scamac_scale.config import ScamacConfig
+    from scamac_scale.train.checkpoints import State
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
+CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = ".lock"
 
 
 class RunFolder:
-    """The folder of one run; a context manager.
+    """The folder of one run; a context manager. Rank 0 writes, the others know where.
 
-    What was refused leaves nothing: if the block ends with an error of input, settings or output, the folder is removed. After
-    a numerical failure or an interrupt it stays for a look, run.json says that the run is not finished, and the next run may
-    take its place.
+    What was refused leaves nothing: if the block ends with an error of input, settings or output before there is a checkpoint, the
+    folder is removed. Otherwise it stays, run.json says that the run is not finished, and it can be resumed.
 
     Parameters
     ----------
     path
-        New or empty folder, or that of a run that did not finish, which is replaced.
+        New or empty folder, that of a run that did not come to a checkpoint, which is replaced, or with `resume` of any run that did
+        not finish.
     config
         Of the run; written at once.
+    resume
+        Go on from the last checkpoint, if there is one.
+    world
+        This rank, and how many there are.
 
     Attributes
     ----------
     path
         The folder.
+    saved
+        State of the checkpoint to go on from; None at the start of a run.
     loggers
-        For Fabric: metrics.csv and TensorBoard files in the folder.
+        For Fabric: metrics.csv and TensorBoard files in the folder; none on ranks but 0.
+    n_logged
+        Rows of metrics.csv.
 
     Raises
     ------
     OutputError
-        If the folder holds something or cannot be written.
+        If the folder holds something else, or a run that is not to be resumed, or cannot be written.
+    ConfigError
+        If a run is resumed with other settings.
     """
 
-    def __init__(self, path: str | Path, config: ScamacConfig) -> None:
-        import yaml
-
+    def __init__(
+        self,
+        path: str | Path,
+        config: ScamacConfig,
+        *,
+        resume: bool = False,
+        world: World = ALONE,
+    ) -> None:
         self.path = Path(path)
+        self.world = world
+        self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
         self._config = config
         self._start_s = time.time()
+        self.loggers: list[Logger] = []
+        self.n_logged = 0
+        self._lock = ExitStack()
+        self.saved: State | None = from_first(lambda: self._open(resume), world)
+
+    def _open(self, resume: bool) -> State | None:
+        """Make or take the folder, on rank 0; the state to go on from."""
+        import yaml
+
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if is_unfinished(self.path):
-                logger.warning("%s holds a run that did not finish; it starts anew", self.path)
-                self.discard()
-                self.path.mkdir()
-            if any(self.path.iterdir()):
-                raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
+            self._lock.enter_context(lock(self.path / LOCK_FILE, self.path))
             try:
-                self.loggers = self._make_loggers()
-                (self.path / CONFIG_FILE).write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
-            except OSError:
-                self.discard()
+                saved = self._find_checkpoint(resume)
+                self.loggers = self._make_loggers(saved)
+                (self.path / CONFIG_FILE).write_text(yaml.safe_dump(plain(asdict(self._config)), sort_keys=False))
+                self.checkpoints.folder.mkdir(exist_ok=True)
+            except BaseException as error:
+                self._lock.close()
+                if isinstance(error, OSError) and not isinstance(error, ScamacError):
+                    self.discard()
                 raise
+        return saved
+
+    def _find_checkpoint(self, resume: bool) -> State | None:
+        """Look what the folder holds, and clear away a run that never came to a checkpoint."""
+        held = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
+        if not held:
+            return None
+        if not is_unfinished(self.path):
+            raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
+        saved = self.checkpoints.newest()
+        if not resume and saved is not None and saved["step"] == 0:
+            saved = None  # nothing is lost
+        if saved is not None and not resume:
+            raise OutputError(
+                f"{self.path} holds a run that was stopped at step {saved['step']}; add --resume to go on, or remove the folder."
+            )
+        if saved is None:
+            logger.warning("%s holds a run that did not come far; it starts anew", self.path)
+            for path in held:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return None
+        check_same_settings(saved["config"], asdict(self._config), str(self.path))
+        logger.info("%s goes on from step %d", self.path, saved["step"])
+        return saved
 
     @property
     def model_path(self) -> Path:
         """Where the model is exported."""
         return self.path / "model"
 
-    def _make_loggers(self) -> list[Logger]:
+    @property
+    def code_path(self) -> Path:
+        """Where the clusters of all cells in the consensus members lie, until the run has finished."""
+        return self.checkpoints.folder / "codes"
+
+    def _make_loggers(self, saved: State | None) -> list[Logger]:
         from lightning.fabric.loggers.csv_logs import CSVLogger
         from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-        table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
-        _ = table.experiment  # opens metrics.csv now: it warns of a folder that is not empty
-        return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="")]
+        rows = _read_rows(self.path / METRICS_FILE)[: saved["n_logged"]] if saved else []
+        (self.path / METRICS_FILE).unlink(missing_ok=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Experiment logs directory")  # it holds what goes on
+            table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
+            _ = table.experiment  # opens metrics.csv now
+        for step, values in rows:
+            table.log_metrics(dict(values), step)
+        self.n_logged = len(rows)
+        board = {"purge_step": saved["step"]} if saved else {}
+        return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="", **board)]
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Add a row to metrics.csv, and points to TensorBoard."""
+        with writing(self.path):
+            for each in self.loggers:
+                each.log_metrics(values, step)
+        self.n_logged += 1
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint, with the settings and the rows of metrics.csv so far; on rank 0."""
+        with writing(self.path):
+            for each in self.loggers:
+                each.save()
+        about = {"config": plain(asdict(self._config)), "n_logged": self.n_logged}
+        self.checkpoints.save({**state, **about}, state["step"])
 
     def __enter__(self) -> Self:
         return self
@@ -94,14 +182,24 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ScamacError) and not isinstance(error, NumericalError):
-            self.discard()
+        if self.world.rank != 0:
             return
-        with writing(self.path):
-            for logger in self.loggers:
-                logger.finalize("success" if error is None else "failed")
-            if error is not None:
-                self._write({"finished": False, "error": str(error) or type(error).__name__})
+        with self._lock:
+            is_refused = isinstance(error, ScamacError) and not isinstance(
+                error, NumericalError | StoppedError | LostRankError
+            )
+            if is_refused and not any(self.checkpoints.folder.iterdir()):
+                self.discard()
+                return
+            try:
+                with writing(self.path):
+                    for each in self.loggers:
+                        each.finalize("success" if error is None else "failed")
+                    if error is not None:
+                        self._write({"finished": False, "error": str(error) or type(error).__name__})
+            except OutputError:
+                if error is None:
+                    raise  # the disk may be full, which is what the first error says
 
     def discard(self) -> None:
         """Remove the folder with all that this run wrote."""
@@ -120,8 +218,11 @@ class RunFolder:
         OutputError
             If it cannot be written.
         """
+        if self.world.rank != 0:
+            return
         with writing(self.path):
             self._write({"finished": True, **report})
+            self.code_path.unlink(missing_ok=True)
 
     def _write(self, content: dict[str, Any]) -> None:
         about = {
@@ -138,11 +239,62 @@ class RunFolder:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Tell whether a folder holds a run that was stopped, by its run.json."""
+    """Tell whether a folder holds a run that did not come to its end."""
+    return (path / CONFIG_FILE).is_file() and not is_finished(path)
+
+
+def is_finished(path: Path) -> bool:
+    """Tell whether a folder holds a run that came to its end, by its run.json."""
     try:
-        return json.loads((path / RUN_FILE).read_text())["finished"] is False
+        return json.loads((path / RUN_FILE).read_text())["finished"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+FREE_KEYS = frozenset(
+    f"{part}.{name}"
+    for part, names in {
+        "train": ("checkpoint_every_s", "checkpoint_every_steps", "timeout_s", "setup_timeout_s", "log_every_s"),
+        "loader": ("cache", "cache_bytes", "threads", "ahead", "densify"),
+    }.items()
+    for name in names
+)
+"""Settings that change nothing of the result, and may be others when a run is resumed."""
+
+
+def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
+    """Refuse to resume a run with settings that would change its result.
+
+    Raises
+    ------
+    ConfigError
+        Naming those that differ.
+    """
+    then, since = _flat(plain(before)), _flat(plain(now))
+    differing = [key for key in sorted({*then, *since} - FREE_KEYS) if then.get(key) != since.get(key)]
+    if differing:
+        named = ", ".join(f"{key}={since.get(key)!r} (it was {then.get(key)!r})" for key in differing[:3])
+        raise ConfigError(
+            f"{where} cannot go on with other settings: {named}{' and others' if len(differing) > 3 else ''}; leave them as they were, or "
+            "start a new run."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read_rows(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """Rows of a metrics.csv: steps, and what each has."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [(int(row.pop("step")), {name: float(value) for name, value in row.items() if value}) for row in rows]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return []
 
 
 def plain(value: Any) -> Any:  # Any: walks any nesting of a config

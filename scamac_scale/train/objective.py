@@ -16,15 +16,17 @@ from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALING
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance
 from scamac_scale.ops.fuzzy import relative_temperature, soft_assignment
 from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, unit_rows
+from scamac_scale.reduce import block_gather, sum_over_ranks, tree_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scamac_scale.arrays import FloatArray, IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import NetworkOutput
     from scamac_scale.ops.similarity import PairMeans
     from scamac_scale.train.codes import CodeTable
+    from scamac_scale.world import World
 
 
 @dataclass
@@ -73,6 +75,8 @@ class ConsensusTarget:
         Cluster of each cell in each of the R members.
     weights
         (R,) how often each member counts.
+    uu_square
+        Where it is known.
 
     Attributes
     ----------
@@ -80,8 +84,10 @@ class ConsensusTarget:
         () float64, squared Frobenius norm of U^T U over all cells.
     """
 
-    def __init__(self, table: CodeTable, weights: FloatArray) -> None:
+    def __init__(self, table: CodeTable, weights: FloatArray, uu_square: float | None = None) -> None:
         self.table = table
+        self.weights = weights
+        self._uu_square = uu_square
         shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
         self.offsets = np.concatenate([[0], np.cumsum(table.sizes)[:-1]])
         self.width = int(table.sizes.sum())
@@ -91,7 +97,9 @@ class ConsensusTarget:
     @cached_property
     def uu_square(self) -> torch.Tensor:
         """Counted once: the codes do not change."""
-        return torch.tensor(self.table.square_of_shares(self._shares, torch.get_num_threads()), dtype=torch.float64)
+        if self._uu_square is None:
+            self._uu_square = self.table.square_of_shares(self._shares, torch.get_num_threads())
+        return torch.tensor(self._uu_square, dtype=torch.float64)
 
     def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> Codes:
         """(B, C) rows of unit length."""
@@ -136,6 +144,8 @@ class Scene:
         What Eq. (15) needs of all cells; None pairs the cells of the batch.
     n_cells
         N, cells of the atlas.
+    batch_cells
+        Cells of the whole batch, of which these may be a block; 0 where these are all.
     """
 
     x: torch.Tensor
@@ -145,6 +155,12 @@ class Scene:
     target: Target | None = None
     atlas: PairMeans | None = None
     n_cells: int = 0
+    batch_cells: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of these cells in the batch: by it means over blocks add up to the mean over the batch."""
+        return len(self.rows) / self.batch_cells if self.batch_cells else 1.0
 
     @cached_property
     def latent(self) -> torch.Tensor:
@@ -178,38 +194,74 @@ class Objective:
 
     def reconstruction(self, scene: Scene) -> torch.Tensor:
         """First term of Eq. (5)."""
-        return self._reconstruct(scene.x, scene.out.output)
+        return self._reconstruct(scene.x, scene.out.output) * scene.share
 
     def layers(self, scene: Scene) -> torch.Tensor:
         """Second term of Eq. (5)."""
-        return self._reconstruct(scene.out.encoding, scene.out.decoding)
+        return self._reconstruct(scene.out.encoding, scene.out.decoding) * scene.share
 
     def similarity(self, scene: Scene) -> torch.Tensor:
-        """Eq. (15): the batch against all cells, where their sums are known, or the pairs within the batch."""
+        """Eq. (15): these cells against all cells, where their sums are known, or their pairs."""
         if scene.atlas is not None:
-            return atlas_similarity(scene.u, scene.latent, scene.atlas) * self.similarity_scale(scene.n_cells)
+            scale = self.similarity_scale(scene.n_cells) * scene.share
+            return atlas_similarity(scene.u, scene.latent, scene.atlas) * scale
         return self._similarity(scene.u, scene.latent) * self.similarity_scale(len(scene.latent))
 
-    @torch.no_grad()
-    def followed(self, scene: Scene) -> PairMeans | None:
-        """Move what Eq. (15) knows of all cells along with these, which have moved."""
-        momentum = self.config.similarity_momentum
-        if scene.atlas is None or momentum == 0:
-            return scene.atlas
-        u = scene.u if isinstance(scene.u, Codes) else unit_rows(scene.u)
-        return follow_batch(scene.atlas, gram_matrices(u, unit_rows(scene.latent)), momentum)
-
     def clustering(self, scene: Scene) -> torch.Tensor:
-        """Eq. (12) on the batch, with U and H constant."""
+        """Eq. (12) on these cells, with U and H constant."""
         assert scene.clusters is not None
         latent, clusters = scene.latent, scene.clusters
         with torch.no_grad():
             u, h = soft_assignment(latent, clusters.centers, clusters.temperature, self.config.epsilon)
-        return self._cluster(latent, clusters.centers, u, h)
+        value = self._cluster(latent, clusters.centers, u, h)
+        return value if self.config.clustering == "sum" else value * scene.share
 
     def term(self, name: str, scene: Scene) -> torch.Tensor:
-        """One term by its name in ``train.pretrain.terms`` or ``train.phases``."""
+        """One term by its name in ``train.pretrain.terms`` or ``train.phases``: the part of these cells in that of their batch."""
         return choose(TERMS, name, "train.phases.terms")(self, scene)
+
+    def of_blocks(self, name: str, scenes: Sequence[Scene], sizes: Sequence[int], world: World) -> list[torch.Tensor]:
+        """One term of a batch that is cut into blocks.
+
+        Parameters
+        ----------
+        name
+            As of `term`.
+        scenes
+            The blocks of this rank.
+        sizes
+            Cells of all blocks of all ranks.
+        world
+            This rank, and how many there are.
+
+        Returns
+        -------
+        list of Tensor
+            One for each scene; over all blocks of all ranks they add up to the term of the batch.
+        """
+        if name != "similarity" or scenes[0].atlas is not None or len(sizes) == 1:
+            return [self.term(name, scene) for scene in scenes]
+        # Pairs of cells reach across blocks.
+        z = block_gather([scene.latent for scene in scenes], sizes, world)
+        rows = [scene.u.dense() if isinstance(scene.u, Codes) else scene.u for scene in scenes]
+        u = block_gather([part.to(z[0].dtype) for part in rows], sizes, world)
+        scale = self.similarity_scale(sum(sizes))
+        return [
+            self._similarity(all_u.detach(), all_z) * (scale * scene.share)
+            for all_u, all_z, scene in zip(u, z, scenes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def followed(self, scenes: Sequence[Scene], world: World) -> PairMeans | None:
+        """Move what Eq. (15) knows of all cells along with those of a batch, which have moved."""
+        momentum, atlas = self.config.similarity_momentum, scenes[0].atlas
+        if atlas is None or momentum == 0:
+            return atlas
+        parts = [
+            gram_matrices(scene.u if isinstance(scene.u, Codes) else unit_rows(scene.u), unit_rows(scene.latent))
+            for scene in scenes
+        ]
+        return follow_batch(atlas, sum_over_ranks(tree_sum(parts), world), momentum)
 
 
 TERMS: dict[str, Callable[[Objective, Scene], torch.Tensor]] = {

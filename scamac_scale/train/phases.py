@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from scamac_scale.errors import ConfigError, NumericalError, choose
+from scamac_scale.faults import reach
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
@@ -16,12 +18,17 @@ from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.nn.model import CHANNEL_MOMENTUM
 from scamac_scale.ops.corruption import uniform_noise
-from scamac_scale.ops.similarity import similarity_from_means
+from scamac_scale.ops.similarity import PairMeans, similarity_from_means
 from scamac_scale.progress import track
 from scamac_scale.randomness import torch_generator
+from scamac_scale.reduce import brisk
+from scamac_scale.train.blocks import Blocks, count_blocks
+from scamac_scale.train.health import Health, nonfinite_error
 from scamac_scale.train.objective import CLUSTER_TERMS, Clusters, Objective, Scene, Target
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
 from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.train.watch import Watch
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -31,12 +38,12 @@ if TYPE_CHECKING:
     from scamac_scale.config import InputConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
-    from scamac_scale.ops.similarity import PairMeans
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.landmarks import Landmarks
+    from scamac_scale.train.logs import RunFolder
 
-NOISE_BLOCKS = 8
 LOG_EVERY_STEPS = 10
+PRETRAINING, PHASE = "pretraining", "phase "
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -45,43 +52,39 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def batch_noise(
-    shape: tuple[int, int], config: InputConfig, seed: int, step: int, device: torch.device
+def block_noise(
+    shape: tuple[int, int], config: InputConfig, generator: tuple[int, int, int], device: torch.device
 ) -> torch.Tensor:
-    """Uniform noise of one global batch, keyed by (seed, step, block), never by rank.
+    """Uniform noise of one block of a global batch, keyed by what it is, never by rank.
 
     Parameters
     ----------
     shape
-        (B, G) of the global batch, which is cut into 8 fixed blocks of cells.
+        (b, G) of the block.
     config
         Bounds of the noise.
-    seed, step
-        Of the run, and of the gradient step.
+    generator
+        Seed of the run, gradient step, number of the block.
     device
         Where it is drawn; each kind of device has its own stream.
 
     Returns
     -------
     Tensor
-        (B, G) float32.
+        (b, G) float32.
     """
-    n_cells, n_genes = shape
-    edges = [n_cells * block // NOISE_BLOCKS for block in range(NOISE_BLOCKS + 1)]
-    pieces = []
-    for block in range(NOISE_BLOCKS):
-        generator = torch_generator(seed, "noise", step, block, device=device)
-        block_shape = (edges[block + 1] - edges[block], n_genes)
-        pieces.append(uniform_noise(block_shape, config.noise_low, config.noise_high, generator))
-    return torch.cat(pieces)
+    seed, step, block = generator
+    return uniform_noise(
+        shape, config.noise_low, config.noise_high, torch_generator(seed, "noise", step, block, device=device)
+    )
 
 
-def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPlan:
+def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig, world: World) -> EpochPlan:
     """Order the cells in training: each once per epoch, or every class of a column equally often."""
     sizes: dict[str, Any] = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
     column = config.loader.balance_by
     if column is None:
-        return EpochPlan(source.n_cells, batch_cells, config.seed, **sizes)
+        return EpochPlan(source.n_cells, batch_cells, config.seed, world, **sizes)
     import pandas as pd
 
     obs = source.obs
@@ -89,7 +92,11 @@ def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig) -> EpochPl
         raise ConfigError(
             f"loader.balance_by={column!r} is no column of obs; known are {', '.join(map(str, obs.columns))}."
         )
-    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, config.seed, **sizes)
+    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, config.seed, world, **sizes)
+
+
+def _log_nothing(values: dict[str, float], step: int) -> None:
+    pass
 
 
 class Stepper:
@@ -105,26 +112,50 @@ class Stepper:
         N cells.
     config
         Of the run.
+    world
+        This rank, and how many there are.
+    watch
+        Asked after every step and now and then in a sweep; None goes on.
+    run
+        Where metrics go; None keeps nothing.
     """
 
-    def __init__(self, fabric: Fabric, network: ScamacNetwork, source: OpenSource, config: ScamacConfig) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: ScamacNetwork,
+        source: OpenSource,
+        config: ScamacConfig,
+        *,
+        world: World = ALONE,
+        watch: Watch | None = None,
+        run: RunFolder | None = None,
+    ) -> None:
         self.fabric = fabric
         self.network = network
         self.source = source
         self.config = config
+        self.world = world
+        self.watch = watch or Watch(config.train, world)
+        self.folder = run.path if run else None
+        self._log = run.log if run else _log_nothing
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
-        self.plan = _plan(source, self.batch_cells, config)
+        self.plan = _plan(source, self.batch_cells, config, world)
         self.objective = Objective(config.loss)
         # Batches of evened classes are no sample of the atlas: its sums then stay as the sweeps leave them.
         self._is_sample = config.loader.balance_by is None
         network.channel_momentum = CHANNEL_MOMENTUM if self._is_sample else 0.0
-        self.sweeps = Sweeps(network, source)
+        self.blocks = Blocks(network, count_blocks(self.batch_cells, world, config.train.sums), world)
+        self._n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")
+        self.sweeps = Sweeps(network, source, world, self.watch)
         self.step = 0
+        self.phase = self.phase_step = 0
         self.clusters: Clusters | None = None
         self.target: Target | None = None
         self.atlas: PairMeans | None = None
         self.weights: dict[str, float] = {"reconstruction": 1.0, "layers": 1.0}
-        self._module = fabric.setup_module(network)
+        self._atlas_step = 0
+        self._health = Health(self.blocks.n_blocks, fabric.device)
         self._device_cells: DeviceCells | None = None
         resident = getattr(source, "resident", None)
         if config.loader.cache == "device" and resident is not None:
@@ -137,16 +168,50 @@ class Stepper:
             }
             # one for all rounds: its memory is used again
             self._feed = Feed(source, threads=loader.threads, ahead=loader.ahead, **options)
-        self._optimizers: dict[str, tuple[Any, int]] = {}
+        self._optimizers: dict[str, tuple[torch.optim.Optimizer, int]] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Give all that a step depends on beside the weights; tensors and plain data."""
+        clusters, atlas = self.clusters, self.atlas
+        return {
+            "step": self.step,
+            "phase": self.phase,
+            "phase_step": self.phase_step,
+            "atlas_step": self._atlas_step,
+            "weights": dict(self.weights),
+            "optimizers": {key: [optimizer.state_dict(), done] for key, (optimizer, done) in self._optimizers.items()},
+            "clusters": None if clusters is None else [clusters.centers, clusters.temperature, clusters.weight],
+            "atlas": None if atlas is None else list(atlas),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; the target is for the caller."""
+        device = self.fabric.device
+        self.step, self.phase, self.phase_step = state["step"], state["phase"], state["phase_step"]
+        self._atlas_step, self.weights = state["atlas_step"], dict(state["weights"])
+        for key, (optimizer_state, done) in state["optimizers"].items():
+            optimizer, _ = self._optimizer(self._phase_of(key), key)
+            optimizer.load_state_dict(optimizer_state)
+            self._optimizers[key] = optimizer, done
+        if state["clusters"] is not None:
+            centers, temperature, weight = state["clusters"]
+            self.clusters = Clusters(centers.to(device), temperature, None if weight is None else weight.to(device))
+        if state["atlas"] is not None:
+            self.atlas = PairMeans(*(part.to(device) for part in state["atlas"]))
+
+    def _phase_of(self, key: str) -> PhaseConfig:
+        train = self.config.train
+        return train.pretrain if key == PRETRAINING else train.phases[int(key.removeprefix(PHASE))]
 
     def pretrain(self) -> None:
-        """Take the steps before the centers are found."""
+        """Take the steps before the centers are found, or those that are left of them."""
         phase = self.config.train.pretrain
         n_steps = phase_steps(phase, self.plan.n_batches)
-        self._run(phase, "pretraining", n_steps, n_steps, label="pretraining")
+        self._run(phase, PRETRAINING, n_steps, n_steps, label="pretraining")
+        self.phase_step = 0
 
     def take_round(self, index: int) -> None:
-        """Take the steps of one round, phase after phase.
+        """Take the steps of one round, phase after phase, or those that are left of them.
 
         Parameters
         ----------
@@ -154,10 +219,14 @@ class Stepper:
             Of the round, from 0.
         """
         n_rounds = self.config.train.rounds
-        self._atlas_step = self.step
-        for number, phase in enumerate(self.config.train.phases):
+        if self.phase == self.phase_step == 0:
+            self._atlas_step = self.step
+        for number in range(self.phase, len(self.config.train.phases)):
+            self.phase, phase = number, self.config.train.phases[number]
             n_steps = phase_steps(phase, self.plan.n_batches)
-            self._run(phase, f"phase {number}", n_steps, n_steps * n_rounds, label=f"round {index + 1}/{n_rounds}")
+            self._run(phase, f"{PHASE}{number}", n_steps, n_steps * n_rounds, label=f"round {index + 1}/{n_rounds}")
+            self.phase_step = 0
+        self.phase = 0
 
     def sweep(self, start: Clusters, label: str) -> Clusters:
         """End a round: renew the bank, the centers and what Eq. (15) needs of all cells.
@@ -177,7 +246,7 @@ class Stepper:
         target = self.target if self.config.loss.similarity == "atlas" else None
         self.clusters, self.atlas = self.sweeps.fuzzy(start, self.config.loss.epsilon, label=label, target=target)
         if self.atlas is not None:
-            self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
+            self._log({"similarity_atlas": float(similarity_from_means(self.atlas))}, self.step)
         return self.clusters
 
     def cluster(self, clusters: Clusters, target: Target | None, landmarks: Landmarks) -> None:
@@ -194,8 +263,7 @@ class Stepper:
     def _measure_similarity_weight(self, landmarks: Landmarks) -> float:
         x = landmarks.x.to(self.fabric.device)
         with torch.enable_grad(), self.fabric.autocast():
-            # the bare network: Fabric's wrapper lets only its own backward through
-            scene = Scene(x, landmarks.rows, self.network(x, frozen=False), self.clusters, self.target)
+            scene = Scene(x, landmarks.rows, self.network(x), self.clusters, self.target)
             norms = {
                 name: gradient_norm(self.objective.term(name, scene), scene.out.hidden)
                 for name in ("reconstruction", "similarity")
@@ -206,35 +274,41 @@ class Stepper:
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
     def _run(self, phase: PhaseConfig, key: str, n_steps: int, total: int, *, label: str) -> None:
-        """Take `n_steps` of the `total` steps of a phase; its optimizer lives on, under `key`, from round to round."""
-        if n_steps == 0:
+        """Take the steps of a phase that are left, of `total` in all rounds; its optimizer lives on, under `key`."""
+        if n_steps == self.phase_step:
             return
         optimizer, done = self._optimizer(phase, key)
         schedule = choose(SCHEDULES, phase.schedule, "schedule")
         rate = phase.learning_rate or learning_rate_for(self.batch_cells)
-        n_cells = 0
-        self.network.train()
+        n_cells, n_left = 0, n_steps - self.phase_step
         start_s = time.perf_counter()
-        with closing(self._batches(n_steps)) as batches, track(label, n_steps, "steps") as progress:
+        with ExitStack() as stack:
+            batches = stack.enter_context(closing(self._batches(n_left)))
+            progress = stack.enter_context(track(label, n_steps, "steps"))
+            progress.advance(self.phase_step)
             for index, batch in enumerate(batches):
+                if index == 1:
+                    stack.enter_context(brisk())  # the first step compiles, and reads the first cells
                 if "similarity" in phase.terms:
                     self._renew_atlas()
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * schedule(done + index, total)
+                    group["lr"] = rate * schedule(done, total)
                 values = self._take_step(phase, batch, optimizer)
-                if self.step % LOG_EVERY_STEPS == 0 or index == n_steps - 1:
-                    self._report(values, batch, rate * schedule(done + index, total))
-                self.step += 1
+                if self.step % LOG_EVERY_STEPS == 0 or index == n_left - 1:
+                    self._report(values, rate * schedule(done, total))
+                done += 1
+                self.step, self.phase_step = self.step + 1, self.phase_step + 1
+                self._optimizers[key] = (optimizer, done)
                 n_cells += len(batch.rows)
                 progress.advance(1)
-        self._optimizers[key] = (optimizer, done + n_steps)
-        self.fabric.log("cells_per_s", n_cells / (time.perf_counter() - start_s), self.step - 1)
-        self.network.eval()
+                reach("train.step")
+                self.watch.step()
+        self._log({"cells_per_s": self.world.size * n_cells / (time.perf_counter() - start_s)}, self.step - 1)
 
-    def _optimizer(self, phase: PhaseConfig, key: str) -> tuple[Any, int]:
+    def _optimizer(self, phase: PhaseConfig, key: str) -> tuple[torch.optim.Optimizer, int]:
         if key not in self._optimizers:
             make = choose(OPTIMIZERS, phase.optimizer, "optimizer")
-            self._optimizers[key] = (self.fabric.setup_optimizers(make(self.network.parameters(), lr=1.0)), 0)
+            self._optimizers[key] = (make(self.network.parameters(), lr=1.0), 0)
         return self._optimizers[key]
 
     def _batches(self, n_steps: int) -> Generator[Batch]:
@@ -244,21 +318,47 @@ class Stepper:
             return self._device_cells.run(self.plan, *steps)
         return on_device(self._feed.run(self.plan, *steps), self.fabric.device)
 
-    def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: Any) -> dict[str, torch.Tensor]:
-        device = self.fabric.device
+    def _noise(self, sizes: list[int], n_genes: int) -> torch.Tensor:
+        """(b, G) noise of the cells of this rank."""
+        pieces = [
+            block_noise(
+                (sizes[block], n_genes), self.config.input, (self.config.seed, self.step, block), self.fabric.device
+            )
+            for block in self.world.own(self._n_noise_blocks)
+        ]
+        return torch.cat(pieces)
+
+    def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+        sizes = self.plan.block_sizes(self.step, self.blocks.n_blocks)
         x = self.network.scale_input(batch.values)
-        shape = (len(batch.rows), x.shape[1])
-        noisy = x + batch_noise(shape, self.config.input, self.config.seed, self.step, device) if phase.is_noisy else x
-        out = self._module(noisy, frozen=False)
-        scene = Scene(x, batch.rows, out, self.clusters, self.target, self.atlas, self.source.n_cells)
-        terms = {name: self.objective.term(name, scene) for name in phase.terms if self._is_ready(name)}
-        total = weighted_total(terms, self.weights)
-        optimizer.zero_grad()
-        self.fabric.backward(total)
+        noisy = x
+        if phase.is_noisy:
+            noisy = x + self._noise(self.plan.block_sizes(self.step, self._n_noise_blocks), x.shape[1])
+        own = [sizes[block] for block in self.blocks.own]
+        with self.fabric.autocast():
+            outputs, product = self.blocks.forward(torch.split(noisy, own), sizes)
+        rows_of_blocks = np.split(batch.rows, np.cumsum(own)[:-1])
+        scenes = [
+            Scene(clean, rows, out, self.clusters, self.target, self.atlas, self.source.n_cells, sum(sizes))
+            for clean, rows, out in zip(torch.split(x, own), rows_of_blocks, outputs, strict=True)
+        ]
+        names = [name for name in phase.terms if self._is_ready(name)]
+        of_blocks = {name: self.objective.of_blocks(name, scenes, sizes, self.world) for name in names}
+        terms = [{name: of_blocks[name][index] for name in names} for index in range(len(own))]
+        losses = [weighted_total(of_block, self.weights) for of_block in terms]
+        if reach("train.loss") == "nan":
+            losses[0] = losses[0] * torch.nan
+        reports = [
+            self._health.report(block, [*of_block.values(), loss], size)
+            for block, of_block, loss, size in zip(self.blocks.own, terms, losses, own, strict=True)
+        ]
+        report = self.blocks.backward(losses, reports)
+        self._health.note(self.step, report)
         optimizer.step()
-        if "similarity" in terms and self._is_sample:
-            self.atlas = self.objective.followed(scene)
-        return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
+        self.network.follow_product(product)
+        if "similarity" in names and self._is_sample:
+            self.atlas = self.objective.followed(scenes, self.world)
+        return dict(zip([*names, "total"], report, strict=False))
 
     def _renew_atlas(self) -> None:
         """Sum over all cells for Eq. (15), where no sweep has done it or the steps since then are too many."""
@@ -268,21 +368,40 @@ class Stepper:
         every = loss.similarity_refresh_steps
         is_old = every is not None and self.step - self._atlas_step >= every
         if self.atlas is None or is_old:
-            self.atlas = self.sweeps.similarity(self.clusters, self.target)
+            label = f"similarity at step {self.step}"
+            self.atlas = self.sweeps.similarity(self.clusters, self.target, label)
             self._atlas_step = self.step
-            self.fabric.log("similarity_atlas", float(similarity_from_means(self.atlas)), self.step)
+            self._log({"similarity_atlas": float(similarity_from_means(self.atlas))}, self.step)
 
     def _is_ready(self, term: str) -> bool:
         if term == "similarity":
             return self.target is not None
         return term not in CLUSTER_TERMS or self.clusters is not None
 
-    def _report(self, values: dict[str, torch.Tensor], batch: Batch, rate: float) -> None:
-        numbers = {name: float(value) for name, value in values.items()}
-        bad = [name for name, value in numbers.items() if value != value or abs(value) == float("inf")]
-        if bad:
-            raise NumericalError(
-                f"the loss is not finite at step {self.step} or before (terms: {', '.join(bad)}; cells {batch.rows[:5].tolist()} "
-                "and the rest of their batch). Lower the learning rate, or look at the values of these cells."
+    def _report(self, values: dict[str, torch.Tensor], rate: float) -> None:
+        self.check()
+        self._log({**{name: float(value) for name, value in values.items()}, "learning_rate": rate}, self.step)
+
+    def check(self) -> None:
+        """Refuse to go on after a loss that was not finite.
+
+        Raises
+        ------
+        NumericalError
+            On all ranks alike; names the step, the ranks and some of their cells.
+        """
+        bad = self._health.first_bad()
+        if bad is not None:
+            source, config = self.source, self.config
+            raise nonfinite_error(
+                bad,
+                self.world,
+                lambda world: _plan(source, self.batch_cells, config, world),
+                self.blocks.n_blocks,
+                source.source_rows,
+                self.folder,
             )
-        self.fabric.log_dict({**numbers, "learning_rate": rate}, self.step)
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.network.parameters()):
+            raise NumericalError(
+                f"the weights are not finite after step {self.step - 1}; lower the learning rate. Checkpoints from before stay."
+            )

@@ -10,9 +10,11 @@ import torch
 
 from scamac_scale.errors import MissingExtraError, choose
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import RowsPlan
+from scamac_scale.loader.ordered import RowsPlan
 from scamac_scale.randomness import integer_seed, numpy_generator
+from scamac_scale.reduce import from_first
 from scamac_scale.sweep import SWEEP_CELLS
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +95,11 @@ random, or nearest to the centers of faiss k-means on latents, where sparse regi
 
 
 def choose_bank(
-    source: CellSource, network: ScamacNetwork, config: ScamacConfig, choice: str | None = None
+    source: CellSource,
+    network: ScamacNetwork,
+    config: ScamacConfig,
+    choice: str | None = None,
+    world: World = ALONE,
 ) -> torch.Tensor:
     """Choose the cells of the bank.
 
@@ -107,6 +113,8 @@ def choose_bank(
         ``seed`` and ``model.bank_choice``.
     choice
         Key of `SELECTIONS` in place of that of the config, for a time before there are latents.
+    world
+        This rank, and how many there are: rank 0 chooses.
 
     Returns
     -------
@@ -114,7 +122,8 @@ def choose_bank(
         (M, G) scaled input, on the CPU.
     """
     select = choose(SELECTIONS, choice or config.model.bank_choice, "model.bank_choice")
-    return read_cells(source, select(source, network, len(network.bank_cells), config.seed, "bank"), network)
+    rows = from_first(lambda: select(source, network, len(network.bank_cells), config.seed, "bank"), world)
+    return read_cells(source, rows, network)
 
 
 def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int = 1) -> Any:  # Any: faiss is not typed

@@ -7,18 +7,19 @@ opposite units, since phi(t) - phi(-t) = (1 + slope) t. The two projections (Eqs
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from scamac_scale.errors import ConfigError
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import RowsPlan
-from scamac_scale.reduce import sum_over_ranks
-from scamac_scale.sweep import SWEEP_CELLS, sweep
+from scamac_scale.loader.ordered import RowsPlan, SweepPlan
+from scamac_scale.reduce import TreeSum, brisk, from_first, sum_over_ranks
+from scamac_scale.sweep import SWEEP_CELLS, InFlight, Tick, no_tick, sum_over_cells
 from scamac_scale.train.selection import sample_rows
-from scamac_scale.world import World
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,9 @@ def fit_input_scale(
     source: CellSource,
     gene_sd: float | None,
     is_centered: bool,
-    world: World = World(),  # noqa: B008  frozen, no state
+    world: World = ALONE,
+    in_flight: InFlight | None = None,
+    tick: Tick = no_tick,
 ) -> None:
     """Set the gene means and the one global scale of the input from a sweep over all cells.
 
@@ -53,17 +56,18 @@ def fit_input_scale(
         Whether gene means are subtracted.
     world
         This rank, and how many there are.
+    in_flight, tick
+        As of `sweep.sum_over_cells`.
     """
     network.gene_mean.zero_()
     network.input_scale.fill_(1.0)
     device = network.gene_mean.device
 
-    def add(sums: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def part(batch: Batch) -> torch.Tensor:
         x = network.scale_input(batch.values.to(device)).double()
-        return sums + torch.stack([x.sum(dim=0), x.square().sum(dim=0)]).cpu()
+        return torch.stack([x.sum(dim=0), x.square().sum(dim=0)]).cpu()
 
-    zero = torch.zeros(2, len(network.gene_mean), dtype=torch.float64)
-    sums = sum_over_ranks(sweep(source, add, zero, label="gene moments", world=world), world)
+    sums = sum_over_cells(source, part, label="gene moments", world=world, in_flight=in_flight, tick=tick)
     mean, square = sums / source.n_cells
     if is_centered:
         network.gene_mean.copy_(mean)
@@ -72,12 +76,45 @@ def fit_input_scale(
         network.input_scale.fill_(gene_sd / sd if sd > 0 else 1.0)
 
 
+class _Moments(NamedTuple):
+    """What the covariance of the genes is made of; added in place: it is large."""
+
+    total: torch.Tensor
+    cross: torch.Tensor
+
+    def __add__(self, other: _Moments) -> _Moments:  # type: ignore[override]  # sums, not concatenated tuples
+        return _Moments(self.total.add_(other.total), self.cross.add_(other.cross))
+
+
+def _moments(network: ScamacNetwork, source: CellSource, rows: IntArray, world: World, tick: Tick) -> _Moments:
+    """Sum the scaled input of some cells and its products, over all ranks."""
+    n_genes, device = len(network.gene_mean), network.gene_mean.device
+    plan = SweepPlan(len(rows), SWEEP_CELLS, world)
+    sums = TreeSum()
+    with Feed(source) as feed:
+        batches = feed.run(RowsPlan([rows[plan.rows(index)] for index in range(plan.n_batches)]))
+        for start, end in pairwise([0, *plan.segment_ends]):
+            part = _Moments(torch.zeros(n_genes).double(), torch.zeros(n_genes, n_genes).double())
+            for batch in islice(batches, end - start):
+                x = network.scale_input(batch.values.to(device))
+                part.total.add_(x.sum(dim=0, dtype=torch.float64).cpu())
+                part.cross.add_((x.T @ x).cpu())
+                tick()
+            sums.add(part)
+    for _ in range(plan.n_most - plan.n_batches):
+        tick()  # as often as the rank that has most
+    with brisk():
+        found: _Moments = sum_over_ranks(sums.total(), world)
+    return found
+
+
 def principal_components(
     network: ScamacNetwork,
     source: CellSource,
     n_components: int,
     rows: IntArray,
-    world: World = World(),  # noqa: B008  frozen, no state
+    world: World = ALONE,
+    tick: Tick = no_tick,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and principal axes of the scaled input by streamed covariance.
 
@@ -92,7 +129,9 @@ def principal_components(
     rows
         (n,) cells of the covariance.
     world
-        This rank, and how many there are: each takes every n-th block of cells.
+        This rank, and how many there are: each takes its part of the rows.
+    tick
+        As of `sweep.sum_over_cells`.
 
     Returns
     -------
@@ -106,20 +145,11 @@ def principal_components(
     from scipy.linalg import eigh
 
     n_genes = len(network.gene_mean)
-    mean = torch.zeros(n_genes, dtype=torch.float64)
-    cross = torch.zeros(n_genes, n_genes, dtype=torch.float64)
-    device = network.gene_mean.device
-    pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
-    with Feed(source) as feed:
-        for batch in feed.run(RowsPlan(pieces[world.rank :: world.size])):
-            x = network.scale_input(batch.values.to(device))
-            mean += x.sum(dim=0, dtype=torch.float64).cpu()
-            cross += (x.T @ x).cpu()
-    mean, cross = sum_over_ranks(mean, world) / len(rows), sum_over_ranks(cross, world)
+    total, cross = _moments(network, source, rows, world, tick)
+    mean = total / len(rows)
     covariance = (cross / len(rows) - torch.outer(mean, mean)).numpy()
     width = min(n_components, len(rows) - 1, n_genes)
-    _, axes = eigh(covariance, subset_by_index=[n_genes - width, n_genes - 1])
-    axes = axes[:, ::-1]
+    axes = from_first(lambda: eigh(covariance, subset_by_index=[n_genes - width, n_genes - 1])[1], world)[:, ::-1]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(width)])
     return mean.numpy(), axes * np.where(signs == 0, 1.0, signs)
 
@@ -149,7 +179,13 @@ def check_pca_start(model: ModelConfig) -> None:
         )
 
 
-def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
+def start_from_pca(
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+    world: World = ALONE,
+    tick: Tick = no_tick,
+) -> None:
     """Set the autoencoder and the two projections to the linear PCA autoencoder.
 
     Parameters
@@ -160,6 +196,10 @@ def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacCon
         N cells; a random sample of ``start.pca_cells`` where N is larger.
     config
         Of the run.
+    world
+        This rank, and how many there are.
+    tick
+        As of `sweep.sum_over_cells`.
 
     Raises
     ------
@@ -171,7 +211,7 @@ def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacCon
     rows = sample_rows(source.n_cells, config.start.pca_cells, config.seed, "pca")
     if len(rows) < source.n_cells:
         logger.info("principal components of a random sample of %d of %d cells", len(rows), source.n_cells)
-    mean, axes = principal_components(network, source, model.latent_width, rows)
+    mean, axes = principal_components(network, source, model.latent_width, rows, world, tick)
     width = axes.shape[1]
     slope = model.negative_slope if model.encoder_activation == "leaky_relu" else 1.0
     pairs = torch.zeros(model.latent_width, model.encoder_width, dtype=torch.float64)
@@ -197,11 +237,23 @@ def start_from_pca(network: ScamacNetwork, source: CellSource, config: ScamacCon
             layer.bias.zero_()
 
 
-def _keep_kaiming(network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
+def _keep_kaiming(
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+    world: World = ALONE,
+    tick: Tick = no_tick,
+) -> None:
     """Leave the random weights that the layers were made with."""
 
 
-def _start_from_identity(network: ScamacNetwork, source: CellSource, config: ScamacConfig) -> None:
+def _start_from_identity(
+    network: ScamacNetwork,
+    source: CellSource,
+    config: ScamacConfig,
+    world: World = ALONE,
+    tick: Tick = no_tick,
+) -> None:
     """Set every matrix to the identity, cut or padded to its shape, and every bias to zero, as the published code does."""
     for layer in network.modules():
         if isinstance(layer, torch.nn.Linear):
@@ -209,7 +261,7 @@ def _start_from_identity(network: ScamacNetwork, source: CellSource, config: Sca
             torch.nn.init.zeros_(layer.bias)
 
 
-WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, ScamacConfig], None]] = {
+WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, ScamacConfig, World, Tick], None]] = {
     "pca": start_from_pca,
     "kaiming": _keep_kaiming,
     "identity": _start_from_identity,

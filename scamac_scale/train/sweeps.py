@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
+from scamac_scale.config import TrainConfig
 from scamac_scale.errors import NumericalError
 from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums, soft_assignment
 from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, pair_means, unit_rows
-from scamac_scale.reduce import sum_over_ranks
-from scamac_scale.sweep import sweep
+from scamac_scale.sweep import sum_over_cells
 from scamac_scale.train.objective import Clusters, ConsensusTarget
-from scamac_scale.world import World
+from scamac_scale.train.watch import Watch
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,17 +49,26 @@ class Sweeps:
         N cells.
     world
         This rank, and how many there are: each takes its part of the cells, and all get the sums over all cells.
+    watch
+        Asked now and then; None goes on.
     """
 
-    def __init__(self, network: ScamacNetwork, source: CellSource, world: World = World()) -> None:  # noqa: B008  frozen
+    def __init__(
+        self,
+        network: ScamacNetwork,
+        source: CellSource,
+        world: World = ALONE,
+        watch: Watch | None = None,
+    ) -> None:
         self.network = network
         self.source = source
         self.world = world
+        self.watch = watch or Watch(TrainConfig(), world)
 
-    def freeze(self) -> None:
+    def freeze(self, label: str = "freeze") -> None:
         """Re-encode the bank and set Eq. (11)'s product to its mean over all cells."""
         self.network.refresh_bank()
-        total = self._sum(lambda x, batch: self.network.channel_sum(x), label="freeze")
+        total = self._sum(lambda x, batch: self.network.channel_sum(x), label=label)
         self.network.mean_product.copy_(total / self.source.n_cells)
 
     def fuzzy(
@@ -123,13 +133,15 @@ class Sweeps:
         atlas = None if sums.grams is None or target is None else pair_means(sums.grams, target.uu_square)
         return Clusters(centers, start.temperature, sums.centers.weight), atlas
 
-    def similarity(self, clusters: Clusters, target: Target) -> PairMeans:
+    def similarity(self, clusters: Clusters, target: Target, label: str = "similarity") -> PairMeans:
         """Sum over all cells what Eq. (15) needs of them.
 
         Parameters
         ----------
         clusters, target
             Of the memberships U.
+        label
+            Shown beside the progress bar.
 
         Returns
         -------
@@ -141,7 +153,7 @@ class Sweeps:
             z = self.network.embed(x)
             return _grams(target.of(batch.rows, z, clusters), z, False)
 
-        sums = self._sum(add, label="similarity")
+        sums = self._sum(add, label=label)
         return pair_means(sums, target.uu_square)
 
     def _sum(self, part: Callable[[torch.Tensor, Batch], Sum], *, label: str) -> Sum:
@@ -149,12 +161,11 @@ class Sweeps:
         device = self.network.gene_mean.device
 
         @torch.no_grad()
-        def add(sums: Any, batch: Batch) -> Any:  # Any: nothing yet, or a sum
-            found = part(self.network.scale_input(batch.values.to(device)), batch)
-            return found if sums is None else sums + found
+        def of(batch: Batch) -> Sum:
+            return part(self.network.scale_input(batch.values.to(device)), batch)
 
-        total: Sum = sweep(self.source, add, None, label=label, world=self.world)
-        return sum_over_ranks(total, self.world)
+        with self.watch.sweep(label) as (in_flight, tick):
+            return sum_over_cells(self.source, of, label=label, world=self.world, in_flight=in_flight, tick=tick)
 
 
 def _grams(u: torch.Tensor | Codes, z: torch.Tensor, is_precise: bool) -> Grams:

@@ -14,7 +14,8 @@ from scipy import sparse
 from scamac_scale.buffer import RowBuffer, rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.feed import Feed
-from scamac_scale.loader.plan import EpochPlan, SweepPlan
+from scamac_scale.loader.ordered import SweepPlan
+from scamac_scale.loader.plan import EpochPlan
 from scamac_scale.loader.source import CellSource
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from scipy import sparse
 from scamac_scale.config import IngestConfig
 from scamac_scale.infer.atlas import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
-from scamac_scale.loader.plan import SweepPlan
+from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
@@ -89,8 +89,7 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def rows_of_rank(world: World) -> np.ndarray:
-    plan = SweepPlan(N_CELLS, BLOCK_CELLS * world.size, world)
-    return np.concatenate([plan.rows(index) for index in range(plan.n_batches)])
+    return np.arange(*SweepPlan(N_CELLS, BLOCK_CELLS, world).bounds)
 
 
 @torch.no_grad()
@@ -101,7 +100,7 @@ def latents(model: FittedModel, source: OpenSource, world: World) -> torch.Tenso
         x = model.network.scale_input(batch.values)
         return [*done, forward_block(model.network, x).latent[: len(batch.rows)].clone()]
 
-    return torch.cat(sweep(source, add, [], label="", batch_cells=BLOCK_CELLS, world=world))
+    return torch.cat(sweep(source, add, [], label="", plan=SweepPlan(source.n_cells, BLOCK_CELLS, world)))
 
 
 def one_shot(store: Path) -> dict[str, torch.Tensor]:

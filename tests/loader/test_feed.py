@@ -12,7 +12,8 @@ import torch
 
 from scamac_scale.errors import ConfigError, PlanError
 from scamac_scale.loader.feed import Feed, default_threads
-from scamac_scale.loader.plan import EpochPlan, RowsPlan, Share
+from scamac_scale.loader.ordered import RowsPlan
+from scamac_scale.loader.plan import EpochPlan, Share
 from scamac_scale.loader.source import CellSource
 from tests.loader.memory import MatrixSource, ResidentSource
 

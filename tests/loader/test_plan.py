@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from scamac_scale.buffer import rows_of
 from scamac_scale.errors import PlanError
-from scamac_scale.loader.plan import (
-    BLOCK_CELLS,
-    LANES,
-    MIN_BLOCK_CELLS,
-    WINDOW_CELLS,
-    EpochPlan,
-    Plan,
-    RowsPlan,
-    SweepPlan,
-    window_sizes,
-)
+from scamac_scale.loader.ordered import RowsPlan, SweepPlan
+from scamac_scale.loader.plan import BLOCK_CELLS, LANES, MIN_BLOCK_CELLS, WINDOW_CELLS, EpochPlan, Plan, window_sizes
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.world import World
 
@@ -255,12 +246,48 @@ def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
 @given(st.integers(1, 300), st.integers(1, 70), st.integers(1, 5))
 def test_sweep_reads_rows_in_order(n_cells: int, batch_cells: int, world: int) -> None:
     ranks = [SweepPlan(n_cells, batch_cells, World(rank, world)) for rank in range(world)]
-    rows = [plan.rows(index) for index in range(ranks[0].n_batches) for plan in ranks]
-    assert ranks[0].n_batches == -(-n_cells // batch_cells)
+    rows = [plan.rows(index) for plan in ranks for index in range(plan.n_batches)]
+    assert sum(plan.n_batches for plan in ranks) == len(rows) == -(-n_cells // batch_cells)
     np.testing.assert_array_equal(np.concatenate(rows), np.arange(n_cells))
+    assert ranks[0].n_most == max(plan.n_batches for plan in ranks)
     for plan in ranks:
+        assert plan.segment_ends[-1] == plan.n_batches
+        assert plan.bounds[1] - plan.bounds[0] == sum(plan.rows(index).size for index in range(plan.n_batches))
         for index in range(plan.n_batches):
             np.testing.assert_array_equal(loaded_rows(plan, index), plan.rows(index))
+
+
+@given(st.integers(1, 20000), st.integers(1, 300), st.sampled_from([1, 2, 4, 8]))
+def test_segments_of_a_sweep_are_the_same_on_any_number_of_ranks(n_cells: int, batch_cells: int, world: int) -> None:
+    def segments(world: int) -> list[tuple[int, int]]:
+        found = []
+        for rank in range(world):
+            plan = SweepPlan(n_cells, batch_cells, World(rank, world))
+            first = plan.bounds[0] // batch_cells if plan.n_batches else None
+            starts = [0, *plan.segment_ends[:-1]]
+            found += [
+                (first + start, first + end) if start < end and first is not None else (0, 0)
+                for start, end in zip(starts, plan.segment_ends, strict=True)
+            ]
+        return found
+
+    assert segments(world) == segments(1)
+
+
+@given(st.integers(1, 5000), st.integers(1, 600), st.sampled_from([1, 2, 4, 8]), st.integers(0, 3))
+def test_block_sizes_are_those_of_the_ranks_that_own_them(
+    n_cells: int, batch_cells: int, world: int, epoch: int
+) -> None:
+    sizes = {"window_cells": 900, "block_cells": 7}
+    ranks = [EpochPlan(n_cells, batch_cells, 0, World(rank, world), **sizes) for rank in range(world)]
+    for step in {epoch * ranks[0].n_batches, (epoch + 1) * ranks[0].n_batches - 1}:
+        for n_blocks in {8, world}:
+            found = ranks[0].block_sizes(step, n_blocks)
+            for plan in ranks:
+                assert plan.block_sizes(step, n_blocks) == found
+                assert plan.share(step).rows.size == sum(found[block] for block in plan.world.own(n_blocks))
+        eight = [EpochPlan(n_cells, batch_cells, 0, World(rank, 8), **sizes) for rank in range(8)]
+        assert [plan.share(step).rows.size for plan in eight] == ranks[0].block_sizes(step, 8)
 
 
 def test_rows_plan_gives_the_rows_that_it_got() -> None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 N, SIZES = 500, np.array([3, 7, 2])
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "unnamed file", "file"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "file":
+    if request.param != "memory":
         monkeypatch.setattr(codes, "HELD_BYTES", 0)
     return str(request.param)
 
@@ -29,7 +29,8 @@ def drawn(sizes: np.ndarray = SIZES) -> np.ndarray:
 
 @pytest.mark.parametrize("sizes", [SIZES, np.array([300, 256, 5])])
 def test_rows_come_back_in_any_order(place: str, sizes: np.ndarray, tmp_path: Path) -> None:
-    truth, table = drawn(sizes), CodeTable(N, sizes, tmp_path)
+    path = tmp_path / "codes" if place == "file" else None
+    truth, table = drawn(sizes), CodeTable(N, sizes, path)
     for start in range(0, N, 64):
         table.write(np.arange(start, min(start + 64, N)), truth[start : start + 64])
     rows = np.random.default_rng(1).permutation(N)[:200]
@@ -41,7 +42,7 @@ def test_rows_come_back_in_any_order(place: str, sizes: np.ndarray, tmp_path: Pa
     table.write(some, truth[some])
     np.testing.assert_array_equal(table.read(np.arange(N)), truth)
     table.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == ([path] if path else [])
 
 
 @pytest.mark.parametrize("table_codes", [2**12, 10, 1])
@@ -63,4 +64,32 @@ def test_square_is_the_sum_over_all_pairs_of_cells(
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(codes, "HELD_BYTES", 0)
     with pytest.raises(OutputError, match="missing"):
-        CodeTable(N, SIZES, tmp_path / "missing")
+        CodeTable(N, SIZES, tmp_path / "missing" / "codes")
+
+
+@pytest.mark.parametrize("held_bytes", [0, codes.HELD_BYTES])
+def test_another_process_takes_up_a_file(held_bytes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(codes, "HELD_BYTES", held_bytes)
+    truth, path = drawn(), tmp_path / "codes"
+    first, second = CodeTable(N, SIZES, path), CodeTable(N, SIZES, path)
+    first.write(np.arange(300), truth[:300])
+    second.write(np.arange(300, N), truth[300:])
+    for table in (first, second):
+        table.flush()
+    for table in (first, second):
+        table.finish()
+        np.testing.assert_array_equal(table.read(np.arange(N)), truth)
+        digest = table.digest()
+        table.close()
+    again = CodeTable(N, SIZES, path)
+    again.finish()
+    assert again.digest() == digest
+    again.close()
+
+
+def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "codes").write_bytes(b"12345")
+    table = CodeTable(N, SIZES, tmp_path / "codes")
+    with pytest.raises(OutputError, match="5 bytes rather than"):
+        table.finish()
+    table.close()

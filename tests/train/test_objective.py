@@ -7,7 +7,7 @@ from scamac_scale.errors import ConfigError
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Member
 from scamac_scale.train.objective import ConsensusTarget, Objective, temperature_of
-from scamac_scale.train.phases import batch_noise
+from scamac_scale.train.phases import block_noise
 
 
 def members() -> tuple[Member, ...]:
@@ -61,14 +61,14 @@ def test_unknown_terms_are_refused_by_name() -> None:
         objective.term("reconstructions", None)
 
 
-def test_noise_is_a_function_of_seed_step_and_cell_block() -> None:
+def test_noise_is_a_function_of_seed_step_and_block() -> None:
     config, cpu = InputConfig(noise_low=-1.0, noise_high=3.0), torch.device("cpu")
-    noise = batch_noise((19, 5), config, 7, 3, cpu)
-    torch.testing.assert_close(noise, batch_noise((19, 5), config, 7, 3, cpu), rtol=0, atol=0)
+    noise = block_noise((19, 5), config, (7, 3, 1), cpu)
+    torch.testing.assert_close(noise, block_noise((19, 5), config, (7, 3, 1), cpu), rtol=0, atol=0)
     assert noise.min() >= -1
     assert noise.max() < 3
-    assert not torch.equal(noise, batch_noise((19, 5), config, 7, 4, cpu))
-    assert not torch.equal(noise, batch_noise((19, 5), config, 8, 3, cpu))
+    for other in ((7, 4, 1), (8, 3, 1), (7, 3, 2)):
+        assert not torch.equal(noise, block_noise((19, 5), config, other, cpu))
 
 
 def test_a_phase_refuses_caps_below_its_floor() -> None:

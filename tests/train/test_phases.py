@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.config import ScamacConfig
+    from scamac_scale.world import World
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def joint(store: Path, config: ScamacConfig) -> Iterator[Stepper]:
     """A fit before its first round: 300 cells, batches of 60, five steps a round."""
     config = replace(config, train=replace(config.train, batch_cells=60))
     with open_source(store, loader=config.loader) as source:
-        fabric = launch(config, None)
+        fabric = launch(config)
         network = build_network(source, config)
         fit_input_scale(network, source, 0.5, True)
         start_from_pca(network, source, config)
@@ -103,10 +104,11 @@ def test_every_batch_moves_the_sums_by_the_momentum(
         seen: list[tuple[PairMeans, Grams]] = []
         followed = Objective.followed
 
-        def look(self: Objective, scene: Scene) -> PairMeans | None:
+        def look(self: Objective, scenes: list[Scene], world: World) -> PairMeans | None:
+            (scene,) = scenes  # a batch of 60 is one block
             assert scene.atlas is not None
             seen.append((scene.atlas, gram_matrices(scene.u, unit_rows(scene.latent.detach()))))
-            return followed(self, scene)
+            return followed(self, scenes, world)
 
         monkeypatch.setattr(Objective, "followed", look)
         stepper.take_round(0)

@@ -1,0 +1,127 @@
+"""Checkpoints of a fit: complete or absent, checked when read, the last two kept.
+
+A checkpoint is one file of tensors and plain data, named by its number, its step and the hash of its content; `torch.load` reads it
+with ``weights_only=True``, so that it runs no code. What a model needs for inference is another matter: see `scamac_scale.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from scamac_scale.atomic import flush, writing
+from scamac_scale.faults import reach
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+_NAME = re.compile(r"(\d{6})-step-(\d+)-([0-9a-f]{16})\.pt")
+_PARTIAL = ".partial"
+
+State = dict[str, Any]
+"""Tensors, numbers, strings, None, and lists and dicts of them."""
+
+
+class _File(NamedTuple):
+    number: int
+    path: Path
+    digest: str
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Parameters
+    ----------
+    folder
+        Made with the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _files(self) -> list[_File]:
+        """All of them, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        return sorted(_File(int(match[1]), path, match[3]) for match, path in matches if match)
+
+    def save(self, state: State, step: int) -> Path:
+        """Write one, and remove all but the last two.
+
+        Parameters
+        ----------
+        state
+            Tensors and plain data.
+        step
+            For the name.
+
+        Returns
+        -------
+        Path
+            The file: on the disk, not only in the cache of the system, when this returns.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written. Those before are untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        files = self._files()
+        number = files[-1].number + 1 if files else 0
+        path = self.folder / f"{number:06d}-step-{step}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        partial = self.folder / _PARTIAL
+        with writing(path):
+            self.folder.mkdir(exist_ok=True)
+            try:
+                with partial.open("wb") as file:
+                    half = len(content) // 2
+                    file.write(content[:half])
+                    reach("checkpoint.write")
+                    file.write(content[half:])
+                    file.flush()
+                    os.fsync(file.fileno())
+                reach("checkpoint.rename")
+                partial.rename(path)
+                flush(self.folder)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+        reach("checkpoint.prune")
+        for old in self._files()[:-KEPT]:
+            old.path.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> State | None:
+        """Read the last one; where it is damaged, say so and take the one before.
+
+        Returns
+        -------
+        State or None
+            None where there is none that can be read.
+        """
+        (self.folder / _PARTIAL).unlink(missing_ok=True)
+        for file in reversed(self._files()):
+            try:
+                content = file.path.read_bytes()
+                if hashlib.sha256(content).hexdigest()[:16] != file.digest:
+                    raise ValueError("its content is not what was written")
+                state: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            except Exception as error:  # noqa: BLE001  whatever torch makes of damaged bytes
+                logger.warning("the checkpoint %s cannot be used (%s); the one before it is taken", file.path, error)
+                file.path.rename(file.path.with_suffix(".damaged"))
+                continue
+            return state
+        return None

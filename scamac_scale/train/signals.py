@@ -1,0 +1,58 @@
+"""Signals that ask a fit to stop: they set a flag, and the next look at it saves and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+CAUGHT = ("SIGTERM", "SIGINT", "SIGUSR1")
+"""SIGUSR1 is what Slurm sends before its time limit, where it is told to."""
+
+
+class Signals:
+    """A context in which signals are remembered; outside the main thread, which gets none, it does nothing.
+
+    Attributes
+    ----------
+    received
+        Name of the first signal, or why else to stop; None to go on.
+
+    Notes
+    -----
+    A second Ctrl-C interrupts at once. Nothing is sent to other ranks from inside a handler: a collective there would hang.
+    """
+
+    def __init__(self) -> None:
+        self._received: str | None = None
+        self._before: dict[int, Any] = {}  # Any: handlers, as the system has them
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            numbers = [getattr(signal, name) for name in CAUGHT if hasattr(signal, name)]
+            self._before = {number: signal.signal(number, self._remember) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == "SIGINT":
+            raise KeyboardInterrupt
+        self._received = self._received or signal.Signals(number).name
+
+    @property
+    def received(self) -> str | None:
+        """The signal, or the end of the launcher that started this process, which nobody would tell otherwise."""
+        if self._received is None and self._launcher is not None and os.getppid() != self._launcher:
+            self._received = "the end of its launcher"
+        return self._received
