@@ -79,7 +79,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "tl": PLAIN | {"api", "infer"},
     "demonstration": PLAIN | {"api", "simulation", "train"},
-    "cli": PLAIN | {"api", "demonstration", "__init__"},
+    "launcher": {"errors"},
+    "cli": PLAIN | {"api", "launcher", "ranks", "demonstration", "__init__"},
     "__init__": {"api", "tl", "config"},
     "__main__": {"cli"},
 }

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 
@@ -107,9 +107,12 @@ def _declare_train(parser: ArgumentParser) -> None:
         "--store", type=str, help="Training store, or raw data to be normalised on the fly.", **OPTIONAL
     )
     parser.add_argument("--run", type=str, help="New folder for settings, metrics and the model.", **OPTIONAL)
-    parser.add_argument("--devices", type=int, help="Number of processes; this version has 1.", **OPTIONAL)
+    declare_ranks(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="Go on from the last checkpoint; this version writes none.", **OPTIONAL
+        "--resume",
+        action="store_true",
+        help="Go on from the last checkpoint of the run, with its settings; where there is none, start.",
+        **OPTIONAL,
     )
     parser.add_argument(
         "--n-clusters",
@@ -127,13 +130,9 @@ def _declare_train(parser: ArgumentParser) -> None:
 def _train(args: Namespace) -> Result:
     config = ScamacConfig(**{field.name: getattr(args, field.name) for field in fields(ScamacConfig)})
     require(args, "store", "run")
-    if getattr(args, "devices", 1) != 1:
-        raise ConfigError(f"devices={args.devices}; this version trains on one device, leave --devices out.")
-    if getattr(args, "resume", False):
-        raise ConfigError(f"{args.run} has no checkpoint to resume from; train into a new folder without --resume.")
     from scamac_scale.api import ScAMAC
 
-    report = ScAMAC(config=config).fit(args.store, run=args.run).report
+    report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
     return {"run": args.run, "model": str(Path(args.run) / "model"), **report, **note}
 

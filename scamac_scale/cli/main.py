@@ -10,11 +10,11 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from scamac_scale import __version__
-from scamac_scale.errors import ConfigError, ScamacError, choose
+from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
+from scamac_scale.ranks import find_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,12 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[0] == "--version":
             print(f"scamac-scale {__version__}")
             return 0
+        command, args = _parse(arguments)
+        if (code := _launched(arguments, args)) is not None:
+            return code
         with _termination_as_interrupt():
-            command, args = _parse(arguments)
             _run(arguments[0], command, args)
         return 0
-    except ScamacError as error:
+    except LostRankError as error:  # each rank has its own view
         return _fail(str(error), error.exit_code, is_debug)
+    except ScamacError as error:
+        return _fail(str(error), error.exit_code, is_debug) if _is_first() else error.exit_code
     except KeyboardInterrupt:
         return _stopped(args, is_debug)
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
@@ -78,21 +82,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bug(error, is_debug)
 
 
+def _is_first() -> bool:
+    """Whether this process speaks for the job."""
+    try:
+        return find_place().world.rank == 0
+    except ScamacError:
+        return True
+
+
+def _launched(arguments: list[str], args: Namespace) -> int | None:
+    """Start the processes that ``--devices`` asks for, unless this is one of them; the exit code of the job."""
+    n_devices, n_nodes = getattr(args, "devices", 1), getattr(args, "num_nodes", 1)
+    for name, value in (("devices", n_devices), ("num-nodes", n_nodes)):
+        if value < 1:
+            raise ConfigError(f"--{name} {value}; it must be at least 1.")
+    if n_devices * n_nodes == 1 or find_place().world.size > 1:
+        return None
+    from scamac_scale.launcher import find_nodes, launch
+
+    train = getattr(args, "train", None)
+    return launch(
+        arguments,
+        n_devices,
+        find_nodes(n_nodes),
+        max_restarts=getattr(args, "max_restarts", 0),
+        timeout_s=train.timeout_s if train else 60.0,
+    )
+
+
 def _parse(arguments: list[str]) -> tuple[Command, Namespace]:
     from scamac_scale.cli.commands import COMMANDS
-    from scamac_scale.cli.parsing import build_parser, parse
+    from scamac_scale.cli.parsing import build_parser, parse, with_settings_of_run
 
     command = choose(COMMANDS, arguments[0], "command")
     parser = build_parser(arguments[0], command.summary, command.usage, has_json_file=command.has_json_file)
     command.declare(parser)
-    return command, parse(parser, arguments[1:], command.config, command.prefix)
+    return command, parse(parser, with_settings_of_run(arguments[1:]), command.config, command.prefix)
 
 
 def _run(name: str, command: Command, args: Namespace) -> None:
     from scamac_scale.cli.show import print_json, print_result
     from scamac_scale.progress import show_progress
 
-    is_quiet = getattr(args, "quiet", False)
+    is_quiet = getattr(args, "quiet", False) or not _is_first()
     train = getattr(args, "train", None)
     show_progress(not is_quiet, every_s=train.log_every_s if train else 10.0)
     try:
@@ -100,7 +132,7 @@ def _run(name: str, command: Command, args: Namespace) -> None:
             result = command.run(args)
     finally:
         show_progress(False)
-    json_target = getattr(args, "json", None)
+    json_target = getattr(args, "json", None) if _is_first() else None
     if json_target is not None:
         print_json(result, json_target)
     if json_target != "-" and not is_quiet:
@@ -161,9 +193,8 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 
 def _stopped(args: Namespace | None, is_debug: bool) -> int:
-    checkpoints = Path(getattr(args, "run", None) or "") / "checkpoints"
-    if getattr(args, "run", None) and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        return _fail("stopped by a signal; a checkpoint is saved, run again with --resume.", EXIT_RESUMABLE, is_debug)
+    if getattr(args, "train", None) is not None:
+        return _fail("stopped by a signal; run again with --resume.", EXIT_RESUMABLE, is_debug)
     return _fail("stopped by a signal; no result is saved, the same command starts anew.", EXIT_INTERRUPTED, is_debug)
 
 

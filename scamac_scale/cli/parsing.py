@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -68,6 +69,33 @@ def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = F
     parser.add_argument("--quiet", action="store_true", help="Print nothing but errors.", **OPTIONAL)
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.", **OPTIONAL)
     return parser
+
+
+def declare_ranks(parser: ArgumentParser) -> None:
+    """Add the options of a command that several processes share."""
+    parser.add_argument(
+        "--devices", type=int, help="Processes on this machine, each with a GPU where there are some.", **OPTIONAL
+    )
+    parser.add_argument(
+        "--num-nodes", type=int, help="Machines; the same command is started on each. See docs/ranks.md.", **OPTIONAL
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        help="How often --devices starts all processes again, from the last checkpoint, when one is lost.",
+        **OPTIONAL,
+    )
+
+
+def with_settings_of_run(argv: Sequence[str]) -> list[str]:
+    """Let ``--resume`` take the settings of its run, where no ``--config`` is named; options that are given come after them."""
+    values = dict(pairwise(argv))
+    values |= dict(argument.split("=", 1) for argument in argv if argument.startswith("--run="))
+    settings = Path(values.get("--run", "")) / "config.yaml"
+    has_config = any(argument.split("=", 1)[0] == "--config" for argument in argv)
+    if "--resume" not in argv or "--run" not in values or has_config or not settings.is_file():
+        return list(argv)
+    return ["--config", str(settings), *argv]
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str], config: type | None, prefix: str = "") -> Namespace:

@@ -30,7 +30,7 @@ class Signals:
     def __init__(self) -> None:
         self._received: str | None = None
         self._before: dict[int, Any] = {}  # Any: handlers, as the system has them
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._launcher = os.getppid() if {"TORCHELASTIC_RUN_ID", "SCAMAC_LAUNCHED"} & os.environ.keys() else None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
