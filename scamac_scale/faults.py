@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,7 +95,12 @@ def _parse(text: str, rank: int) -> dict[str, list[_Fault]]:
     return found
 
 
-_FAULTS = _parse(os.environ.get(FAULT, ""), int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
+@cache
+def _faults() -> dict[str, list[_Fault]]:
+    """Read the variable once, when the first point is passed."""
+    return _parse(os.environ.get(FAULT, ""), int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
+
+
 _COUNTS: dict[str, int] = {}
 
 
@@ -111,10 +117,10 @@ def reach(point: str) -> str | None:
     str or None
         The action, where the caller has a part in it (``nan``).
     """
-    if not _FAULTS:
+    if not (faults := _faults()):
         return None
     _COUNTS[point] = _COUNTS.get(point, 0) + 1
-    for fault in _FAULTS.get(point, ()):
+    for fault in faults.get(point, ()):
         if fault.nth == _COUNTS[point] and not _has_fired(fault):
             _tell(fault)
             ACTIONS[fault.action]()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Sum = TypeVar("Sum")
 Result = TypeVar("Result")
 
-REPORT_S = 5.0
+REPORT_S = 3.0
 """Seconds after the last sign of another rank in which those that are alive have to give theirs, once a collective has failed."""
 
 

@@ -1,0 +1,268 @@
+"""Killed anywhere, resumed: the weights, labels and latents of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from scamac_scale import IngestConfig, ScAMAC, ingest
+from scamac_scale.train.logs import plain
+from tests.conftest import build_tiny_atlas
+from tests.e2e.conftest import QUICK
+from tests.faults.nursery import Ended, Nursery, nursery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+N_STEPS = 20
+SMALL = {"sweep.SWEEP_CELLS": 32, "sweep.TICK_BATCHES": 2, "train.landmarks.SWEEP_CELLS": 32}
+"""So that 300 cells are several turns of a sweep."""
+OFTEN = ("--train.checkpoint_every_steps", "2")
+ALWAYS = ("--train.checkpoint_every_s", "1e-6")
+
+TRIPLES = [
+    ("train.step:1:kill", "checkpoint.write:2:kill", "train.sweep:30:kill"),
+    (f"train.step:{N_STEPS // 2}:kill", "checkpoint.prune:1:kill", "train.members:3:kill"),
+]
+MORE_TRIPLES = [
+    (f"train.step:{N_STEPS}:kill", "train.model:1:kill", "train.step:1:kill"),
+    ("checkpoint.rename:1:kill", "checkpoint.rename:3:kill", "checkpoint.write:1:kill"),
+    ("train.consensus:1:kill", "train.sweep:1:kill", "train.sweep:9:kill"),
+    ("checkpoint.prune:2:kill", "checkpoint.prune:2:kill", "checkpoint.prune:2:kill"),
+    ("train.members:1:kill", "train.members:5:kill", "train.step:7:kill"),
+    ("train.step:3:exit", "train.step:3:term", "train.step:3:exit"),
+]
+
+
+class Place(NamedTuple):
+    """Where the runs of this module find what they share."""
+
+    folder: Path
+    store: Path
+    jobs: Nursery
+
+    def train(self, run: Path, *more: str, ranks: int = 1, **how: Any) -> Ended:
+        options = ["--config", str(self.folder / "config.yaml"), "--store", str(self.store), "--quiet"]
+        return self.jobs.run("train", "--run", str(run), *options, *more, ranks=ranks, constants=SMALL, **how)
+
+
+@pytest.fixture(scope="module")
+def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("kills")
+    store = ingest(tiny_atlas, folder / "store.zarr", IngestConfig(n_genes=100))
+    start = replace(QUICK.start, landmark_cells=80, components=(5,))
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain(asdict(replace(QUICK, start=start)))))
+    with nursery(folder / "jobs") as jobs:
+        yield Place(folder, store, jobs)
+
+
+def fingerprint(run: Path, store: Path) -> dict[str, str]:
+    """SHA-256 of weights, latents, labels and memberships."""
+    found = ScAMAC.load(run / "model").predict(store)
+    arrays = {
+        "latent": found.obsm["X_scAMAC"],
+        "membership": found.obsm["scamac_membership"],
+        "labels": found.obs["scamac_cluster"].to_numpy().astype(np.int64),
+    }
+    digests = {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for name, array in arrays.items()}
+    return {"weights": hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest(), **digests}
+
+
+@pytest.fixture(scope="module")
+def unbroken(place: Place) -> dict[int, dict[str, str]]:
+    found = {}
+    for ranks in (1, 2):
+        run = place.folder / f"unbroken-{ranks}"
+        ended = place.train(run, ranks=ranks)
+        assert ended.codes == [0] * ranks, ended.errors
+        found[ranks] = fingerprint(run, place.store)
+    return found
+
+
+def finish(place: Place, run: Path, ranks: int) -> None:
+    ended = place.train(run, "--resume", ranks=ranks)
+    assert ended.codes == [0] * ranks, ended.errors
+
+
+def kill_three_times(place: Place, run: Path, faults: tuple[str, ...], ranks: int, often: tuple[str, ...]) -> None:
+    for fault in faults:
+        ended = place.train(run, "--resume", *often, ranks=ranks, fault=fault)
+        assert f"fault: {fault}" in ended.errors, (fault, ended)
+        assert 0 not in ended.codes, ended
+    finish(place, run, ranks)
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("faults", "often"), [(TRIPLES[0], OFTEN), (TRIPLES[1], ALWAYS)])
+def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(
+    place: Place,
+    unbroken: dict[int, dict[str, str]],
+    tmp_path: Path,
+    faults: tuple[str, ...],
+    often: tuple[str, ...],
+    ranks: int,
+) -> None:
+    kill_three_times(place, tmp_path / "run", faults, ranks, often)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[ranks]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("often", [OFTEN, ALWAYS], ids=["often", "always"])
+@pytest.mark.parametrize("faults", MORE_TRIPLES, ids=str)
+def test_every_point_can_kill(
+    place: Place,
+    unbroken: dict[int, dict[str, str]],
+    tmp_path: Path,
+    faults: tuple[str, ...],
+    often: tuple[str, ...],
+    ranks: int,
+) -> None:
+    # the later faults may lie beyond what is left of the run: then it has ended
+    for fault in faults:
+        ended = place.train(tmp_path / "run", "--resume", *often, ranks=ranks, fault=fault)
+        if f"fault: {fault}" not in ended.errors:
+            assert fault != faults[0]
+            assert ended.codes == [0] * ranks
+    finish(place, tmp_path / "run", ranks)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[ranks]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("seed", range(30))
+def test_a_kill_at_any_time(
+    place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, seed: int, ranks: int
+) -> None:
+    rng = random.Random(seed)
+    often = rng.choice([OFTEN, ALWAYS])
+    n_kills = 0
+    for _ in range(10):
+        ended = place.train(tmp_path / "run", "--resume", *often, ranks=ranks, kill_after_s=rng.uniform(0.2, 1.6))
+        n_kills += ended.codes != [0] * ranks
+        if n_kills == 3:
+            break
+    assert n_kills > 0
+    finish(place, tmp_path / "run", ranks)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[ranks]
+
+
+@pytest.mark.ddp
+def test_a_rank_that_dies_is_named_by_the_others(place: Place, tmp_path: Path) -> None:
+    ended = place.train(tmp_path / "run", ranks=2, fault="train.step@1:5:kill")
+    assert "fault: train.step@1:5:kill" in ended.errors
+    assert ended.codes == [75, -9]
+    assert "rank 1 of 2 does not answer" in ended.errors
+
+
+def stopped_run(place: Place, run: Path) -> list[Path]:
+    """The checkpoints of a run that was killed at step 15."""
+    ended = place.train(run, *OFTEN, fault="train.step:15:kill")
+    assert "fault: train.step:15:kill" in ended.errors
+    files = sorted((run / "checkpoints").glob("*.pt"))
+    assert len(files) == 2
+    return files
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, damage: str
+) -> None:
+    newest = stopped_run(place, tmp_path / "run")[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes({"flip": content, "cut": content[: len(content) // 3], "empty": b""}[damage])
+    ended = place.train(tmp_path / "run", "--resume")
+    assert ended.codes == [0]
+    assert f"{newest} cannot be used" in ended.errors
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[1]
+
+
+def test_a_signal_stops_a_run_that_can_go_on(place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path) -> None:
+    ended = place.train(tmp_path / "run", fault="train.step:13:term")
+    assert ended.codes == [75]
+    assert "stopped by SIGTERM; a checkpoint is saved" in ended.errors
+    assert [path.name.split("-")[2] for path in sorted((tmp_path / "run" / "checkpoints").glob("*.pt"))][-1] == "13"
+    finish(place, tmp_path / "run", 1)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[1]
+
+
+@pytest.mark.ddp
+def test_a_signal_to_one_rank_stops_all(place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path) -> None:
+    for fault in ("train.step@1:4:term", "train.sweep@1:20:term"):
+        ended = place.train(tmp_path / "run", "--resume", ranks=2, fault=fault)
+        assert ended.codes == [75, 75], ended.errors
+    finish(place, tmp_path / "run", 2)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[2]
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_loss_that_is_no_number_stops_all_ranks(place: Place, tmp_path: Path, ranks: int) -> None:
+    fault = f"train.loss@{ranks - 1}:13:nan"
+    ended = place.train(tmp_path / "run", *OFTEN, ranks=ranks, fault=fault)
+    assert f"fault: {fault}" in ended.errors
+    assert ended.codes == [5] * ranks
+    assert f"not finite at step 12, on rank {ranks - 1}, cells " in ended.errors
+    assert "step-12-" in sorted((tmp_path / "run" / "checkpoints").glob("*.pt"))[-1].name
+    assert (tmp_path / "run" / "nonfinite-step-12.json").is_file()
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(place: Place, tmp_path: Path) -> None:
+    stopped_run(place, tmp_path / "run")
+    finish(place, tmp_path / "run", 2)
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_a_failed_save_keeps_the_checkpoints_before(
+    place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path
+) -> None:
+    for point in ("write", "rename"):
+        ended = place.train(tmp_path / "run", "--resume", *OFTEN, fault=f"checkpoint.{point}:4:enospc")
+        assert ended.codes == [4]
+        assert "No space left on device" in ended.errors
+        assert len(list((tmp_path / "run" / "checkpoints").glob("*.pt"))) == 2
+    finish(place, tmp_path / "run", 1)
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[1]
+
+
+def test_no_room_is_found_out_before_the_steps(place: Place, tmp_path: Path) -> None:
+    ended = place.train(tmp_path / "run", limit_bytes=20_000)
+    assert ended.codes == [4]
+    assert "File too large" in ended.errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_resumed_metrics_have_no_gap_and_no_repeats(place: Place, tmp_path: Path) -> None:
+    def steps(run: Path) -> list[str]:
+        lines = (run / "metrics.csv").read_text().splitlines()
+        at = lines[0].split(",").index("step")
+        return [line.split(",")[at] for line in lines[1:]]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert place.train(whole).codes == [0]
+    stopped_run(place, broken)
+    finish(place, broken, 1)
+    assert steps(broken) == steps(whole)
+
+
+def test_another_setting_or_other_cells_are_refused(place: Place, tmp_path: Path) -> None:
+    stopped_run(place, tmp_path / "run")
+    ended = place.train(tmp_path / "run", "--resume", "--loss.gamma", "0.2")
+    assert ended.codes == [2]
+    assert "loss.gamma=0.2 (it was 0.1)" in ended.errors
+    other = ingest(build_tiny_atlas()[:250].copy(), tmp_path / "other.zarr", IngestConfig(n_genes=100))
+    ended = place.jobs.run("train", "--run", str(tmp_path / "run"), "--store", str(other), "--resume", "--quiet")
+    assert ended.codes == [2]
+    assert "other cells or genes" in ended.errors
+    ended = place.train(tmp_path / "run")
+    assert ended.codes == [4]
+    assert "add --resume" in ended.errors
