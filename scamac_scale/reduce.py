@@ -419,5 +419,5 @@ def block_gather(parts: Sequence[Tensor], sizes: Sequence[int], world: World, di
     padded = []
     for block, part in zip(world.own(len(sizes)), parts, strict=True):
         edges = sum(sizes[:block]), sum(sizes[block + 1 :])
-        padded.append(F.pad(part.movedim(dim, -1), edges).movedim(-1, dim))
+        padded.append(F.pad(part, (0, 0) * (part.ndim - 1 - dim) + edges))
     return block_sum(padded, world)
