@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scamac_scale.train.landmarks import Landmarks
     from scamac_scale.train.objective import Clusters, ConsensusTarget
     from scamac_scale.train.phases import Stepper
+    from scamac_scale.world import World
 
 CHILD = Path(__file__).resolve().parent / "scaling.py"
 SHARE_CELLS, SHARE_GENES = 100_000, 2_000
@@ -92,7 +93,9 @@ def joint_config(batch_cells: int, n_rounds: int) -> ScamacConfig:
 
 
 @contextmanager
-def prepared(store: Path, batch_cells: int, n_rounds: int) -> Iterator[Prepared]:
+def prepared(
+    store: Path, batch_cells: int, n_rounds: int, world: World | None = None, sums: str = "blocks"
+) -> Iterator[Prepared]:
     """Open a store and go through the steps before the first round, but for pretraining and the consensus."""
     from scamac_scale.nn.embed import embed_rows
     from scamac_scale.sources import open_source
@@ -102,17 +105,19 @@ def prepared(store: Path, batch_cells: int, n_rounds: int) -> Iterator[Prepared]
     from scamac_scale.train.phases import Stepper
     from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
     from scamac_scale.train.start import fit_input_scale, start_from_pca
+    from scamac_scale.world import ALONE
 
-    config = joint_config(batch_cells, n_rounds)
+    config, world = joint_config(batch_cells, n_rounds), world or ALONE
+    config = replace(config, train=replace(config.train, sums=sums))
     with open_source(store, loader=config.loader) as source:
         fabric = launch(config)
         network = build_network(source, config).to(fabric.device)
-        fit_input_scale(network, source, config.input.gene_sd, config.input.center)
-        start_from_pca(network, source, config)
+        fit_input_scale(network, source, config.input.gene_sd, config.input.center, world)
+        start_from_pca(network, source, config, world)
         bank_rows = sample_rows(source.n_cells, config.model.bank_cells, config.seed, "bank")
         network.start_attention(read_cells(source, bank_rows, network))
         network.eval()
-        stepper = Stepper(fabric, network, source, config)
+        stepper = Stepper(fabric, network, source, config, world=world)
         stepper.sweeps.freeze()
         rows = sample_rows(source.n_cells, landmark_count(source.n_cells, config), config.seed, "landmarks")
         landmarks = Landmarks(rows, read_cells(source, rows, network))

@@ -38,6 +38,7 @@ class _Links:
     brisk: Any = None  # Any: torch's groups and stores are not typed; None is the default group
     store: Any = None
     is_brisk = False
+    seconds = 0.0
 
 
 _LINKS = _Links()
@@ -136,11 +137,19 @@ def _group() -> Any:
 
 @contextmanager
 def _talking(world: World) -> Iterator[None]:
-    """Turn what a collective raises into an error that says which rank is to blame."""
+    """Time a collective, and turn what it raises into an error that says which rank is to blame."""
+    start_s = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
         raise _blame(error, world) from error
+    finally:
+        _LINKS.seconds += time.perf_counter() - start_s
+
+
+def waited_s() -> float:
+    """Seconds that this process has spent in collectives so far: sending, and waiting for other ranks."""
+    return _LINKS.seconds
 
 
 def _first_line(error: BaseException) -> str:

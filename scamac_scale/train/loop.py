@@ -26,7 +26,7 @@ from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import from_first
+from scamac_scale.reduce import from_first, waited_s
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
@@ -236,6 +236,7 @@ class Fit:
             "similarity_weight": self.stepper.weights.get("similarity"),
             "processes": self.world.size,
             "checkpoints": self.watch.n_saved,
+            "seconds_in_collectives": round(waited_s(), 3),
             "seconds_by_part": {**self.times.parts, "checkpoints": round(self.watch.seconds, 3)},
             "versions": versions(),
             "commit": commit(),
