@@ -27,6 +27,7 @@ from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
 from scamac_scale.reduce import from_first, waited_s
+from scamac_scale.signals import Signals
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
@@ -35,7 +36,6 @@ from scamac_scale.train.objective import ConsensusTarget, MembershipTarget, temp
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.provenance import commit, versions
 from scamac_scale.train.selection import choose_bank, read_cells
-from scamac_scale.train.signals import Signals
 from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
 from scamac_scale.train.watch import Watch
 from scamac_scale.world import ALONE, World

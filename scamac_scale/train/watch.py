@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scamac_scale.config import TrainConfig
-    from scamac_scale.train.signals import Signals
+    from scamac_scale.signals import Signals
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Signals that ask a fit to stop: they set a flag, and the next look at it saves and ends."""
+"""Signals that ask a fit or a prediction to stop: they set a flag, and the next look at it saves and ends."""
 
 from __future__ import annotations
 
