@@ -246,6 +246,7 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: str = "trained",
+        resume: bool = False,
     ) -> ad.AnnData: ...
 
     @overload
@@ -257,6 +258,7 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: str = "trained",
+        resume: bool = False,
     ) -> Path: ...
 
     def predict(
@@ -267,6 +269,7 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: str = "trained",
+        resume: bool = False,
     ) -> ad.AnnData | Path:
         """Predict cells, those of the fit or new ones.
 
@@ -275,7 +278,8 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to; None gives an AnnData.
+            Zarr or h5ad to stream to; None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
+            on a disk that all of them see.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
@@ -283,6 +287,8 @@ class ScAMAC:
         attention
             ``trained``, or ``atlas``: every cell attends to all cells of `data`, which takes time that grows with the square of
             their number.
+        resume
+            Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
 
         Returns
         -------
@@ -292,21 +298,31 @@ class ScAMAC:
 
         Raises
         ------
+        ConfigError
+            If several processes have no `out`, or `out` was begun with another model, data or other options.
         InputError
             If the data does not fit the model.
         OutputError
             If `out` exists or cannot be written.
+        StoppedError
+            After SIGTERM, SIGINT or SIGUSR1, where there is an `out`: what was done is kept beside it.
+        LostRankError
+            If another process does not answer.
         """
         from scamac_scale.infer.output import check_target
-        from scamac_scale.infer.predict import ATTENTIONS, predict
+        from scamac_scale.infer.predict import ATTENTIONS, check_ranks, predict
+        from scamac_scale.reduce import from_first
         from scamac_scale.sources import open_source
 
-        fitted = self.fitted
+        fitted, place = self.fitted, find_place()
         choose(ATTENTIONS, attention, "attention")
-        if out is not None:
-            check_target(out)
-        with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
-            return predict(fitted, source, out, is_denoised=denoised, attention=attention)
+        check_ranks(out, place.world)
+        with self._joined(place) as world:
+            if out is not None:
+                from_first(lambda: None if resume and Path(out).exists() else check_target(out), world)
+            with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
+                options: dict[str, Any] = {"is_denoised": denoised, "attention": attention}
+                return predict(fitted, source, out, world=world, resume=resume, **options)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

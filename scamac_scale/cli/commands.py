@@ -150,6 +150,7 @@ def _declare_predict(parser: ArgumentParser) -> None:
         help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input; the time grows "
         "with the square of their number).",
     )
+    parser.add_argument("--resume", action="store_true", help="Go on where a prediction was stopped.", **OPTIONAL)
 
 
 def _predict(args: Namespace) -> Result:
@@ -158,7 +159,7 @@ def _predict(args: Namespace) -> Result:
     require(args, "run", "input", "out")
     model = ScAMAC.load(Path(args.run) / "model")
     options = {"matrix": args.matrix, "attention": args.attention, "denoised": getattr(args, "denoised", False)}
-    path = model.predict(args.input, args.out, **options)
+    path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)
 
 

@@ -19,12 +19,12 @@ from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
 from scamac_scale.ops.attention import KEY_BLOCK, AttentionParts, attention_parts
 from scamac_scale.progress import track
-from scamac_scale.reduce import broadcast, gather, tree_sum
+from scamac_scale.reduce import broadcast, gather, patient, tree_sum
 from scamac_scale.sweep import sweep
 from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from scamac_scale.arrays import FloatArray
@@ -79,14 +79,20 @@ class AtlasAttention:
         self._n_cells = [_cells_of(source.n_cells, World(rank, world.size)) for rank in range(world.size)]
         self.n_own, width = self._n_cells[world.rank], self._shape[0] * self._shape[1]
         with writing(folder):
-            self._keys = RowSpool(folder, self.n_own, 2 * width)
-            self._queries = RowSpool(folder, self.n_own, width)
+            self._keys = RowSpool(folder, 2 * width)
+            self._queries = RowSpool(folder, width)
 
     @torch.no_grad()
-    def compute(self) -> None:
-        """Fill the files: one sweep over the cells, then all pairs of cells."""
+    def compute(self, look: Callable[[], None] = lambda: None) -> None:
+        """Fill the files: one sweep over the cells, then all pairs of cells.
+
+        Parameters
+        ----------
+        look
+            Called now and then, on all ranks equally often; may raise to stop.
+        """
         plan = SweepPlan(self._source.n_cells, BLOCK_CELLS, self._world)
-        sweep(self._source, self._project, 0, label="keys and values", plan=plan)
+        sweep(self._source, self._project, 0, label="keys and values", plan=plan, tick=lambda *_: look())
         blocks = [
             (owner, start, min(start + QUERY_CELLS, n_cells))
             for owner, n_cells in enumerate(self._n_cells)
@@ -95,6 +101,7 @@ class AtlasAttention:
         with track("attention over all cells", sum(self._n_cells), "cells") as progress:
             for owner, start, stop in blocks:
                 self._attend(owner, start, stop)
+                look()
                 progress.advance(stop - start)
 
     def _project(self, done: int, batch: Batch) -> int:
@@ -171,11 +178,13 @@ def atlas_attention(
     source: CellSource,
     folder: Path,
     world: World = ALONE,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[AtlasAttention]:
-    """Compute Eq. (10) over all cells and remove the files at the end; see `AtlasAttention`."""
+    """Compute Eq. (10) over all cells and remove the files at the end; see `AtlasAttention` and its ``compute``."""
     attention = AtlasAttention(network, source, folder, world)
     try:
-        attention.compute()
+        with patient():  # a block of queries may take its time
+            attention.compute(look)
         yield attention
     finally:
         attention.close()

@@ -1,4 +1,4 @@
-"""An AnnData zarr into an h5ad, a chunk of rows at a time; run as a process of its own by `output`.
+"""An AnnData zarr into an h5ad, a chunk of rows at a time; run as a process of its own by `disk`.
 
 For results of predict: a table of cells and one of genes, which fit in memory, and dense arrays in ``obsm`` and ``layers``,
 which need not.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,7 +67,15 @@ def _reason(error: BaseException) -> str:
     return os.strerror(int(found[1])) if found else " ".join(str(error).split())
 
 
+def _end_with(parent: int) -> None:
+    """End when the process that started this one has ended, which nobody would tell otherwise."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         convert(*sys.argv[1:])
     except (OSError, RuntimeError) as error:

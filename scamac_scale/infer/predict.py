@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -9,31 +10,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from scamac_scale.errors import InputError, choose
-from scamac_scale.infer.atlas import atlas_attention, scratch_bytes
-from scamac_scale.infer.output import (
-    DENOISED_KEY,
-    LATENT_KEY,
-    MEMBERSHIP_KEY,
-    DiskOutput,
-    MemoryOutput,
-    check_room,
-)
+from scamac_scale.errors import ConfigError, InputError, choose
+from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
+from scamac_scale.infer.disk import DiskOutput
+from scamac_scale.infer.finished import is_finished
+from scamac_scale.infer.journal import identity
+from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, MemoryOutput, Table, check_room
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.fuzzy import soft_assignment
-from scamac_scale.sweep import sweep
+from scamac_scale.reduce import from_first, gather_objects
+from scamac_scale.sweep import TICK_BATCHES, sweep
+from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anndata as ad
 
     from scamac_scale.checkpoint import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
 
+logger = logging.getLogger(__name__)
 
 ATTENTIONS = dict.fromkeys(("trained", "atlas"))
 """Over which cells spatial attention goes: those of training (its bank, or the block of cells), or all of the input."""
@@ -46,6 +49,8 @@ def predict(
     *,
     is_denoised: bool = False,
     attention: str = "trained",
+    world: World = ALONE,
+    resume: bool = False,
 ) -> ad.AnnData | Path:
     """Predict all cells of a source.
 
@@ -62,6 +67,10 @@ def predict(
     attention
         ``trained``: the spatial attention of training. ``atlas``: over all cells of the source, Eq. (10) as printed; O(N^2) time,
         and 12 bytes per scale, latent column and cell of disk beside the output.
+    world
+        This rank, and how many there are: each predicts some of the cells, into one output that all of them see.
+    resume
+        Go on with what a prediction that was stopped has left beside `out`, if it has; a finished one is left as it is.
 
     Returns
     -------
@@ -70,30 +79,90 @@ def predict(
 
     Raises
     ------
+    ConfigError
+        If several ranks have no output on disk, or not the same model and input.
     InputError
         If the source has no cells, or its columns cannot be written.
     OutputError
         If the output cannot be written.
+    ResumeError
+        If what is to be gone on with is of another model, input or other options.
+    StoppedError
+        After SIGTERM, SIGINT or SIGUSR1, where there is an output on disk: what was done is kept.
     """
     choose(ATTENTIONS, attention, "attention")
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
+    network = model.network.eval()
+    options = {"attention": attention, "denoised": is_denoised}
+    n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
+    output: MemoryOutput | DiskOutput
+    if out is None:
+        check_ranks(out, world)
+        folder = Path(tempfile.gettempdir())
+        check_room(folder, n_scratch)
+        output = MemoryOutput(_table(model, source, is_denoised, world))
+    else:
+        folder = Path(out).absolute().parent
+        belongs = identity(model, source, **options)
+        _check_alike(belongs, world)
+        if resume and from_first(lambda: is_finished(Path(out), model, source.n_cells, **options), world):
+            logger.info("%s is finished; there is nothing to resume", out)
+            return Path(out)
+        more: dict[str, Any] = {"world": world, "resume": resume, "scratch_bytes": n_scratch}
+        output = DiskOutput(out, _table(model, source, is_denoised, world), belongs, **more)
+    plan = SweepPlan(source.n_cells, BLOCK_CELLS, world)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(output)
+        if output.needs_rows:
+            atlas = None
+            if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
+                atlas = stack.enter_context(atlas_attention(network, source, folder, world, output.look))
+            write = _writer(model, source, output, plan, atlas)
+            start = min(output.turns * TICK_BATCHES * BLOCK_CELLS, plan.bounds[1] - plan.bounds[0])
+            at: dict[str, Any] = {"plan": plan, "turns": output.turns, "tick": lambda turns, _: output.tick(turns)}
+            sweep(source, write, start, label="predict", **at)
+        return output.finish(model.n_clusters, {**description(model), "attention": attention})
+
+
+def check_ranks(out: str | Path | None, world: World) -> None:
+    """Refuse several ranks without an output in which they can meet."""
+    if out is None and world.size > 1:
+        raise ConfigError(f"{world.size} processes need an output on a disk that all of them see; name one.")
+
+
+def _check_alike(belongs: dict[str, Any], world: World) -> None:
+    """Refuse ranks that would do different work, and wait for one another in vain."""
+    of_ranks = gather_objects(belongs, world)
+    for rank, other in enumerate(of_ranks):
+        names = [name for name in belongs if other[name] != of_ranks[0][name]]
+        if names:
+            raise ConfigError(f"rank {rank} has another {names[0]} than rank 0; start all ranks with the same command.")
+
+
+def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: World) -> Table:
+    """Say what is predicted; columns of the input on rank 0 alone."""
     genes = list(model.genes.chosen)
     widths = {LATENT_KEY: model.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
     if is_denoised:
         widths[DENOISED_KEY] = len(genes)
-    places = source.source_rows
-    obs = source.obs.iloc[np.argsort(places)]
-    is_ordered = bool((places == np.arange(places.size)).all())
-    network = model.network.eval()
-    scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
-    folder = Path(tempfile.gettempdir() if out is None else Path(out).absolute().parent)
-    if out is None:
-        check_room(folder, scratch)
-        output: MemoryOutput | DiskOutput = MemoryOutput(obs, genes, widths)
-    else:
-        output = DiskOutput(out, obs, genes, widths, is_ordered=is_ordered, scratch_bytes=scratch)
-    device = network.gene_mean.device
+    is_first = world.rank == 0
+    obs = source.obs.iloc[np.argsort(source.source_rows)] if is_first else pd.DataFrame(index=range(source.n_cells))
+    return Table(obs, genes, widths)
+
+
+def _writer(
+    model: FittedModel,
+    source: OpenSource,
+    output: MemoryOutput | DiskOutput,
+    plan: SweepPlan,
+    atlas: AtlasAttention | None,
+) -> Callable[[int, Batch], int]:
+    """Predicts a batch and hands it to the output; for a sweep that counts the cells of this rank."""
+    network, device = model.network, model.network.gene_mean.device
+    first, stop = plan.bounds
+    places = source.source_rows[first:stop].copy()
 
     def write(start: int, batch: Batch) -> int:
         n_cells = len(batch.rows)
@@ -103,20 +172,13 @@ def predict(
         latent = found.latent[:n_cells].float()
         u = soft_assignment(latent, model.centers, model.temperature, model.config.loss.epsilon)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
-        if is_denoised:
+        if DENOISED_KEY in output.table.widths:
             blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
-        output.write(places[batch.rows], u.argmax(dim=1).cpu().numpy(), arrays)
+        output.write(places[batch.rows - first], u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        atlas = None
-        if attention == "atlas":
-            atlas = stack.enter_context(atlas_attention(network, source, folder))
-        stack.enter_context(output)
-        sweep(source, write, 0, label="predict", plan=SweepPlan(source.n_cells, BLOCK_CELLS))
-        return output.finish(model.n_clusters, {**description(model), "attention": attention})
+    return write
 
 
 def description(model: FittedModel) -> dict[str, Any]:

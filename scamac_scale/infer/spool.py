@@ -5,63 +5,82 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from numpy.typing import DTypeLike, NDArray
+
+    from scamac_scale.arrays import IntArray
 
 
 class RowSpool:
-    """A float32 matrix in a file of its own, written by rows in any order and read back in order.
+    """A matrix in a file of its own, written by rows in any order, by several processes, and read back in order.
 
     Parameters
     ----------
-    folder
-        Where the file lies. It has no name there: it is gone when it is closed, and when the process ends or is killed.
-    n_rows, width
+    path
+        The file, which must exist; it stays. A folder makes a file without a name: it is gone when it is closed, and when the
+        process ends or is killed.
+    width
+        Columns.
+    dtype
         Of the matrix.
 
     Notes
     -----
-    Written by system calls and not through mapped memory: a full disk is then an OSError, and not the end of the process.
+    Written by system calls and not through mapped memory: a full disk is then an OSError, and not the end of the process. A named file
+    is opened for writing only: a client of a network file system that had read a page might write it back as a whole, with what
+    another rank has written since.
     """
 
-    def __init__(self, folder: Path, n_rows: int, width: int) -> None:
-        self._n_rows, self._width = n_rows, width
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
+    def __init__(self, path: Path, width: int, dtype: DTypeLike = np.float32) -> None:
+        self._width, self._dtype = width, np.dtype(dtype)
+        self._row_bytes = width * self._dtype.itemsize
+        self._path = path
+        self._reader: int | None = None
+        self._file: Any = None  # Any: typed by its wrapper otherwise
+        if path.is_dir():
+            self._file = tempfile.TemporaryFile(dir=path, buffering=0)  # noqa: SIM115  closed by `close`
+            self._writer = self._reader = self._file.fileno()
+        else:
+            self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
-    def write(self, rows: IntArray, block: FloatArray) -> None:
+    def write(self, rows: IntArray, block: NDArray[Any]) -> None:
         """Write some rows, in any order."""
         if len(rows) == 0:
             return
-        row_bytes = 4 * self._width
-        data = np.ascontiguousarray(block, dtype=np.float32).data.cast("B")
+        row_bytes = self._row_bytes
+        data = np.ascontiguousarray(block, dtype=self._dtype).data.cast("B")
         ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))  # of runs of rows that follow one another
         for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
-            piece = data[start * row_bytes : end * row_bytes]
-            if os.pwrite(self._file.fileno(), piece, int(rows[start]) * row_bytes) != len(piece):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the system wrote what still had room
+            at, stop, place = start * row_bytes, end * row_bytes, int(rows[start]) * row_bytes
+            while (written := os.pwrite(self._writer, data[at:stop], place)) != stop - at:
+                at, place = at + written, place + written  # what still had room; the rest raises
 
-    def read(self, start: int, stop: int) -> FloatArray:
-        """Rows `start` to `stop` - 1, (n, width) float32."""
-        row_bytes = 4 * self._width
-        block = np.empty((stop - start, self._width), np.float32)
+    def flush(self) -> None:
+        """Force what this process wrote to the disk; a file system over the network shows it to others then."""
+        os.fsync(self._writer)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start` to `stop` - 1, (n, width). What others wrote is seen if they flushed it before the first call."""
+        block = np.empty((stop - start, self._width), self._dtype)
         if start == stop:
             return block
-        if os.preadv(self._file.fileno(), [block.data.cast("B")], start * row_bytes) != block.nbytes:
+        if self._reader is None:
+            self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if os.preadv(self._reader, [block.data.cast("B")], start * self._row_bytes) != block.nbytes:
             raise OSError(errno.EIO, "a temporary file is shorter than it was written")
         return block
 
-    def blocks(self, n_rows: int) -> Iterator[tuple[int, FloatArray]]:
-        """Give all rows in order, `n_rows` at a time, each with the number of its first."""
-        for start in range(0, self._n_rows, n_rows):
-            yield start, self.read(start, min(start + n_rows, self._n_rows))
-
     def close(self) -> None:
-        """Close the file, which removes it."""
-        self._file.close()
+        """Close the file, which removes one without a name."""
+        if self._file is not None:
+            self._file.close()
+            return
+        os.close(self._writer)
+        if self._reader is not None:
+            os.close(self._reader)

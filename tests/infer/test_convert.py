@@ -11,7 +11,8 @@ import pytest
 import zarr
 
 from scamac_scale.infer.convert import convert
-from scamac_scale.infer.output import CHUNK_BYTES, DENOISED_KEY, LATENT_KEY, DiskOutput
+from scamac_scale.infer.disk import DiskOutput
+from scamac_scale.infer.output import CHUNK_BYTES, DENOISED_KEY, LATENT_KEY, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ def result(path: Path, n_cells: int, n_genes: int) -> Path:
     text = pd.Categorical.from_codes(np.arange(n_cells) % 3, ["é", "b", "c"])
     obs = pd.DataFrame({"batch": text, "depth": rng.random(n_cells)}, index=[f"cell{i}" for i in range(n_cells)])
     genes = [f"gene{i}" for i in range(n_genes)]
-    with DiskOutput(path, obs, genes, {LATENT_KEY: 3, DENOISED_KEY: n_genes}) as output:
+    with DiskOutput(path, Table(obs, genes, {LATENT_KEY: 3, DENOISED_KEY: n_genes}), {}) as output:
         for start in range(0, n_cells, 1000):
             labels = np.arange(start, min(start + 1000, n_cells))
             latent = rng.random((len(labels), 3), dtype=np.float32)

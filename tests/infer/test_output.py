@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from scamac_scale.errors import InputError, OutputError
+from scamac_scale.infer.disk import DiskOutput
 from scamac_scale.infer.output import (
     CHUNK_BYTES,
     CHUNK_CELLS,
     DENOISED_KEY,
     LATENT_KEY,
-    DiskOutput,
     MemoryOutput,
+    Table,
     chunk_cells,
     cluster_column,
 )
@@ -40,8 +41,8 @@ def fill(output: Any) -> Any:
 @pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
 def test_disk_and_memory_hold_the_same(tmp_path: Path, suffix: str) -> None:
     genes, widths = ["g1", "g2"], {LATENT_KEY: 2}
-    expected = fill(MemoryOutput(OBS, genes, widths))
-    path = fill(DiskOutput(tmp_path / f"out{suffix}", OBS, genes, widths))
+    expected = fill(MemoryOutput(Table(OBS, genes, widths)))
+    path = fill(DiskOutput(tmp_path / f"out{suffix}", Table(OBS, genes, widths), {}))
     found = ad.read_zarr(path) if suffix == ".zarr" else ad.read_h5ad(path)
     np.testing.assert_array_equal(found.obsm[LATENT_KEY], LATENT)
     np.testing.assert_array_equal(expected.obsm[LATENT_KEY], LATENT)
@@ -57,7 +58,7 @@ def test_rows_in_any_order_come_to_their_places(tmp_path: Path, suffix: str) -> 
     obs = pd.DataFrame(index=[str(i) for i in range(n_cells)])
     order = np.random.default_rng(0).permutation(n_cells)
     widths = {LATENT_KEY: 2, DENOISED_KEY: 1}
-    with DiskOutput(tmp_path / f"out{suffix}", obs, ["g"], widths, is_ordered=False) as output:
+    with DiskOutput(tmp_path / f"out{suffix}", Table(obs, ["g"], widths), {}) as output:
         for start in range(0, n_cells, 1000):
             rows = order[start : start + 1000]
             values = np.stack([rows, -rows], axis=1).astype(np.float32)
@@ -76,7 +77,7 @@ def test_rows_in_any_order_come_to_their_places(tmp_path: Path, suffix: str) -> 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_error(tmp_path: Path, suffix: str, error: type[BaseException]) -> None:
     def fail() -> None:
-        with DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2}) as output:
+        with DiskOutput(tmp_path / f"out{suffix}", Table(OBS, ["g"], {LATENT_KEY: 2}), {}) as output:
             output.write(np.arange(2), LABELS[:2], {LATENT_KEY: LATENT[:2]})
             raise error
 
@@ -85,7 +86,7 @@ def test_nothing_is_left_after_an_error(tmp_path: Path, suffix: str, error: type
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("suffix", "needed"), [(".zarr", 5 * 10 * 4), (".h5ad", 2 * 5 * 10 * 4)])
+@pytest.mark.parametrize(("suffix", "needed"), [(".zarr", 5 * (2 * 10 + 1) * 4), (".h5ad", 5 * (2 * 10 + 1) * 4)])
 def test_an_output_is_refused_before_any_work_where_its_disk_has_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, needed: int
 ) -> None:
@@ -96,16 +97,16 @@ def test_an_output_is_refused_before_any_work_where_its_disk_has_no_room(
 
     disk_with(needed - 1)
     with pytest.raises(OutputError, match=rf"needs up to {needed} bytes, {needed - 1} are free.*make room"):
-        DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8})
+        DiskOutput(tmp_path / f"out{suffix}", Table(OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8}), {})
     disk_with(needed)
-    DiskOutput(tmp_path / f"out{suffix}", OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8})
+    DiskOutput(tmp_path / f"out{suffix}", Table(OBS, ["g"], {LATENT_KEY: 2, DENOISED_KEY: 8}), {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_h5ad_is_not_begun_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    output = DiskOutput(tmp_path / "out.h5ad", OBS, ["g"], {LATENT_KEY: 2})
+    output = DiskOutput(tmp_path / "out.h5ad", Table(OBS, ["g"], {LATENT_KEY: 2}), {})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"write \.zarr, or make room"):
         fill(output)
@@ -116,16 +117,16 @@ def test_an_h5ad_is_not_begun_without_room(tmp_path: Path, monkeypatch: pytest.M
 def test_columns_that_clash_are_refused_before_any_work(tmp_path: Path, names: tuple[str, str]) -> None:
     obs = OBS.assign(more=1).set_axis(names, axis=1)
     with pytest.raises(InputError, match="rename or remove"):
-        DiskOutput(tmp_path / "out.zarr", obs, ["g"], {LATENT_KEY: 2})
+        DiskOutput(tmp_path / "out.zarr", Table(obs, ["g"], {LATENT_KEY: 2}), {})
 
 
 def test_clusters_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
-    path = fill(DiskOutput(tmp_path / "out.zarr", OBS.assign(scamac_cluster="old"), ["g"], {LATENT_KEY: 2}))
+    path = fill(DiskOutput(tmp_path / "out.zarr", Table(OBS.assign(scamac_cluster="old"), ["g"], {LATENT_KEY: 2}), {}))
     assert ad.read_zarr(path).obs["scamac_cluster"].tolist() == list("02102")
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    output = DiskOutput(tmp_path / "out.h5ad", OBS, ["g"], {LATENT_KEY: 2})
+    output = DiskOutput(tmp_path / "out.h5ad", Table(OBS, ["g"], {LATENT_KEY: 2}), {})
     (tmp_path / "out.h5ad").write_text("theirs")
     with pytest.raises(OutputError, match="already there"):
         fill(output)
@@ -139,32 +140,44 @@ def test_an_h5ad_is_written_from_a_folder_with_modules_of_the_same_names(
     for name in ("h5py", "scamac_scale"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
     monkeypatch.chdir(tmp_path)
-    assert ad.read_h5ad(fill(DiskOutput("out.h5ad", OBS, ["g"], {LATENT_KEY: 2}))).n_obs == len(OBS)
+    assert ad.read_h5ad(fill(DiskOutput("out.h5ad", Table(OBS, ["g"], {LATENT_KEY: 2}), {}))).n_obs == len(OBS)
 
 
 FILE_TOO_LARGE = """
 import resource, sys
 import numpy as np, pandas as pd
 from scamac_scale.errors import OutputError
-from scamac_scale.infer.output import DENOISED_KEY, DiskOutput
+from scamac_scale.infer.disk import DiskOutput
+from scamac_scale.infer.output import DENOISED_KEY, Table
+def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, resource.RLIM_INFINITY))
 values = np.random.default_rng(0).random((3 * 2**14, 16), dtype=np.float32)
 obs = pd.DataFrame(index=[str(i) for i in range(len(values))])
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, resource.RLIM_INFINITY))
 try:
-    with DiskOutput(sys.argv[1], obs, [str(i) for i in range(16)], {DENOISED_KEY: 16}) as output:
+    with DiskOutput(sys.argv[1], Table(obs, [str(i) for i in range(16)], {DENOISED_KEY: 16}), {}) as output:
+        if sys.argv[2] == "rows":
+            limit()
         output.write(np.arange(len(values)), np.zeros(len(values), dtype=np.int64), {DENOISED_KEY: values})
+        limit()  # chunks stay below it, an h5ad does not
         output.finish(1, {})
 except OutputError as error:
     print(error.exit_code, error)
 """
 
 
-def test_a_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FILE_TOO_LARGE, tmp_path / "out.h5ad"]  # its chunks stay below the limit
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ("rows", "File too large; the file system or a limit allows no larger files; choose another disk."),
+        ("h5ad", "File too large; make room, or write .zarr."),
+    ],
+)
+def test_a_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path, stage: str, reason: str) -> None:
+    command = [sys.executable, "-c", FILE_TOO_LARGE, tmp_path / "out.h5ad", stage]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("4 "), done.stderr
-    assert "out.h5ad cannot be written: File too large; make room, or write .zarr." in done.stdout
+    assert f"out.h5ad cannot be written: {reason}" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +193,7 @@ def test_chunks_are_bounded_and_hold_whole_blocks_or_divide_one(width: int) -> N
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
-        DiskOutput(tmp_path / "out.zarr", OBS, ["g"], {LATENT_KEY: 2})
+        DiskOutput(tmp_path / "out.zarr", Table(OBS, ["g"], {LATENT_KEY: 2}), {})
 
 
 def test_every_cluster_is_a_category_also_an_empty_one() -> None:

@@ -1,0 +1,133 @@
+"""How far a prediction on disk has come, and what it belongs to; one small file, replaced as a whole.
+
+It is written when the data that it speaks of is on the disk, so that what stands there is true whatever ends the process, or the
+machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scamac_scale.atomic import flush
+from scamac_scale.errors import ResumeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.sources import OpenSource
+
+FILE = "journal.json"
+SAMPLE_CELLS = 64
+"""Cells at either end of the input that are compared."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What stands in the journal.
+
+    Attributes
+    ----------
+    job
+        Name of the run that wrote it last.
+    belongs
+        `identity` of the work.
+    n_ranks, turn_cells
+        Processes, and cells of each in a turn.
+    turns
+        Turns of the sweep whose cells are on the disk.
+    assembled
+        Name of the zarr in which all arrays are in their final form, once they are.
+    """
+
+    job: str
+    belongs: dict[str, Any]
+    n_ranks: int
+    turn_cells: int
+    turns: int = 0
+    assembled: str = ""
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Read the journal of a folder; None where there is none that can be read."""
+    try:
+        return Progress(**json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Replace the journal of a folder, durably."""
+    partial = folder / f"{FILE}.partial"
+    with partial.open("w") as file:
+        file.write(json.dumps(asdict(progress), indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(folder / FILE)
+    flush(folder)
+
+
+def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str, Any]:  # Any: plain data
+    """Tell one prediction from another: digests of the model and of the input, and the options.
+
+    Notes
+    -----
+    Of the input: number and order of the cells, genes, and the values of the first and the last `SAMPLE_CELLS`.
+    """
+    return {
+        "model": model_digest(model),
+        "cells": source.n_cells,
+        "input": _input_digest(source),
+        "device": model.network.gene_mean.device.type,
+        **options,
+    }
+
+
+def model_digest(model: FittedModel) -> str:
+    """SHA-256 of all that a prediction takes from a model."""
+    found = hashlib.sha256()
+    about = [model.temperature, model.config.loss.epsilon, model.genes.to_dict(), repr(model.config.model)]
+    found.update(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.centers)]:
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _input_digest(source: OpenSource) -> str:
+    found = hashlib.sha256(json.dumps([source.n_cells, list(source.gene_names)]).encode())
+    found.update(np.ascontiguousarray(source.source_rows, dtype=np.int64).tobytes())
+    n_sample = min(SAMPLE_CELLS, source.n_cells)
+    for first in (0, source.n_cells - n_sample):
+        block = source.read(np.arange(first, first + n_sample))
+        for part in (block.indptr, block.indices, block.data):
+            found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """Refuse to go on with other work than what was begun.
+
+    Raises
+    ------
+    ResumeError
+        Naming what differs.
+    """
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        named = ", ".join(_difference(name, before.get(name), now[name]) for name in differing)
+        raise ResumeError(
+            f"{where} was begun otherwise: {named}. Give what it was begun with, or run without --resume, which begins anew."
+        )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:  # Any: plain data
+    if name in ("model", "input"):
+        return f"another {name}"
+    return f"{name}={now!r} (it was {before!r})"
