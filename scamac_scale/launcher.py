@@ -73,20 +73,30 @@ def find_nodes(count: int, environ: Mapping[str, str] | None = None) -> Nodes:
         If there are several machines and nothing says which one this is, or where the first one is.
     """
     found = os.environ if environ is None else environ
-    port = int(found.get("MASTER_PORT") or (DEFAULT_PORT if count > 1 else _free_port()))
+    port = _number(found, "MASTER_PORT")
     if count == 1:
-        return Nodes(count=1, rank=0, address="127.0.0.1", port=port)
+        return Nodes(count=1, rank=0, address="127.0.0.1", port=port or _free_port())
     names = ("NODE_RANK", "JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_NODE_INDEX", "SLURM_NODEID", "GROUP_RANK")
-    rank = next((int(found[name]) for name in names if found.get(name)), None)
+    rank = next((_number(found, name) for name in names if found.get(name)), None)
     address = found.get("MASTER_ADDR") or found.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS")
     if address is None and rank == 0 and "AWS_BATCH_JOB_NODE_INDEX" in found:
-        address = socket.gethostbyname(socket.gethostname())  # the main node of a batch job is not told its own
+        address = "127.0.0.1"  # the main node is not told its own; it listens on all
     if rank is None or address is None or not 0 <= rank < count:
         raise ConfigError(
             f"--num-nodes {count}, but the environment does not say which machine this is (one of {', '.join(names)}, 0 to {count - 1}) "
             "and where the first one is (MASTER_ADDR); set them, or use torchrun or srun."
         )
-    return Nodes(count=count, rank=rank, address=address, port=port)
+    return Nodes(count=count, rank=rank, address=address, port=port or DEFAULT_PORT)
+
+
+def _number(found: Mapping[str, str], name: str) -> int | None:
+    value = found.get(name)
+    try:
+        return int(value) if value else None
+    except ValueError as error:
+        raise ConfigError(
+            f"the environment says {name}={value!r}, which is no number; set it to one, or unset it."
+        ) from error
 
 
 def _free_port() -> int:
@@ -164,11 +174,15 @@ class _Ranks:
         for name in _FORWARDED:
             number = getattr(signal, name)
             self._before[number] = signal.signal(number, self._forward)  # type: ignore[assignment]  # handlers of any kind
-        for local in range(self._n_devices):
-            rank = self._nodes.rank * self._n_devices + local
-            environ = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
-            # a session of its own: Ctrl-C on the terminal reaches a rank once, from here
-            self._processes[rank] = subprocess.Popen(self._command, env=environ, start_new_session=True)
+        try:
+            for local in range(self._n_devices):
+                rank = self._nodes.rank * self._n_devices + local
+                environ = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
+                # a session of its own: Ctrl-C on the terminal reaches a rank once, from here
+                self._processes[rank] = subprocess.Popen(self._command, env=environ, start_new_session=True)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
