@@ -61,7 +61,7 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
             if world.size == 1:
                 return Place(world, local, "127.0.0.1", 0)
             return Place(world, local, found["MASTER_ADDR"], int(found["MASTER_PORT"]))
-        if "SLURM_PROCID" in found and int(found.get("SLURM_NTASKS", "1")) > 1:
+        if _count_slurm_tasks(found) > 1:
             return _slurm_place(found)
     except KeyError as error:
         raise ConfigError(
@@ -72,17 +72,22 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
     return Place(World(), 0, "127.0.0.1", 0)
 
 
+def _count_slurm_tasks(found: Mapping[str, str]) -> int:
+    """Count the processes that ``srun`` started; 1 in a batch script and an interactive shell, which know those of the whole job."""
+    if "SLURM_STEP_NODELIST" not in found:
+        return 1
+    return int(found.get("SLURM_STEP_NUM_TASKS") or found.get("SLURM_NTASKS", "1"))
+
+
 def _slurm_place(found: Mapping[str, str]) -> Place:
-    """Of a process that ``srun`` started; not that of an interactive shell or a batch script."""
-    world = World(int(found["SLURM_PROCID"]), int(found["SLURM_NTASKS"]))
-    nodes = found.get("SLURM_STEP_NODELIST") or found["SLURM_JOB_NODELIST"]
-    address = found.get("MASTER_ADDR") or first_host(nodes)
+    world = World(int(found["SLURM_PROCID"]), _count_slurm_tasks(found))
+    address = found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"])
     port = int(found.get("MASTER_PORT") or SLURM_PORTS + int(found["SLURM_JOB_ID"]) % 10_000)
     return Place(world, int(found["SLURM_LOCALID"]), address, port)
 
 
 def first_host(nodes: str) -> str:
     """Name the first host of a list as Slurm writes it, such as ``gpu[03-05,09],login1``."""
-    first = re.match(r"([^,\[]*)(?:\[([^\],-]*)[^\]]*\])?([^,\[]*)", nodes)
+    first = re.match(r"(\[[^\]]*\]|[^,\[])*", nodes)
     assert first is not None  # the pattern matches everything
-    return f"{first[1]}{first[2] or ''}{first[3]}"
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])
