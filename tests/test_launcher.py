@@ -186,7 +186,7 @@ def test_a_rank_that_cannot_be_started_leaves_no_other(folder: Path, monkeypatch
     def second_fails(*arguments: object, **options: object) -> object:
         if started:
             raise BlockingIOError(11, "Resource temporarily unavailable")
-        started.append(real(*arguments, **options))  # type: ignore[call-overload]
+        started.append(real(*arguments, **options))
         return started[0]
 
     monkeypatch.setattr(launcher.subprocess, "Popen", second_fails)
