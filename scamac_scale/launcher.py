@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 GRACE_S = 30.0
-"""Seconds that ranks have, beyond the time that they wait for one another, to end after another one has failed."""
+"""Seconds, beyond the time that ranks wait for one another, in which a job ends after one of them has failed or hangs."""
 KILL_S = 10.0
 """Seconds between asking a rank to stop and killing it, once the others are gone."""
 DEFAULT_PORT = 29400
@@ -209,7 +209,7 @@ class _Ranks:
             if None not in codes.values():
                 break
             if failed and deadline is None:
-                deadline = time.monotonic() + timeout_s + GRACE_S / 2
+                deadline = time.monotonic() + self._patience_s(failed, timeout_s)
             if deadline is not None and time.monotonic() > deadline:
                 self._end(failed)
                 break
@@ -224,6 +224,11 @@ class _Ranks:
             self.story = f"{self.story + '; ' if self.story else ''}{named}; run again with --resume."
         own = [code for code in failed.values() if code > 0 and code != LostRankError.exit_code]
         return own[0] if own else LostRankError.exit_code
+
+    def _patience_s(self, failed: dict[int, int], timeout_s: float) -> float:
+        """Seconds that the other ranks still have: to notice that one has gone, unless one that has noticed was the first to end."""
+        has_waited = LostRankError.exit_code in failed.values() and not self.is_told_to_stop
+        return GRACE_S / 3 if has_waited else timeout_s + GRACE_S / 2
 
     def _end(self, failed: dict[int, int]) -> None:
         """Kill the ranks that did not end by themselves."""

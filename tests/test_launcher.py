@@ -26,8 +26,10 @@ import os, pathlib, signal, sys, time
 folder, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
 with (folder / f"started-{rank}").open("a") as file:
     file.write(f"{os.getpid()} {' '.join(sys.argv[2:])}\\n")
+linger_s = max([0.0] + [float(word.rpartition("=")[2]) for word in sys.argv if word.startswith(f"{rank}:linger=")])
 def note(number, frame):
     (folder / f"got-{rank}").write_text(signal.Signals(number).name)
+    time.sleep(linger_s)
     sys.exit(75)
 for word in sys.argv[2:]:
     wanted, _, what = word.partition(":")
@@ -151,7 +153,8 @@ def test_the_code_of_the_rank_that_failed_is_that_of_the_job(folder: Path, code:
     assert_no_process_is_left(folder)
 
 
-def test_a_failure_counts_more_than_ranks_that_were_left_alone(folder: Path) -> None:
+def test_a_failure_counts_more_than_ranks_that_were_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "GRACE_S", 60.0)
     assert launch([str(folder), "0:exit=75", "1:sleep=0.3", "1:exit=5"], 2, ALONE, timeout_s=5) == 5
 
 
@@ -175,8 +178,15 @@ def test_a_rank_that_does_not_end_after_another_failed_is_stopped(folder: Path, 
     assert_no_process_is_left(folder)
 
 
-def test_ranks_that_take_their_time_to_end_are_left_to_it(folder: Path) -> None:
-    assert launch([str(folder), "0:sleep=0.5", "0:exit=75", "1:exit=75"], 2, ALONE, timeout_s=5) == 75
+def test_a_rank_for_which_another_has_waited_in_vain_is_not_waited_for_again(folder: Path) -> None:
+    with pytest.raises(LostRankError, match="rank 0 did not end after another one had failed"):
+        launch([str(folder), "0:sleep=20", "1:exit=75"], 2, ALONE, timeout_s=60)
+
+
+def test_ranks_have_time_to_notice_that_another_has_failed(folder: Path) -> None:
+    assert launch([str(folder), "0:sleep=0.6", "0:exit=1", "1:exit=1"], 2, ALONE, timeout_s=20) == 1
+    with pytest.raises(LostRankError, match=r"^rank 1 was killed by SIGKILL; run again with --resume\.$"):
+        launch([str(folder), "0:sleep=0.6", "0:exit=75", "1:kill"], 2, ALONE, timeout_s=20)
 
 
 def test_a_rank_that_cannot_be_started_leaves_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +227,13 @@ def test_a_signal_reaches_every_rank(folder: Path, name: str) -> None:
     assert launch([str(folder), "all:catch", "all:sleep=60"], 2, ALONE) == 75
     thread.join()
     assert [(folder / f"got-{rank}").read_text() for rank in (0, 1)] == [name, name]
+    assert_no_process_is_left(folder)
+
+
+def test_after_a_signal_ranks_have_time_to_end(folder: Path) -> None:
+    thread = when_ready(folder, 2, signal.SIGTERM)
+    assert launch([str(folder), "all:catch", "0:linger=0.6", "all:sleep=60"], 2, ALONE, timeout_s=20) == 75
+    thread.join()
     assert_no_process_is_left(folder)
 
 
