@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.ddp
 TWO = ["--devices", "1", "--num-nodes", "2"]
 """What these machines have, in place of what the manifest asks for; of two values the last one counts."""
+LONGER = ["--train.pretrain.epochs", "200"]
+"""Some seconds more, in which a signal can come."""
 
 
 def on_both(site: Site, launch: Launch, run: Path) -> list[list[str]]:
@@ -48,6 +50,14 @@ def batch_nodes(site: Site, port: int) -> list[dict[str, str]]:
     return [{**shared, "AWS_BATCH_JOB_NODE_INDEX": "0"}, {**shared, **child}]
 
 
+def wait_for_checkpoint(run: Path) -> None:
+    """Until gradient steps are taken and saved."""
+    last_s = time.monotonic() + TIMEOUT_S
+    while not list(run.glob("checkpoints/*-step-[1-9]*")):
+        assert time.monotonic() < last_s
+        time.sleep(0.02)
+
+
 def test_two_pods_of_kubernetes_train_the_model_of_one_process(site: Site, tmp_path: Path) -> None:
     with started(on_both(site, kubernetes_launch(), tmp_path / "run"), kubernetes_pods(site, free_port())) as pods:
         codes, text = ended(pods)
@@ -70,6 +80,23 @@ def test_all_pods_end_with_75_when_one_loses_its_process_and_go_on_when_started_
         codes, text = ended(pods)
     assert codes == [0, 0], text
     assert model_sha256(tmp_path / "run") == site.alone
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_drained_takes_the_others_along_and_all_go_on_when_started_again(
+    site: Site, tmp_path: Path
+) -> None:
+    commands = [[*command, *LONGER] for command in on_both(site, kubernetes_launch(), tmp_path / "run")]
+    port = free_port()
+    with started(commands, kubernetes_pods(site, port)) as pods:
+        wait_for_checkpoint(tmp_path / "run")
+        pods[1].terminate()
+        codes, text = ended(pods)
+    assert codes == [75, 75], text
+    assert "stopped by SIGTERM; a checkpoint is saved" in text
+    with started(commands, kubernetes_pods(site, port)) as pods:
+        codes, text = ended(pods)
+    assert codes == [0, 0], text
 
 
 @pytest.mark.slow
@@ -144,13 +171,10 @@ def test_the_sbatch_script_trains_the_model_of_one_process(site: Site, tmp_path:
 @pytest.mark.slow
 def test_before_the_time_limit_all_tasks_save_and_the_job_goes_on_later(site: Site, tmp_path: Path) -> None:
     job = Job(site, tmp_path)
-    command = [*job.command, "--train.pretrain.epochs", "200"]  # some seconds
+    command = [*job.command, *LONGER]
     with started([command], [job.environ]) as scripts:
         pids = [int(pid) for pid in job.wait_for_record()["pids"]]
-        last_s = time.monotonic() + TIMEOUT_S
-        while not list(job.run.glob("checkpoints/*-step-[1-9]*")):
-            assert time.monotonic() < last_s
-            time.sleep(0.02)
+        wait_for_checkpoint(job.run)
         for pid in pids:
             os.kill(pid, signal.SIGUSR1)
         codes, text = ended(scripts)
