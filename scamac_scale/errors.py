@@ -69,6 +69,10 @@ class NumericalError(ScamacError, ArithmeticError):
     exit_code = 5
 
 
+class MemoryLimitError(ScamacError, MemoryError):
+    """Not enough memory for the settings."""
+
+
 class StoppedError(ScamacError):
     """Stopped by a signal before the end; what is there is enough to go on."""
 

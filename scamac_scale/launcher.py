@@ -221,7 +221,12 @@ class _Ranks:
             named = "; ".join(
                 f"rank {rank} was killed by {signal.Signals(number).name}" for rank, number in killed.items()
             )
-            self.story = f"{self.story + '; ' if self.story else ''}{named}; run again with --resume."
+            hint = (
+                " (as the system does where memory runs out)"
+                if signal.SIGKILL in killed.values() and not self.story
+                else ""
+            )
+            self.story = f"{self.story + '; ' if self.story else ''}{named}{hint}; run again with --resume."
         own = [code for code in failed.values() if code > 0 and code != LostRankError.exit_code]
         return own[0] if own else LostRankError.exit_code
 

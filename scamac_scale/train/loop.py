@@ -32,6 +32,7 @@ from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.landmarks import Landmarks, choose_landmarks, has_similarity, label_landmarks, landmark_clusters
+from scamac_scale.train.memory import memory_explained
 from scamac_scale.train.objective import ConsensusTarget, MembershipTarget, temperature_of
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.provenance import commit, versions
@@ -100,6 +101,7 @@ def fit(
     check_size(source.n_cells, config)
     check_ranks(source.n_cells, config, world, has_folder=run is not None)
     with ExitStack() as stack:
+        stack.enter_context(memory_explained(config))
         signals = stack.enter_context(Signals()) if run is not None else None
         fitting = Fit(source, config, run, world, signals)
         stack.callback(fitting.close)
