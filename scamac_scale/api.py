@@ -199,15 +199,14 @@ class ScAMAC:
         from scamac_scale.reduce import from_first
         from scamac_scale.train.logs import RunFolder, is_finished
 
-        with self._joined(place) as world:
-            if resume and from_first(lambda: is_finished(Path(run)), world):
-                logger.info("%s is finished; there is nothing to resume", run)
-                self._fitted = load_model(Path(run) / "model")
-                return self
-            with RunFolder(run, self.config, resume=resume, world=world) as folder:
-                fitted = self._fit(data, ingest or IngestConfig(), folder, world)
-                from_first(lambda: save_model(fitted, folder.model_path), world)
-                folder.finish(fitted.provenance)
+        if resume and is_finished(Path(run)):
+            logger.info("%s is finished; there is nothing to resume", run)
+            self._fitted = load_model(Path(run) / "model")
+            return self
+        with self._joined(place) as world, RunFolder(run, self.config, resume=resume, world=world) as folder:
+            fitted = self._fit(data, ingest or IngestConfig(), folder, world)
+            from_first(lambda: save_model(fitted, folder.model_path), world)
+            from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written
         self._fitted = fitted
         return self
 
@@ -221,7 +220,7 @@ class ScAMAC:
         train = self.config.train
         is_cuda = train.accelerator != "cpu" and torch.cuda.is_available()
         if is_cuda:
-            torch.cuda.set_device(place.local_rank)
+            torch.cuda.set_device(place.local_rank % torch.cuda.device_count())  # a task may see its own only
         with joined(place, is_cuda=is_cuda, timeout_s=train.timeout_s, setup_timeout_s=train.setup_timeout_s) as world:
             yield world
 

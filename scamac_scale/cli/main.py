@@ -96,7 +96,13 @@ def _launched(arguments: list[str], args: Namespace) -> int | None:
     for name, value in (("devices", n_devices), ("num-nodes", n_nodes)):
         if value < 1:
             raise ConfigError(f"--{name} {value}; it must be at least 1.")
-    if n_devices * n_nodes == 1 or find_place().world.size > 1:
+    n_ranks = find_place().world.size
+    if n_ranks > 1 and n_devices * n_nodes not in (1, n_ranks):
+        raise ConfigError(
+            f"--devices {n_devices} and --num-nodes {n_nodes} ask for {n_devices * n_nodes} processes, but the launcher has started {n_ranks}; "
+            "leave both out under torchrun and srun."
+        )
+    if n_devices * n_nodes == 1 or n_ranks > 1:
         return None
     from scamac_scale.launcher import find_nodes, launch
 

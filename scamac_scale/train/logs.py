@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.atomic import writing
+from scamac_scale.atomic import flush, writing
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
 from scamac_scale.locks import lock
 from scamac_scale.reduce import from_first
@@ -221,6 +221,8 @@ class RunFolder:
         if self.world.rank != 0:
             return
         with writing(self.path):
+            for each in self.loggers:
+                each.save()
             self._write({"finished": True, **report})
             self.code_path.unlink(missing_ok=True)
 
@@ -235,7 +237,9 @@ class RunFolder:
         }
         partial = self.path / f".{RUN_FILE}.partial"
         partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
+        flush(partial)
         partial.replace(self.path / RUN_FILE)
+        flush(self.path)
 
 
 def is_unfinished(path: Path) -> bool:

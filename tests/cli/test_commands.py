@@ -78,8 +78,8 @@ def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("argv", "word"),
     [
-        (["train", "--store", "STORE", "--run", "NEW", "--devices", "2"], "devices=2"),
-        (["train", "--store", "STORE", "--run", "NEW", "--resume"], "no checkpoint"),
+        (["train", "--store", "STORE", "--run", "NEW", "--devices", "0"], "--devices 0"),
+        (["train", "--store", "STORE", "--run", "NEW", "--num-nodes", "2"], "MASTER_ADDR"),
         (["train", "--store", "STORE", "--run", "NEW", "--n-clusters", "301"], "300"),
         (["train", "--store", "STORE", "--run", "NEW", "--n-clusters", "0"], "at least 1"),
         (["train", "--store", "STORE", "--run", "NEW", "--start.weights", "pcb"], "'pca'"),
