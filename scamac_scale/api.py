@@ -42,7 +42,12 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def ingest(
-    data: str | Path | ad.AnnData, out: str | Path, config: IngestConfig | None = None, *, overwrite: bool = False
+    data: str | Path | ad.AnnData,
+    out: str | Path,
+    config: IngestConfig | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Path:
     """Turn a raw file into a training store.
 
@@ -56,6 +61,8 @@ def ingest(
         What the values are, where they lie, which genes are kept.
     overwrite
         Replace an existing store.
+    resume
+        Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
 
     Returns
     -------
@@ -67,11 +74,13 @@ def ingest(
     InputError
         If the data cannot be used; names the cell and gene, or the key.
     OutputError
-        If the store exists or cannot be written.
+        If the store exists, cannot be written, or another job is writing it.
+    ResumeError
+        If what was begun is of another file or other settings.
     """
     from scamac_scale.ingestion.pipeline import ingest as write
 
-    return write(data, out, config or IngestConfig(), overwrite=overwrite)
+    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
 
 
 def _whole(number: Any) -> Any:  # Any: what is no number is left for the settings to refuse

@@ -146,6 +146,7 @@ def scratch_folder(
         try:
             with writing(path):
                 _restore(partial, path)
+                _remove(_gone(partial))
                 if os.path.lexists(partial) and not resumes:
                     _log.info("%s: what a stopped run has left is removed, it is begun anew", path)
                     _remove(partial)
@@ -156,7 +157,13 @@ def scratch_folder(
         except BaseException:
             _remove(partial)
             raise
-        _remove(partial)
+        with writing(path):
+            partial.rename(_gone(partial))  # in one step: nobody takes half of it for work to go on with
+        _remove(_gone(partial))
+
+
+def _gone(partial: Path) -> Path:
+    return partial.with_suffix(".gone")
 
 
 @contextmanager

@@ -41,6 +41,8 @@ class IngestConfig:
     """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
     seed: int = 0
     """Of the random order."""
+    shuffle_bytes: int = 2**28
+    """Bytes of memory for the shuffle; with fewer, the cells go through more files on disk."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -55,6 +57,7 @@ class IngestConfig:
         )
         _require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
         _require(self.seed >= 0, f"ingest.seed={self.seed}; it must not be negative.")
+        _require(self.shuffle_bytes >= 1, f"ingest.shuffle_bytes={self.shuffle_bytes}; it must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

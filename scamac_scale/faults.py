@@ -32,6 +32,7 @@ POINTS = dict.fromkeys(
         "ingest.read",  # a block of the input was read
         "ingest.deal",  # a part of the rows was dealt to the buckets of the shuffle
         "ingest.shard",  # a shard of the store is complete
+        "ingest.note",  # it is written how far the ingest has come, but not yet in its place
         "ingest.commit",  # all is written, but for the commit record
         "ingest.rename",  # the store is about to get its name
         "train.step",  # a gradient step was taken

@@ -89,6 +89,7 @@ def _declare_ingest(parser: ArgumentParser) -> None:
     parser.add_argument("inputs", type=str, nargs="+", metavar="INPUT", help="An h5ad, AnnData zarr or 10x h5.")
     parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
+    parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
     parser.add_class_arguments(IngestConfig, "ingest")
 
 
@@ -98,7 +99,8 @@ def _ingest(args: Namespace) -> Result:
     require(args, "out")
     if len(args.inputs) > 1:
         raise ConfigError(f"{len(args.inputs)} inputs were given; this version takes one file, join them first.")
-    path = ingest(args.inputs[0], args.out, args.ingest, overwrite=getattr(args, "overwrite", False))
+    options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
+    path = ingest(args.inputs[0], args.out, args.ingest, **options)
     return inspect(path)
 
 

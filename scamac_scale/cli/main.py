@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from scamac_scale import __version__
+from scamac_scale.atomic import partial_folder
 from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
 from scamac_scale.ranks import find_place
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 done; 1 bug; 2 bad input, config or usage; 4 no space or not writable; 5 numerical failure; 75 stopped by a
-        signal, a checkpoint is there; 130 stopped by a signal without one.
+        signal, what is done is kept for --resume; 130 stopped by a signal, nothing is kept.
     """
     # before torch loads OpenMP: threads that spin while they wait steal the cores of the reader thread and of neighbours
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -201,6 +202,9 @@ def _termination_as_interrupt() -> Iterator[None]:
 def _stopped(args: Namespace | None, is_debug: bool) -> int:
     if getattr(args, "train", None) is not None:
         return _fail("stopped by a signal; run again with --resume.", EXIT_RESUMABLE, is_debug)
+    out = getattr(args, "out", None)
+    if out and partial_folder(out).is_dir():
+        return _fail("stopped by a signal; what is done is kept, run again with --resume.", EXIT_RESUMABLE, is_debug)
     return _fail("stopped by a signal; no result is saved, the same command starts anew.", EXIT_INTERRUPTED, is_debug)
 
 

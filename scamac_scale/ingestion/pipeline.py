@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.atomic import check_output
+from scamac_scale.atomic import absolute, atomic_folder, check_output
 from scamac_scale.config import IngestConfig
-from scamac_scale.errors import OutputError, choose
+from scamac_scale.errors import OutputError, ResumeError, StoreError, choose
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.store import layout
-from scamac_scale.store.writer import StoreHeader, write_store
+from scamac_scale.store.journal import Journal, differences, discard
+from scamac_scale.store.reader import StoreReader
+from scamac_scale.store.record import is_store
+from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     import pandas as pd
     from anndata import AnnData
+    from scipy import sparse
 
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
@@ -37,6 +44,7 @@ def ingest(
     config: IngestConfig | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> Path:
     """Turn raw data into a training store.
 
@@ -50,6 +58,9 @@ def ingest(
         How the data is read, and how many genes are kept; None takes the defaults.
     overwrite
         Whether an existing zarr folder is replaced; it stays until the new one is complete.
+    resume
+        Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
+        the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
 
     Returns
     -------
@@ -59,32 +70,80 @@ def ingest(
     Raises
     ------
     OutputError
-        If `out` is there already, cannot be written, or holds the input; checked before any work. Nothing is left behind.
+        If `out` is there already, cannot be written, is being written by another job, or holds the input; checked before
+        any work. Nothing is left behind.
     InputError
         If the data cannot be used.
+    ResumeError
+        If what was begun, or is complete, is of other data or settings, or the data is in memory.
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, `store.shuffle.SHUFFLE_BYTES`, 48 bytes
-    per cell, and `obs`. While it shuffles, the disk holds the store twice.
+    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
+    beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
     choose(layout.PROFILES, config.profile, "ingest.profile")
-    path = check_output(Path(out), overwrite=overwrite)
+    is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
+    path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
         _refuse_itself(raw, path)
-        found = measure(raw, config)
-        columns = GeneColumns.locate(found.gene_space, raw.gene_names)
-        header = StoreHeader(
-            gene_space=found.gene_space,
-            value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
-            n_values=found.n_stored,
-            config=config,
-            inputs=(fingerprint(raw),),
-        )
-        blocks = (columns.raw_values(block) for _, block in read_blocks(raw, config.block_cells, "writing store"))
-        write_store(path, blocks, header=header, obs=_observations(raw, found), var=found.var, overwrite=overwrite)
+        if resume and raw.path is None:
+            raise ResumeError(
+                f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
+            )
+        plan = {"layout": layout.VERSION, "config": asdict(config), "input": fingerprint(raw), "files": _files(raw)}
+        if is_there and _is_finished(path, plan, is_replaced=overwrite):
+            return path
+        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
+        with atomic_folder(
+            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
+        ) as folder:
+            journal = None if raw.path is None else Journal.open(folder, plan, path)
+            if journal is None or not journal.is_complete(folder):
+                _fill(folder, raw, config, path, journal)
     return path
+
+
+def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
+    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+    columns = GeneColumns.locate(found.gene_space, raw.gene_names)
+    header = StoreHeader(
+        gene_space=found.gene_space,
+        value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
+        n_values=found.n_stored,
+        config=config,
+        inputs=(fingerprint(raw),),
+    )
+
+    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
+        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
+            yield columns.raw_values(block)
+
+    obs = _observations(raw, found)
+    fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
+
+
+def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
+    """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
+    try:
+        with StoreReader(path) as store:
+            found = {"layout": layout.VERSION, "config": store.config, "input": dict(*store.inputs[:1])}
+    except StoreError:
+        if is_replaced:
+            return False
+        raise
+    different = "; ".join(differences(found, {key: plan[key] for key in found}))
+    if not different:
+        discard(path, if_plan=plan)
+        logger.info("%s is complete already", path)
+        return True
+    if not is_replaced:
+        raise ResumeError(
+            f"{path} is complete, and of another ingest: {different}. Choose another name, or replace it with overwrite."
+        )
+    return False
 
 
 def _refuse_itself(raw: RawMatrix, path: Path) -> None:
@@ -131,3 +190,14 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
+
+
+def _files(raw: RawMatrix) -> str | None:
+    """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
+    if raw.path is None or raw.path.is_file():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(raw.path.rglob("*")):
+        status = path.stat()
+        digest.update(f"{path.relative_to(raw.path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import InputError, PlanError, ScamacError
+from scamac_scale.faults import reach
 from scamac_scale.genes import duplicates
 from scamac_scale.progress import track
 
@@ -175,8 +176,10 @@ class RawMatrix:
         self.close()
 
 
-def read_blocks(raw: RawMatrix, block_cells: int, label: str) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    """Read all cells in order, block by block, and report progress.
+def read_blocks(
+    raw: RawMatrix, block_cells: int, label: str, first: int = 0
+) -> Iterator[tuple[int, sparse.csr_matrix]]:
+    """Read cells in order, block by block, and report progress.
 
     Parameters
     ----------
@@ -186,6 +189,8 @@ def read_blocks(raw: RawMatrix, block_cells: int, label: str) -> Iterator[tuple[
         Cells in a block; the last one may be smaller.
     label
         What is being done, for the progress report.
+    first
+        Cell to begin with.
 
     Yields
     ------
@@ -194,8 +199,10 @@ def read_blocks(raw: RawMatrix, block_cells: int, label: str) -> Iterator[tuple[
     block : csr_matrix
         (cells, G), see `RawMatrix.read_block`.
     """
-    with track(label, raw.n_cells, "cells") as progress:
-        for start in range(0, raw.n_cells, block_cells):
+    with track(label, raw.n_cells - first, "cells") as progress:
+        for start in range(first, raw.n_cells, block_cells):
             block = raw.read_block(start, min(start + block_cells, raw.n_cells))
+            with blamed(raw.name, f"what follows cell {start}"):
+                reach("ingest.read")
             yield start, block
             progress.advance(block.shape[0])

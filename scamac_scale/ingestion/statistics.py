@@ -102,7 +102,7 @@ def fit_gene_space(raw: RawMatrix, config: IngestConfig) -> GeneSpace:
     return measure(raw, config).gene_space
 
 
-def measure(raw: RawMatrix, config: IngestConfig) -> RawStatistics:
+def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) -> RawStatistics:
     """Check every value and gather the statistics of all genes.
 
     Parameters
@@ -111,6 +111,8 @@ def measure(raw: RawMatrix, config: IngestConfig) -> RawStatistics:
         (N, G) raw values.
     config
         Kind, filter, number of genes, target, and cells held at a time.
+    census
+        Of `take_census`, where that was done already.
 
     Returns
     -------
@@ -130,9 +132,8 @@ def measure(raw: RawMatrix, config: IngestConfig) -> RawStatistics:
     written as: of 140 cells, 0.05 asks for 7, where ``ceil(0.05 * 140)`` gives 8 in binary. The default target is the
     median total of the cells that have any, over the genes that pass.
     """
-    if raw.n_cells < 2:
-        raise InputError(f"{raw.name} has {raw.n_cells} cells; at least 2 are needed.")
-    census = take_census(raw, config.block_cells)
+    if census is None:
+        census = take_census(raw, config.block_cells)
     kind = choose(KIND_RULES, config.kind, "ingest.kind")(raw, census)
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
     totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells)
@@ -181,8 +182,11 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
     Raises
     ------
     InputError
-        If a value is negative, NaN or infinite; the first such cell and its gene are named.
+        If there are fewer than two cells, or a value is negative, NaN or infinite; the first such cell and its gene are
+        named.
     """
+    if raw.n_cells < 2:
+        raise InputError(f"{raw.name} has {raw.n_cells} cells; at least 2 are needed.")
     n_expressing = np.zeros(raw.n_genes, dtype=np.int64)
     largest = np.zeros(raw.n_genes, dtype=np.float64)
     fraction: Entry | None = None

@@ -19,15 +19,20 @@ import google_crc32c
 import numpy as np
 from numcodecs import Blosc
 
+from scamac_scale.atomic import flush
 from scamac_scale.errors import StoreError
+from scamac_scale.faults import reach
 from scamac_scale.store import layout
+from scamac_scale.store.journal import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+SHARDS = "c"
+"""Folder of an array in which its shards lie, as of zarr v3."""
 _CRC_BYTES = 4
 _ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
 _MAX_CHUNKS = 32  # read by one call: bounds the scratch of a thread; the system takes at most 1,024 pieces
@@ -50,7 +55,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], sizes: layout.Sizes, shuffle: str | None) -> None:
-        self._folder = folder / "c"
+        self._folder = folder / SHARDS
         self._sizes = sizes
         self._codec = None if shuffle is None else _blosc(shuffle, dtype)
         self._pending = np.empty(sizes.chunk_values, dtype)
@@ -60,7 +65,7 @@ class ShardWriter:
         self._index = np.empty((sizes.shard_values // sizes.chunk_values, 2), np.dtype("<u8"))
         self._n_chunks = 0  # in the shard that is being written
         self.n_values = 0
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, values: NDArray[Any]) -> None:
         """Write values."""
@@ -81,6 +86,39 @@ class ShardWriter:
             self._put()
         if self._n_chunks:
             self._end_shard()
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Flush what was written to the disk, and tell what `restore` needs to go on from here."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        flush(self._folder)
+        return {
+            "n_shards": np.array(self._n_shards),
+            "index": self._index[: self._n_chunks].copy(),
+            "pending": self._pending[: self._n_pending].copy(),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> bool:
+        """Go back to a `state`; False where the shards do not hold what they must."""
+        index, pending, self._n_shards = state["index"], state["pending"], int(state["n_shards"])
+        self._n_chunks, self._n_pending = len(index), len(pending)
+        self._index[:] = _ABSENT
+        self._index[: len(index)] = index
+        self._pending[: len(pending)] = pending
+        self.n_values = self._n_shards * self._sizes.shard_values + len(index) * self._sizes.chunk_values + len(pending)
+        whole = {str(number) for number in range(self._n_shards)}
+        if not whole <= {path.name for path in self._folder.iterdir()}:
+            return False
+        current = self._folder / str(self._n_shards)
+        if self._n_chunks:
+            if not cut(current, int(self._index[self._n_chunks - 1].sum())):
+                return False
+            self._file = current.open("ab")
+        for path in list(self._folder.iterdir()):
+            if path.name not in whole and (path != current or not self._n_chunks):
+                path.unlink()
+        return True
 
     def close(self) -> None:
         """Close the file; what was not finished is lost, so that it does not matter whether it can be written."""
@@ -106,7 +144,9 @@ class ShardWriter:
         index = self._index.tobytes()
         self._file.write(index + _crc(index))
         self._file.flush()
+        os.fsync(self._file.fileno())
         self.close()
+        reach("ingest.shard")
         self._n_chunks = 0
         self._n_shards += 1
 

@@ -8,22 +8,25 @@ the other and puts its rows in order. The result is the permutation itself, what
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scamac_scale.atomic import flush
 from scamac_scale.buffer import copy_rows
+from scamac_scale.faults import reach
+from scamac_scale.store.journal import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
 
-SHUFFLE_BYTES = 2**28
-"""Bytes that are held at a time, about: a third are the rows that wait to be dealt, or one bucket; the rest are copies."""
+DURABLE_SHARE = 4
+"""Multiple of `memory_bytes` that is dealt between two times that the buckets are flushed: each bucket costs a flush."""
 OUT_ROWS = 8192
 """Rows that are handed out together."""
 
@@ -43,16 +46,14 @@ class RowShuffler:
     row_bytes
         Bytes of an average row, or a guess: decides how many buckets there are.
     memory_bytes
-        What is held at a time, about.
+        What is held at a time, about: a third are the rows that wait to be dealt, or one bucket; the rest are copies.
 
     Notes
     -----
     Memory is `memory_bytes` and 16 bytes per row; the disk holds each row once more until the end.
     """
 
-    def __init__(
-        self, order: NDArray[np.int64], folder: Path, row_bytes: float, memory_bytes: int = SHUFFLE_BYTES
-    ) -> None:
+    def __init__(self, order: NDArray[np.int64], folder: Path, row_bytes: float, memory_bytes: int) -> None:
         self._place = np.empty_like(order)
         self._place[order] = np.arange(order.size)
         self._folder = folder
@@ -61,30 +62,95 @@ class RowShuffler:
         self.n_buckets = -(-order.size // self._bucket_rows)
         self._pending: list[Rows] = []
         self._n_bytes = 0
-        self._n_rows = 0  # seen
-        self._n_dealt = 0
+        self.n_dealt = 0
+        self._n_loose = 0  # bytes dealt since `sizes`
 
     def append(self, lengths: NDArray[np.int64], genes: NDArray[Any], values: NDArray[Any]) -> None:
         """Take the next rows."""
         self._pending.append((lengths, genes, values))
-        self._n_rows += lengths.size
         self._n_bytes += lengths.nbytes + genes.nbytes + values.nbytes
         if self.n_buckets > 1 and self._n_bytes >= self._limit:
             self._deal()
 
-    def rows(self) -> Iterator[Rows]:
-        """Give all rows in the new order, `OUT_ROWS` at a time."""
+    def end(self) -> None:
+        """Deal what is left, after the last rows."""
         if self.n_buckets > 1:
-            _log.info("shuffling %d rows through %d buckets on disk", self._n_rows, self.n_buckets)
             self._deal()
-            for number in range(self.n_buckets):
+
+    def rows(self, start: int = 0, is_out: Callable[[], None] | None = None) -> Iterator[Rows]:
+        """Give the rows in the new order, `OUT_ROWS` at a time.
+
+        Parameters
+        ----------
+        start
+            Rows that are not asked for again: none, or as many as had been taken at a call of `is_out`.
+        is_out
+            Called when all rows of a bucket have been taken, before the bucket is removed.
+        """
+        self.end()
+        if self.n_buckets > 1:
+            _log.info("shuffling %d rows through %d buckets on disk", self.n_dealt, self.n_buckets)
+            for number in range(-(-start // self._bucket_rows), self.n_buckets):
                 path = self._path(number)
                 places, rows = _read_bucket(path)
-                path.unlink()  # the disk need not hold all rows a second time to the end
+                if is_out is None:
+                    path.unlink()  # the disk need not hold all rows a second time to the end
                 yield from _in_order(places, rows)
+                if is_out is not None:
+                    is_out()
+                    path.unlink()
         elif self._pending:
             rows, self._pending = _joined(self._pending), []
-            yield from _in_order(self._place[: self._n_rows], rows)
+            yield from _in_order(self._place[: rows[0].size], rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows N that are going to come."""
+        return self._place.size
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether so much was dealt since `sizes` that it is time for it."""
+        return not self._pending and self._n_loose >= DURABLE_SHARE * 3 * self._limit
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Flush what was dealt to the disk, and tell the bytes of every bucket, for `restore`."""
+        self._n_loose = 0
+        paths = [self._path(number) for number in range(self.n_buckets)]
+        for path in filter(Path.exists, paths):
+            flush(path)
+        if self._folder.exists():
+            flush(self._folder)
+        return np.array([path.stat().st_size if path.exists() else 0 for path in paths], np.int64)
+
+    def restore(self, n_rows: int, sizes: NDArray[np.int64], start: int = 0) -> bool:
+        """Go back to where the first `n_rows` rows were dealt.
+
+        Parameters
+        ----------
+        n_rows
+            `n_dealt` when `sizes` was called.
+        sizes
+            (n_buckets,) what `sizes` said.
+        start
+            As of `rows`.
+
+        Returns
+        -------
+        bool
+            Whether the buckets hold what they must.
+        """
+        self.n_dealt = n_rows
+        if len(sizes) != self.n_buckets:
+            return False
+        first = -(-start // self._bucket_rows)
+        for number, size in enumerate(sizes.tolist()):
+            path = self._path(number)
+            if number < first or not size:
+                path.unlink(missing_ok=True)
+            elif not cut(path, size):
+                return False
+        return True
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.npy"
@@ -95,9 +161,10 @@ class RowShuffler:
             return
         self._folder.mkdir(exist_ok=True)
         lengths, genes, values = _joined(self._pending)
+        self._n_loose += self._n_bytes
         self._pending, self._n_bytes = [], 0
-        places = self._place[self._n_dealt : self._n_dealt + lengths.size]
-        self._n_dealt += lengths.size
+        places = self._place[self.n_dealt : self.n_dealt + lengths.size]
+        self.n_dealt += lengths.size
         buckets = places // self._bucket_rows
         order = np.argsort(buckets, kind="stable")
         lengths, genes, values = _picked((lengths, genes, values), order)
@@ -110,6 +177,7 @@ class RowShuffler:
             with self._path(int(number)).open("ab") as file:
                 for array in (places[rows], lengths[rows], genes[entries], values[entries]):
                     np.save(file, array, allow_pickle=False)
+        reach("ingest.deal")
 
 
 def _read_bucket(path: Path) -> tuple[NDArray[np.int64], Rows]:

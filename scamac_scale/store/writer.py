@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,17 +14,19 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from scamac_scale.atomic import atomic_folder, writing
+from scamac_scale.atomic import atomic_folder, flush, flush_tree, writing
 from scamac_scale.errors import InputError, choose
+from scamac_scale.faults import reach
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
+from scamac_scale.store.journal import cut
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.store.record import write_record
-from scamac_scale.store.shards import ShardWriter
+from scamac_scale.store.shards import SHARDS, ShardWriter
 from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     import pandas as pd
@@ -32,10 +35,16 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import IngestConfig
     from scamac_scale.genes import GeneSpace
+    from scamac_scale.store.journal import Journal
 
 _log = logging.getLogger(__name__)
 
-_BUCKETS = "shuffle-buckets"
+_VALUES = ("data", "indices")
+_BUCKETS, _LENGTHS = "buckets", "lengths"
+_DEALT, _WRITTEN = "dealt", "written"
+"""Notes: how many rows of the input are in the buckets, and how many rows are in the store."""
+DURABLE_BYTES = 2**28
+"""Bytes of values between two notes, where cells stay in the order of the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,49 +122,127 @@ def write_store(
     Notes
     -----
     The order of the cells is a uniform random permutation drawn from the seed of ``header.config``, unless that says not to
-    shuffle. Memory is one block, `shuffle.SHUFFLE_BYTES` and 32 bytes per cell, beside `obs`.
+    shuffle. Memory is one block, ``config.shuffle_bytes`` and 32 bytes per cell, beside `obs`.
+    """
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        fill_store(folder, lambda start: blocks, header=header, obs=obs, var=var, out=Path(out))
+    return Path(out)
+
+
+def fill_store(
+    folder: Path,
+    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
+    *,
+    header: StoreHeader,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    out: Path,
+    journal: Journal | None = None,
+) -> None:
+    """Write a training store into an `atomic_folder`; see `write_store`.
+
+    Parameters
+    ----------
+    folder
+        Where it is written; the shuffle's buckets lie beside it meanwhile.
+    blocks
+        Gives the blocks from a row of the input on.
+    header, obs, var
+        As of `write_store`.
+    out
+        What the folder is going to be, for messages.
+    journal
+        Where it is noted how far this has come, and from where it goes on; None keeps no notes.
     """
     order = header.order(len(obs))
-    with atomic_folder(out, overwrite=overwrite) as folder:
-        with writing(Path(out)):
-            root = zarr.open_group(str(folder), mode="w", zarr_format=3)
-            _write_frames(root, header, obs if order is None else obs.iloc[order], var)
-        with _ValueWriter(root, folder, header, Path(out)) as values:
-            if order is None:
-                for block in blocks:
-                    values.append(*values.tidy(block))
-            else:
-                _write_shuffled(values, blocks, order, header, folder / _BUCKETS)
-            values.finish(n_cells=len(obs))
-        with writing(Path(out)):  # flushed with all the rest, before the folder gets its name
-            write_record(
-                folder, profile=header.config.profile, n_cells=len(obs), n_genes=len(var), n_values=values.n_values
-            )
+    with writing(out):
+        _take_back(folder)
+        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        _write_frames(root, header, obs if order is None else obs.iloc[order], var)
+    with _ValueWriter(root, folder, header, out, journal) as values:
+        if order is None:
+            _write_in_order(values, blocks)
+        else:
+            _write_shuffled(values, blocks, order, header)
+        values.finish(n_cells=len(obs))
+    with writing(out):
+        reach("ingest.commit")
+        write_record(
+            folder, profile=header.config.profile, n_cells=len(obs), n_genes=len(var), n_values=values.n_values
+        )
+        if journal is not None:
+            flush_tree(folder)
+            journal.complete(folder)
     _log.info("wrote %d cells, %d genes, %d values to %s", len(obs), len(var), values.n_values, out)
-    return Path(out)
+
+
+def _take_back(folder: Path) -> None:
+    """Put the shards of a store that a stopped writer was finishing where they are written."""
+    for name in _VALUES:
+        shards = folder / "X" / name / SHARDS
+        if shards.exists():
+            shards.rename(folder.parent / name / SHARDS)
+
+
+def _write_in_order(values: _ValueWriter, blocks: Callable[[int], Iterable[sparse.csr_matrix]]) -> None:
+    for block in blocks(values.n_rows):
+        values.append(*values.tidy(block))
+        if values.is_loose:
+            values.note()
 
 
 def _write_shuffled(
     values: _ValueWriter,
-    blocks: Iterable[sparse.csr_matrix],
+    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
     order: NDArray[np.int64],
     header: StoreHeader,
-    folder: Path,
 ) -> None:
     entry_bytes = header.value_dtype.itemsize + values.gene_dtype.itemsize
-    shuffler = RowShuffler(order, folder, 8 + header.n_values * entry_bytes / max(order.size, 1))
-    n_cells = 0
-    for block in blocks:
+    row_bytes = 8 + header.n_values * entry_bytes / max(order.size, 1)
+    shuffler = RowShuffler(order, values.scratch / _BUCKETS, row_bytes, header.config.shuffle_bytes)
+    journal = values.journal if shuffler.n_buckets > 1 else None  # rows that fit in memory are read again
+    _deal(values, blocks, shuffler, journal)
+    with writing(values.out):
+        for rows in shuffler.rows(values.n_rows, None if journal is None else values.note):
+            values.append(*rows)
+
+
+def _deal(
+    values: _ValueWriter,
+    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
+    shuffler: RowShuffler,
+    journal: Journal | None,
+) -> None:
+    if journal is not None:
+        noted = journal.read(_DEALT)
+        with writing(values.out):
+            if noted is None:
+                shutil.rmtree(values.scratch / _BUCKETS, ignore_errors=True)
+            elif not shuffler.restore(int(noted["n_rows"]), noted["sizes"], values.n_rows):
+                raise journal.damaged(values.scratch / _BUCKETS)
+        if noted is not None:
+            _log.info(
+                "going on: of %d cells, %d are dealt, %d are in the store",
+                shuffler.n_rows,
+                shuffler.n_dealt,
+                values.n_rows,
+            )
+    n_cells = shuffler.n_dealt
+    if n_cells == shuffler.n_rows:
+        return
+    for block in blocks(n_cells):
         tidied = values.tidy(block)
         n_cells += len(tidied[0])
-        _check_count(n_cells, order.size, is_all=False)
+        _check_count(n_cells, shuffler.n_rows, is_all=False)
         with writing(values.out):
             shuffler.append(*tidied)
-    _check_count(n_cells, order.size)
+            if journal is not None and shuffler.is_loose:
+                journal.note(_DEALT, sizes=shuffler.sizes(), n_rows=shuffler.n_dealt)
+    _check_count(n_cells, shuffler.n_rows)
     with writing(values.out):
-        for rows in shuffler.rows():
-            values.append(*rows)
-        shutil.rmtree(folder, ignore_errors=True)
+        shuffler.end()
+        if journal is not None:
+            journal.note(_DEALT, sizes=shuffler.sizes(), n_rows=shuffler.n_dealt)
 
 
 def _check_count(n_read: int, n_cells: int, *, is_all: bool = True) -> None:
@@ -184,24 +271,32 @@ def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var:
 
 
 class _ValueWriter:
-    """The three arrays of ``X``; a context manager that closes their files."""
+    """The three arrays of ``X``; a context manager that closes their files. Goes on from where the journal says."""
 
-    def __init__(self, root: zarr.Group, folder: Path, header: StoreHeader, out: Path) -> None:
+    def __init__(
+        self, root: zarr.Group, folder: Path, header: StoreHeader, out: Path, journal: Journal | None = None
+    ) -> None:
         self.out = out
+        self.journal = journal
+        self.scratch = folder.parent
         self.gene_dtype = layout.index_dtype(len(header.gene_space.chosen))
+        self.n_rows = 0
+        self._folder = folder
         self._n_genes = len(header.gene_space.chosen)
         self._dtype = header.value_dtype
         self._lengths: list[NDArray[np.int64]] = []
+        self._n_noted_rows = self._n_noted_values = 0
         profile = choose(layout.PROFILES, header.config.profile, "ingest.profile")
         with writing(out):
             self._group = root.create_group("X")
             self._arrays, self._writers = {}, {}
-            for name, dtype, shuffle in (
-                ("data", self._dtype, profile.data),
-                ("indices", self.gene_dtype, profile.indices),
+            for name, dtype, shuffle in zip(
+                _VALUES, (self._dtype, self.gene_dtype), (profile.data, profile.indices), strict=True
             ):
                 self._arrays[name] = self._create(name, dtype, header.sizes, shuffle)
-                self._writers[name] = ShardWriter(folder / "X" / name, dtype, header.sizes, shuffle)
+                self._writers[name] = ShardWriter(self.scratch / name, dtype, header.sizes, shuffle)
+            if journal is not None:
+                self._restore(journal)
 
     def __enter__(self) -> _ValueWriter:
         return self
@@ -211,6 +306,44 @@ class _ValueWriter:
     ) -> None:
         for writer in self._writers.values():
             writer.close()
+
+    def _restore(self, journal: Journal) -> None:
+        noted = journal.read(_WRITTEN) or {"n_rows": np.array(0)}
+        self.n_rows = self._n_noted_rows = int(noted["n_rows"])
+        if self.n_rows == 0:
+            return
+        if not cut(self.scratch / _LENGTHS, 8 * self.n_rows):
+            raise journal.damaged(self.scratch / _LENGTHS)
+        self._lengths = [np.fromfile(self.scratch / _LENGTHS, np.int64)]
+        for name, writer in self._writers.items():
+            state = {key.removeprefix(f"{name}_"): value for key, value in noted.items() if key.startswith(f"{name}_")}
+            if not writer.restore(state):
+                raise journal.damaged(self.scratch / name)
+        self._n_noted_values = self.n_values
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether so much was written since `note` that it is time for it."""
+        entry_bytes = self._dtype.itemsize + self.gene_dtype.itemsize
+        return (self.n_values - self._n_noted_values) * entry_bytes >= DURABLE_BYTES
+
+    def note(self) -> None:
+        """Flush what was written, and note that a later run goes on from here; without a journal, do nothing."""
+        if self.journal is None:
+            return
+        new = np.concatenate([np.zeros(0, np.int64), *self._lengths])[self._n_noted_rows :]
+        with writing(self.out):
+            with (self.scratch / _LENGTHS).open("r+b" if self._n_noted_rows else "wb") as file:
+                file.seek(8 * self._n_noted_rows)
+                file.write(new.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            noted = {"n_rows": np.array(self.n_rows)}
+            for name, writer in self._writers.items():
+                noted |= {f"{name}_{key}": value for key, value in writer.state().items()}
+                flush(self.scratch / name)
+            self.journal.note(_WRITTEN, **noted)
+        self._n_noted_rows, self._n_noted_values = self.n_rows, self.n_values
 
     @property
     def n_values(self) -> int:
@@ -234,6 +367,7 @@ class _ValueWriter:
 
     def append(self, lengths: NDArray[np.int64], genes: NDArray[Any], values: NDArray[Any]) -> None:
         self._lengths.append(lengths)
+        self.n_rows += lengths.size
         with writing(self.out):
             self._writers["indices"].append(genes)
             self._writers["data"].append(values)
@@ -245,6 +379,7 @@ class _ValueWriter:
         with writing(self.out):
             for name, writer in self._writers.items():
                 writer.finish()
+                (self.scratch / name / SHARDS).rename(self._folder / "X" / name / SHARDS)
                 self._arrays[name].resize((writer.n_values,))
             array = self._create("indptr", np.dtype(np.int64), None, None, n_cells + 1)
             array[:] = indptr

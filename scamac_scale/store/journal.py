@@ -1,0 +1,188 @@
+"""How far the writing of a store has come: notes beside it, each whole or absent, from which a later run goes on.
+
+The notes lie in the partial folder, never in the store. A note is made after what it tells of is on the disk, and before what
+it makes superfluous is removed. So at any moment the notes tell of a state that can be gone back to exactly, and going on from
+there gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scamac_scale.atomic import flush, partial_folder, scratch_folder, writing
+from scamac_scale.errors import ResumeError
+from scamac_scale.faults import reach
+from scamac_scale.store.layout import METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_PLAN = "plan.json"
+_COMPLETE = "complete"
+_DAMAGED = "run again without resume, which begins anew"
+
+
+class Journal:
+    """Notes on one store that is being written.
+
+    Parameters
+    ----------
+    folder
+        Of the notes.
+    out
+        The store, for messages.
+
+    Notes
+    -----
+    Every method that writes is durable when it returns: file and folder are flushed.
+    """
+
+    def __init__(self, folder: Path, out: Path) -> None:
+        self.folder = folder
+        self._out = out
+
+    @classmethod
+    def open(cls, store: Path, plan: Mapping[str, Any], out: Path) -> Journal:
+        """Go on with what lies in a partial folder, or begin.
+
+        Parameters
+        ----------
+        store
+            Folder that becomes the store; the notes lie beside it.
+        plan
+            What is being done: plain values that JSON can hold.
+        out
+            The store, for messages.
+
+        Returns
+        -------
+        Journal
+            Without notes, and everything beside it gone, where nothing was noted.
+
+        Raises
+        ------
+        ResumeError
+            If something else was being done here; the message says what differs.
+        """
+        journal = cls(store.parent, out)
+        with writing(out):
+            if not (journal.folder / _PLAN).exists() or (journal._notes(_COMPLETE) and not journal.is_complete(store)):
+                # the latter: it has got its name, and something else lies in its place now
+                journal._clear()
+                store.mkdir()
+                journal._put(_PLAN, json.dumps(plan, indent=1).encode())
+                flush(journal.folder.parent)
+        found = read_plan(store.parent)
+        if found is None:
+            raise ResumeError(f"What was left of {out} is damaged; {_DAMAGED}.")
+        different = "; ".join(differences(found, plan))
+        if different:
+            raise ResumeError(
+                f"What was left of {out} is of another ingest: {different}. Ask for the same again, or run without resume, "
+                "which begins anew."
+            )
+        return journal
+
+    def note(self, name: str, **arrays: Any) -> None:  # Any: arrays and numbers
+        """Make a note, in place of the one of that name."""
+        with writing(self._out):
+            partial = self.folder / f"{name}.npz.partial"
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            self._into_place(partial, f"{name}.npz")
+
+    def read(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Read a note; None if it was not made."""
+        path = self.folder / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ResumeError(f"{path} is damaged ({error}); {_DAMAGED}.") from error
+
+    def complete(self, store: Path) -> None:
+        """Note that a store lacks nothing but its name; the caller has flushed it."""
+        with writing(self._out):
+            self._put(f"{_COMPLETE}.json", json.dumps({"seal": _seal(store)}).encode())
+
+    def is_complete(self, store: Path) -> bool:
+        """Whether `complete` was called, and it is this store that lies there."""
+        seal = self._notes(_COMPLETE).get("seal")
+        return seal is not None and (store / METADATA).is_file() and _seal(store) == seal
+
+    def damaged(self, what: Path) -> ResumeError:
+        """Make the error for a file that is not as the notes say."""
+        return ResumeError(f"{what} is not as it was left; {_DAMAGED}.")
+
+    def _clear(self) -> None:
+        (self.folder / _PLAN).unlink(missing_ok=True)  # first: without it, nobody believes the rest
+        flush(self.folder)
+        for path in list(self.folder.iterdir()):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def _notes(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    def _put(self, name: str, content: bytes) -> None:
+        partial = self.folder / f"{name}.partial"
+        partial.write_bytes(content)
+        self._into_place(partial, name)
+
+    def _into_place(self, partial: Path, name: str) -> None:
+        flush(partial)
+        reach("ingest.note")
+        partial.replace(self.folder / name)
+        flush(self.folder)
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """Read what was being done in a partial folder; None where nothing can be read."""
+    try:
+        found = json.loads((folder / _PLAN).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def discard(out: Path, *, if_plan: Mapping[str, Any]) -> None:
+    """Remove what the writer of a store left, that was killed when the store had its name already."""
+    found = read_plan(partial_folder(out))
+    if found is not None and not list(differences(found, if_plan)):
+        with scratch_folder(out):
+            pass
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Say in what two plans differ, key by key; tuples are as good as lists."""
+    for key in [*asked, *(key for key in found if key not in asked)]:
+        then, now = found.get(key), asked.get(key)
+        if isinstance(then, dict) and isinstance(now, dict):
+            yield from differences(then, now, f"{prefix}{key}.")
+        elif json.dumps(then) != json.dumps(now):
+            yield f"{prefix}{key} was {then!r}, now {now!r}"
+
+
+def _seal(store: Path) -> str:
+    """SHA-256 of the root's metadata, which names every other file."""
+    return hashlib.sha256((store / METADATA).read_bytes()).hexdigest()
+
+
+def cut(path: Path, n_bytes: int) -> bool:
+    """Shorten a file to what is known to be right; False where it is shorter than that."""
+    if not path.is_file() or path.stat().st_size < n_bytes:
+        return False
+    os.truncate(path, n_bytes)
+    return True
