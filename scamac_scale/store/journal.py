@@ -7,7 +7,6 @@ there gives the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ import numpy as np
 from scamac_scale.atomic import flush, partial_folder, scratch_folder, writing
 from scamac_scale.errors import ResumeError
 from scamac_scale.faults import reach
-from scamac_scale.store.layout import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 _PLAN = "plan.json"
 _COMPLETE = "complete"
-_DAMAGED = "run again without resume, which begins anew"
+_ANEW = "run again without resume, which begins anew"
 
 
 class Journal:
@@ -84,7 +82,7 @@ class Journal:
                 flush(journal.folder.parent)
         found = read_plan(store.parent)
         if found is None:
-            raise ResumeError(f"What was left of {out} is damaged; {_DAMAGED}.")
+            raise journal.damaged(store.parent / _PLAN)
         different = "; ".join(differences(found, plan))
         if different:
             raise ResumeError(
@@ -105,26 +103,26 @@ class Journal:
         """Read a note; None if it was not made."""
         path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ResumeError(f"{path} is damaged ({error}); {_DAMAGED}.") from error
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ResumeError(f"{path} is damaged ({error}); {_ANEW}.") from error
 
     def complete(self, store: Path) -> None:
         """Note that a store lacks nothing but its name; the caller has flushed it."""
         with writing(self._out):
-            self._put(f"{_COMPLETE}.json", json.dumps({"seal": _seal(store)}).encode())
+            self._put(f"{_COMPLETE}.json", json.dumps({"folder": store.stat().st_ino}).encode())
 
     def is_complete(self, store: Path) -> bool:
-        """Whether `complete` was called, and it is this store that lies there."""
-        seal = self._notes(_COMPLETE).get("seal")
-        return seal is not None and (store / METADATA).is_file() and _seal(store) == seal
+        """Whether `complete` was called, and it is this very folder, and not one that it has changed names with."""
+        noted = self._notes(_COMPLETE)
+        return bool(noted) and store.is_dir() and store.stat().st_ino == noted.get("folder")
 
     def damaged(self, what: Path) -> ResumeError:
         """Make the error for a file that is not as the notes say."""
-        return ResumeError(f"{what} is not as it was left; {_DAMAGED}.")
+        return ResumeError(f"{what} is not as it was left; {_ANEW}.")
 
     def _clear(self) -> None:
         (self.folder / _PLAN).unlink(missing_ok=True)  # first: without it, nobody believes the rest
@@ -134,7 +132,12 @@ class Journal:
 
     def _notes(self, name: str) -> dict[str, Any]:
         path = self.folder / f"{name}.json"
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        found = read_json(path)
+        if found is None:
+            raise self.damaged(path)
+        return found
 
     def _put(self, name: str, content: bytes) -> None:
         partial = self.folder / f"{name}.partial"
@@ -150,8 +153,13 @@ class Journal:
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
     """Read what was being done in a partial folder; None where nothing can be read."""
+    return read_json(folder / _PLAN)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a file of named values; None where there is none, or it is damaged."""
     try:
-        found = json.loads((folder / _PLAN).read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -173,11 +181,6 @@ def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str 
             yield from differences(then, now, f"{prefix}{key}.")
         elif json.dumps(then) != json.dumps(now):
             yield f"{prefix}{key} was {then!r}, now {now!r}"
-
-
-def _seal(store: Path) -> str:
-    """SHA-256 of the root's metadata, which names every other file."""
-    return hashlib.sha256((store / METADATA).read_bytes()).hexdigest()
 
 
 def cut(path: Path, n_bytes: int) -> bool:

@@ -6,7 +6,7 @@ columns of the input and two of ours; ``var`` the gene statistics; ``uns/scamac`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ TOTAL = "scamac_total"
 SOURCE_ROW = "scamac_row"
 """Column of obs: row of the cell in the input."""
 INDPTR_CHUNK = 2**17
+CHUNK_VALUES = 2**15
+SHARD_VALUES = 2**25
 COMPRESSOR = {"cname": "lz4", "clevel": 5}
 
 
@@ -36,8 +38,8 @@ class Sizes:
         Values in a file, whole chunks: about 65,000 cells of 500 values, so that 100 million cells are 3,000 files.
     """
 
-    chunk_values: int = 2**15
-    shard_values: int = 2**25
+    chunk_values: int = field(default_factory=lambda: CHUNK_VALUES)
+    shard_values: int = field(default_factory=lambda: SHARD_VALUES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -285,7 +285,7 @@ class _ValueWriter:
         self._n_genes = len(header.gene_space.chosen)
         self._dtype = header.value_dtype
         self._lengths: list[NDArray[np.int64]] = []
-        self._n_noted_rows = self._n_noted_values = 0
+        self._n_noted_rows = self._n_noted_parts = self._n_noted_values = 0
         profile = choose(layout.PROFILES, header.config.profile, "ingest.profile")
         with writing(out):
             self._group = root.create_group("X")
@@ -319,7 +319,7 @@ class _ValueWriter:
             state = {key.removeprefix(f"{name}_"): value for key, value in noted.items() if key.startswith(f"{name}_")}
             if not writer.restore(state):
                 raise journal.damaged(self.scratch / name)
-        self._n_noted_values = self.n_values
+        self._n_noted_parts, self._n_noted_values = len(self._lengths), self.n_values
 
     @property
     def is_loose(self) -> bool:
@@ -331,11 +331,10 @@ class _ValueWriter:
         """Flush what was written, and note that a later run goes on from here; without a journal, do nothing."""
         if self.journal is None:
             return
-        new = np.concatenate([np.zeros(0, np.int64), *self._lengths])[self._n_noted_rows :]
         with writing(self.out):
-            with (self.scratch / _LENGTHS).open("r+b" if self._n_noted_rows else "wb") as file:
-                file.seek(8 * self._n_noted_rows)
-                file.write(new.tobytes())
+            with (self.scratch / _LENGTHS).open("ab" if self._n_noted_rows else "wb") as file:
+                for lengths in self._lengths[self._n_noted_parts :]:
+                    file.write(lengths.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
             noted = {"n_rows": np.array(self.n_rows)}
@@ -343,7 +342,7 @@ class _ValueWriter:
                 noted |= {f"{name}_{key}": value for key, value in writer.state().items()}
                 flush(self.scratch / name)
             self.journal.note(_WRITTEN, **noted)
-        self._n_noted_rows, self._n_noted_values = self.n_rows, self.n_values
+        self._n_noted_rows, self._n_noted_parts, self._n_noted_values = self.n_rows, len(self._lengths), self.n_values
 
     @property
     def n_values(self) -> int:
