@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,11 @@ def test_an_interrupt_without_checkpoint_is_exit_code_130(install: Install, tmp_
     assert main(["work", "--run", str(tmp_path)]) == 130
 
 
-def test_an_interrupt_with_a_checkpoint_is_exit_code_75(
-    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_interrupt_that_can_be_gone_on_from_is_exit_code_75(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install(raiser(KeyboardInterrupt()))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "step-100").touch()
-    assert main(["work", "--run", str(tmp_path)]) == 75
+    monkeypatch.setitem(COMMANDS, "train", replace(COMMANDS["train"], run=raiser(KeyboardInterrupt())))
+    assert main(["train", "--run", str(tmp_path), "--store", "STORE"]) == 75
     assert "--resume" in capsys.readouterr().err
 
 
