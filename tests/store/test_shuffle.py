@@ -83,3 +83,57 @@ def test_memory_is_that_of_the_blocks_in_flight(tmp_path: Path, n_rows: int) -> 
     tracemalloc.stop()
     handed_out = 8192 * row_bytes  # OUT_ROWS
     assert peak < 1.15 * memory_bytes + 16 * n_rows + 2 * handed_out
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 150),
+    step=st.integers(1, 40),
+    cut=st.integers(0, 150),
+    n_out=st.integers(0, 5),
+    memory_bytes=st.sampled_from([1, 200, 1000]),
+)
+def test_a_shuffle_goes_on_from_any_state_to_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, n: int, step: int, cut: int, n_out: int, memory_bytes: int
+) -> None:
+    """Stopped while dealing, after more was dealt than is known of; then stopped when some buckets were taken."""
+    rng = np.random.default_rng(n)
+    order, lengths, folder = rng.permutation(n), rng.integers(0, 9, n), tmp_path_factory.mktemp("shuffle") / "buckets"
+
+    def deal(shuffler: RowShuffler, start: int, stop: int) -> None:
+        for low in range(start, stop, step):
+            some = lengths[low : min(low + step, stop)]
+            rows = np.repeat(np.arange(low, low + some.size), some)
+            shuffler.append(some, np.zeros(rows.size, np.uint16), rows.astype(np.uint32))
+
+    def new() -> RowShuffler:
+        return RowShuffler(order, folder, 8 + 6 * float(lengths.mean()), memory_bytes)
+
+    first = new()
+    if first.n_buckets == 1:
+        return
+    deal(first, 0, min(cut, n))
+    n_dealt, sizes = first.n_dealt, first.sizes()
+    deal(first, min(cut, n), n)  # in vain
+    first.end()
+    second = new()
+    assert second.restore(n_dealt, sizes)
+    deal(second, n_dealt, n)
+    second.end()
+    sizes, done, seen = second.sizes(), [0], 0
+    found: list[np.ndarray] = []
+    noted = list[int]()
+    taken = second.rows(0, lambda: noted.append(seen))
+    for some, _, values in taken:
+        found.append(values)
+        seen += some.size
+        if len(noted) == n_out:
+            break
+    taken.close()
+    done += noted
+    third = new()
+    assert third.restore(n, sizes, done[-1])
+    rest = [values for _, _, values in third.rows(done[-1])]
+    n_values = lengths[order[: done[-1]]].sum()
+    all_values = np.concatenate([np.concatenate([*found, np.empty(0, int)])[:n_values], *rest])
+    np.testing.assert_array_equal(all_values, np.repeat(order, lengths[order]))
