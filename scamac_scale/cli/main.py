@@ -124,7 +124,8 @@ def _parse(arguments: list[str]) -> tuple[Command, Namespace]:
     command = choose(COMMANDS, arguments[0], "command")
     parser = build_parser(arguments[0], command.summary, command.usage, has_json_file=command.has_json_file)
     command.declare(parser)
-    return command, parse(parser, with_settings_of_run(arguments[1:]), command.config, command.prefix)
+    argv = arguments[1:] if command.config is None else with_settings_of_run(arguments[1:])
+    return command, parse(parser, argv, command.config, command.prefix)
 
 
 def _run(name: str, command: Command, args: Namespace) -> None:
