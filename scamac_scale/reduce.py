@@ -38,6 +38,9 @@ class _Links:
     brisk: Any = None  # Any: torch's groups and stores are not typed; None is the default group
     store: Any = None
     is_brisk = False
+    met: Place | None = None
+    board: Any = None  # what all ranks of that place read and write, until the process ends
+    n_joined = 0
     seconds = 0.0
 
 
@@ -103,8 +106,12 @@ def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float)
     setup, brisk = timedelta(seconds=setup_timeout_s), timedelta(seconds=timeout_s)
     from_environment = distributed.is_torchelastic_launched()  # its agent keeps the store
     method = "env://" if from_environment else address
-    store, _, _ = next(rendezvous(method, world.rank, world.size, timeout=setup))
-    store = PrefixStore("scamac_scale", store)
+    if _LINKS.met != place:  # a rank that joins again must not find the store of rank 0 just before that closes
+        _LINKS.met, _LINKS.board = place, next(rendezvous(method, world.rank, world.size, timeout=setup))[0]
+    _LINKS.n_joined += 1
+    store = PrefixStore(
+        f"scamac_scale/{_LINKS.n_joined}", _LINKS.board
+    )  # below an earlier number stands what ranks said then
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
     _LINKS.store = store
