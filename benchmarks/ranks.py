@@ -36,8 +36,9 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
     """Time steps, a sweep, a prediction and a checkpoint on one rank; rank 0 prints."""
     import torch
 
+    from scamac_scale.links import joined, waited_s
     from scamac_scale.ranks import find_place
-    from scamac_scale.reduce import gather_objects, joined, waited_s
+    from scamac_scale.reduce import gather_objects
 
     torch.set_num_threads(1)
     place = find_place()

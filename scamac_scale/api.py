@@ -224,7 +224,7 @@ class ScAMAC:
         """Join the other processes of the job, if there are any."""
         import torch
 
-        from scamac_scale.reduce import joined
+        from scamac_scale.links import joined
 
         train = self.config.train
         is_cuda = train.accelerator != "cpu" and torch.cuda.is_available()

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from scamac_scale.faults import reach
+from scamac_scale.links import brisk
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.progress import track
-from scamac_scale.reduce import TreeSum, brisk, sum_over_ranks
+from scamac_scale.reduce import TreeSum, shaped_like, sum_over_ranks, tensors_of
 from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -141,35 +142,17 @@ class SweepSum:
             "turns": turns,
             "n_closed": self._n_closed,
             "levels": [level for level, _ in self._closed.sums],
-            "sums": [_flat(part) for _, part in self._closed.sums],
-            "open": _flat(self._open),
+            "sums": [tensors_of(part) for _, part in self._closed.sums],
+            "open": tensors_of(self._open),
         }
 
     def restore(self, plain: InFlight) -> int:
         """Take up where another process stopped; tells after how many turns of `sweep`."""
         self._n_closed = plain["n_closed"]
-        parts = [_shaped(self._zero, iter(part)) for part in plain["sums"]]
+        parts = [shaped_like(self._zero, iter(part)) for part in plain["sums"]]
         self._closed.sums = list(zip(plain["levels"], parts, strict=True))
-        self._open = _shaped(self._zero, iter(plain["open"]))
+        self._open = shaped_like(self._zero, iter(plain["open"]))
         return int(plain["turns"])
-
-
-def _flat(part: Any) -> list[torch.Tensor]:
-    """Tensors of a nested NamedTuple, in their order."""
-    if part is None:
-        return []
-    if isinstance(part, torch.Tensor):
-        return [part]
-    return [tensor for field in part for tensor in _flat(field)]
-
-
-def _shaped(like: Any, tensors: Any) -> Any:
-    """Put tensors into a tuple of the form of another one."""
-    if like is None:
-        return None
-    if isinstance(like, torch.Tensor):
-        return next(tensors).to(like.device)
-    return type(like)(*(_shaped(field, tensors) for field in like))
 
 
 def sum_over_cells(

@@ -159,7 +159,7 @@ def test_a_failure_counts_more_than_ranks_that_were_left_alone(folder: Path, mon
 
 
 def test_a_killed_rank_is_named_and_the_run_can_go_on(folder: Path) -> None:
-    with pytest.raises(LostRankError, match="rank 1 was killed by SIGKILL; run again with --resume") as caught:
+    with pytest.raises(LostRankError, match=r"rank 1 was killed by SIGKILL \(as .*run again with --resume") as caught:
         launch([str(folder), "1:kill", "0:exit=75"], 2, ALONE)
     assert caught.value.exit_code == 75
 

@@ -59,15 +59,18 @@ ARROWS: dict[str, set[str]] = {
     "loader": PLAIN,
     "sources": PLAIN | {"store", "ingestion", "loader"},
     # where the two sides meet
-    "reduce": {"errors", "world", "ranks"},
-    "sweep": PLAIN | {"loader", "ops", "nn", "reduce"},
-    "train": PLAIN | {"locks", "loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "losses", "metrics"},
-    "infer": PLAIN | {"locks", "loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "store"},
+    "links": {"errors", "world", "ranks"},
+    "reduce": {"errors", "world", "links"},
+    "sweep": PLAIN | {"loader", "ops", "nn", "links", "reduce"},
+    "train": PLAIN
+    | {"locks", "links", "loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "losses", "metrics"},
+    "infer": PLAIN | {"locks", "links", "loader", "sources", "ops", "nn", "checkpoint", "sweep", "reduce", "store"},
     # what users call
     "inspection": PLAIN | {"store", "ingestion", "checkpoint", "train", "infer"},
     "api": PLAIN
     | {
         "ranks",
+        "links",
         "reduce",
         "ingestion",
         "simulation",

@@ -15,11 +15,12 @@ import torch
 from scamac_scale.atomic import writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
+from scamac_scale.links import patient
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
 from scamac_scale.ops.attention import KEY_BLOCK, AttentionParts, attention_parts
 from scamac_scale.progress import track
-from scamac_scale.reduce import broadcast, gather, patient, tree_sum
+from scamac_scale.reduce import broadcast, gather, tree_sum
 from scamac_scale.sweep import sweep
 from scamac_scale.world import ALONE, World
 

@@ -37,9 +37,10 @@ from scamac_scale.infer.output import (
     cluster_column,
 )
 from scamac_scale.infer.spool import RowSpool
+from scamac_scale.links import brisk, patient
 from scamac_scale.nn.embed import BLOCK_CELLS
 from scamac_scale.progress import track
-from scamac_scale.reduce import agree, brisk, from_first, gather_objects, patient
+from scamac_scale.reduce import agree, from_first, gather_objects
 from scamac_scale.signals import Signals
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.sweep import TICK_BATCHES

@@ -22,11 +22,12 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from scamac_scale.checkpoint import FittedModel
 from scamac_scale.errors import ConfigError, StoreError, choose
 from scamac_scale.faults import reach
+from scamac_scale.links import waited_s
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import from_first, waited_s
+from scamac_scale.reduce import from_first
 from scamac_scale.signals import Signals
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size

@@ -11,6 +11,7 @@ import torch
 
 from scamac_scale.errors import ConfigError, NumericalError, choose
 from scamac_scale.faults import reach
+from scamac_scale.links import brisk
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
@@ -21,7 +22,6 @@ from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.ops.similarity import PairMeans, similarity_from_means
 from scamac_scale.progress import track
 from scamac_scale.randomness import torch_generator
-from scamac_scale.reduce import brisk
 from scamac_scale.train.blocks import Blocks, count_blocks
 from scamac_scale.train.health import Health, nonfinite_error
 from scamac_scale.train.objective import CLUSTER_TERMS, Clusters, Objective, Scene, Target

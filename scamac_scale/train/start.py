@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from scamac_scale.errors import ConfigError
+from scamac_scale.links import brisk
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
-from scamac_scale.reduce import TreeSum, brisk, from_first, sum_over_ranks
+from scamac_scale.reduce import TreeSum, from_first, sum_over_ranks
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, Tick, no_tick, sum_over_cells
 from scamac_scale.train.selection import sample_rows
 from scamac_scale.world import ALONE, World

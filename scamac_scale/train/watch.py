@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import StoppedError
-from scamac_scale.reduce import agree, brisk, from_first, gather_objects, patient
+from scamac_scale.links import brisk, patient
+from scamac_scale.reduce import agree, from_first, gather_objects
 from scamac_scale.sweep import InFlight, Tick, no_tick
 from scamac_scale.world import ALONE, World
 

@@ -1,0 +1,206 @@
+"""The connections between ranks: joining and leaving, how long they wait for one another, and who is to blame when one is lost.
+
+Two groups of the same ranks differ in their patience: steps and sweeps keep all ranks in step and wait a minute for one another, the
+rest (start, consensus, saving) keeps some waiting for long. A rank that fails says so; one that says nothing is named by the others.
+What is sent is `reduce`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from scamac_scale.errors import LostRankError, ScamacError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scamac_scale.ranks import Place
+    from scamac_scale.world import World
+
+REPORT_S = 3.0
+"""Seconds after the last sign of another rank in which those that are alive have to give theirs, once a collective has failed."""
+
+
+class _Links:
+    """The process groups of this process, once it has joined."""
+
+    brisk: Any = None  # Any: torch's groups and stores are not typed; None is the default group
+    store: Any = None
+    is_brisk = False
+    met: Place | None = None
+    board: Any = None  # what all ranks of that place read and write, until the process ends
+    n_joined = 0
+    seconds = 0.0
+
+
+_LINKS = _Links()
+
+
+@contextmanager
+def joined(place: Place, *, is_cuda: bool, timeout_s: float, setup_timeout_s: float) -> Iterator[World]:
+    """Join the other ranks; a context that leaves them at its end, and tells them why where it ends with an error.
+
+    Parameters
+    ----------
+    place
+        From `ranks.find_place`.
+    is_cuda
+        Whether tensors on a GPU are sent (by NCCL), too; others go by gloo.
+    timeout_s
+        How long ranks wait for one another in steps and sweeps.
+    setup_timeout_s
+        And elsewhere.
+
+    Yields
+    ------
+    World
+        This rank, and how many there are.
+
+    Raises
+    ------
+    LostRankError
+        If the others do not come.
+    """
+    world = place.world
+    if world.size == 1:
+        yield world
+        return
+    from torch import distributed
+
+    try:
+        _join(place, is_cuda, timeout_s, setup_timeout_s)
+    except (RuntimeError, ValueError) as error:
+        raise LostRankError(
+            f"rank {world.rank} of {world.size} cannot join the others at {place.address}:{place.port}: {_first_line(error)}; see "
+            "whether all were started, and whether that address can be reached."
+        ) from error
+    try:
+        yield world
+    except BaseException as error:
+        _say_goodbye(error, world)
+        raise
+    finally:
+        _LINKS.brisk = _LINKS.store = None
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float) -> None:
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    world = place.world
+    address = f"tcp://{place.address}:{place.port}"
+    setup, brisk = timedelta(seconds=setup_timeout_s), timedelta(seconds=timeout_s)
+    from_environment = distributed.is_torchelastic_launched()  # its agent keeps the store
+    method = "env://" if from_environment else address
+    if _LINKS.met != place:  # a rank that joins again must not find the store of rank 0 just before that closes
+        _LINKS.met, _LINKS.board = place, next(rendezvous(method, world.rank, world.size, timeout=setup))[0]
+    _LINKS.n_joined += 1
+    store = PrefixStore(
+        f"scamac_scale/{_LINKS.n_joined}", _LINKS.board
+    )  # below an earlier number stands what ranks said then
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
+    _LINKS.store = store
+    _LINKS.brisk = distributed.new_group(timeout=brisk, backend=backend)
+
+
+@contextmanager
+def brisk() -> Iterator[None]:
+    """Let ranks wait for one another no longer than in a step, in all collectives inside."""
+    before, _LINKS.is_brisk = _LINKS.is_brisk, True
+    try:
+        yield
+    finally:
+        _LINKS.is_brisk = before
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Let ranks wait for one another as long as at the start, in all collectives inside."""
+    before, _LINKS.is_brisk = _LINKS.is_brisk, False
+    try:
+        yield
+    finally:
+        _LINKS.is_brisk = before
+
+
+def group() -> Any:
+    """Group of the patience that holds; None is the default one."""
+    return _LINKS.brisk if _LINKS.is_brisk else None
+
+
+@contextmanager
+def talking(world: World) -> Iterator[None]:
+    """Time a collective, and turn what it raises into an error that says which rank is to blame."""
+    start_s = time.perf_counter()
+    try:
+        yield
+    except RuntimeError as error:
+        raise _blame(error, world) from error
+    finally:
+        _LINKS.seconds += time.perf_counter() - start_s
+
+
+def waited_s() -> float:
+    """Seconds that this process has spent in collectives so far: sending, and waiting for other ranks."""
+    return _LINKS.seconds
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _say_goodbye(error: BaseException, world: World) -> None:
+    """Leave a word for the others before the connections close."""
+    if _LINKS.store is None or isinstance(error, LostRankError):
+        return
+    code = error.exit_code if isinstance(error, ScamacError) else 1
+    word = {"code": code, "message": _first_line(error), "kind": type(error).__name__}
+    try:
+        _LINKS.store.set(f"left/{world.rank}", json.dumps(word))
+    except RuntimeError:
+        return  # the store went with rank 0
+
+
+def _blame(error: RuntimeError, world: World) -> LostRankError:
+    """Find out which ranks gave up, and which ones say nothing."""
+    from torch import distributed
+
+    others = [rank for rank in range(world.size) if rank != world.rank]
+    heard: dict[int, str] = {}
+    try:
+        store = _LINKS.store
+        assert store is not None
+        store.set_timeout(timedelta(seconds=REPORT_S))
+        store.set(f"alive/{world.rank}", "")
+        distributed.destroy_process_group()  # closes connections: who waits for this rank is told
+        last_s = time.monotonic()
+        while len(heard) < len(others) and time.monotonic() - last_s < REPORT_S:
+            for rank in others:
+                if rank not in heard and store.check([f"left/{rank}"]):
+                    word = json.loads(store.get(f"left/{rank}"))
+                    found = LostRankError(f"rank {world.rank} stops, since rank {rank} failed: {word['message']}")
+                    found.exit_code = word["code"]
+                    return found
+                if rank not in heard and store.check([f"alive/{rank}"]):
+                    heard[rank], last_s = "alive", time.monotonic()
+            time.sleep(0.05)
+    except (RuntimeError, AssertionError):
+        if _LINKS.store is not None:
+            return LostRankError(
+                f"rank {world.rank}: rank 0, or the launcher that keeps the addresses, does not answer ({_first_line(error)}); "
+                "look at its end of the log, and run again with --resume."
+            )
+    lost = [rank for rank in others if rank not in heard]
+    named = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+    return LostRankError(
+        f"rank {world.rank}: {named if lost else 'some rank'} of {world.size} {'do' if len(lost) > 1 else 'does'} not answer: killed, "
+        f"hung, or cut off ({_first_line(error)}). Look at its end of the log, and run again with --resume."
+    )
