@@ -185,7 +185,7 @@ def test_a_rank_for_which_another_has_waited_in_vain_is_not_waited_for_again(fol
 
 def test_ranks_have_time_to_notice_that_another_has_failed(folder: Path) -> None:
     assert launch([str(folder), "0:sleep=0.6", "0:exit=1", "1:exit=1"], 2, ALONE, timeout_s=20) == 1
-    with pytest.raises(LostRankError, match=r"^rank 1 was killed by SIGKILL; run again with --resume\.$"):
+    with pytest.raises(LostRankError, match=r"^rank 1 was killed by SIGKILL \(as .*\); run again with --resume\.$"):
         launch([str(folder), "0:sleep=0.6", "0:exit=75", "1:kill"], 2, ALONE, timeout_s=20)
 
 
