@@ -152,7 +152,13 @@ def _declare_predict(parser: ArgumentParser) -> None:
         help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input; the time grows "
         "with the square of their number).",
     )
-    parser.add_argument("--resume", action="store_true", help="Go on where a prediction was stopped.", **OPTIONAL)
+    declare_ranks(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Go on where a prediction into --out was stopped; where none was, start.",
+        **OPTIONAL,
+    )
 
 
 def _predict(args: Namespace) -> Result:

@@ -29,9 +29,10 @@ N_BLOCKS = 6
 ORDERS = ("ordered", "shuffled")
 
 
-def make_stores(folder: Path) -> Path:
+def make_stores(folder: Path, n_cells: int = N_CELLS) -> Path:
     """Stores ``ordered.zarr`` and ``shuffled.zarr`` of the same cells, six blocks of them."""
-    atlas = simulate(folder / "atlas.zarr", N_CELLS, n_genes=60, n_types=5)
+    folder.mkdir(exist_ok=True)
+    atlas = simulate(folder / "atlas.zarr", n_cells, n_genes=60, n_types=5)
     for order in ORDERS:
         ingest(atlas, folder / f"{order}.zarr", IngestConfig(n_genes=30, shuffle=order == "shuffled"))
     return folder
