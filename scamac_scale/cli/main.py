@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # before torch loads OpenMP: threads that spin while they wait steal the cores of the reader thread and of neighbours
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one message, not in stack traces
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
     args: Namespace | None = None

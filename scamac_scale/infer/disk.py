@@ -36,7 +36,7 @@ from scamac_scale.infer.output import (
     chunk_cells,
     cluster_column,
 )
-from scamac_scale.infer.spool import RowSpool
+from scamac_scale.infer.spool import FieldSpool
 from scamac_scale.links import brisk, patient
 from scamac_scale.nn.embed import BLOCK_CELLS
 from scamac_scale.progress import track
@@ -61,6 +61,8 @@ LOOK_S = 1.0
 MEET_S = 10.0
 """Seconds in which a file of rank 0 has to be seen by the others: file systems over the network are not quicker, sometimes."""
 LABELS = "labels"
+LABEL_CELLS = 16 * 1024
+"""Cells whose labels are read at a time."""
 KEPT_ON = (StoppedError, ResumeError, LostRankError)
 """Errors that leave what was done where it is."""
 
@@ -120,7 +122,7 @@ class DiskOutput:
         from_first(lambda: self._check(scratch_bytes), world)
         self._stack, self._home = ExitStack(), ExitStack()
         self._signals = Signals()
-        self._spools: dict[str, RowSpool] = {}
+        self._spools: dict[str, FieldSpool] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self.turns, self.needs_rows = 0, True
         self._saved_s = time.monotonic()
@@ -146,16 +148,21 @@ class DiskOutput:
             self._meet()
             if self.needs_rows:
                 with writing(self.path):
-                    for name, width in self.table.widths.items():
-                        self._spools[name] = RowSpool(self._spool_path(name), width)
-                    self._spools[LABELS] = RowSpool(self._spool_path(LABELS), 1, np.int32)
+                    for path, widths in self._spooled().items():
+                        self._spools |= dict.fromkeys(widths, FieldSpool(path, widths))
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def _spool_path(self, name: str) -> Path:
-        return self._partial / f"{name}.rows"
+    def _spooled(self) -> dict[Path, dict[str, int]]:
+        """Files of rows, and the blocks and widths of each: layers apart, for they are wide."""
+        layers = {name: width for name, width in self.table.widths.items() if name == DENOISED_KEY}
+        cells = {name: width for name, width in self.table.widths.items() if name != DENOISED_KEY} | {LABELS: 1}
+        return {self._partial / "cells.rows": cells, **({self._partial / "layers.rows": layers} if layers else {})}
+
+    def _files(self) -> set[FieldSpool]:
+        return set(self._spools.values())
 
     def _open(self) -> Progress:
         """Take the lock, make the folder or take it over, and say in the journal whose it is."""
@@ -167,7 +174,7 @@ class DiskOutput:
         )
         check_output(self.path)  # another job may have written it while we came here
         with writing(self.path):
-            paths = [self._spool_path(name) for name in (*self.table.widths, LABELS)]
+            paths = list(self._spooled())
             found = read_progress(self._partial) if self._resume else None
             now = Progress(uuid.uuid4().hex, self._belongs, self._world.size, TICK_BATCHES * BLOCK_CELLS)
             if found is not None:
@@ -211,7 +218,7 @@ class DiskOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for spool in self._spools.values():
+        for spool in self._files():
             spool.close()
         self._spools = {}
         if self._child is not None:
@@ -229,9 +236,8 @@ class DiskOutput:
     def write(self, rows: IntArray, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
         """Write some rows, in any order."""
         with writing(self.path):
-            for name, block in blocks.items():
-                self._spools[name].write(rows, block)
-            self._spools[LABELS].write(rows, labels)
+            for spool in self._files():
+                spool.write(rows, {**blocks, LABELS: labels.astype(np.int32).view(np.float32)[:, None]})
             reach("predict.block")
 
     def tick(self, turns: int) -> None:
@@ -258,7 +264,7 @@ class DiskOutput:
         """Force all rows to the disk, then say so in the journal."""
         with patient():
             with writing(self.path):
-                for spool in self._spools.values():
+                for spool in self._files():
                     spool.flush()
             gather_objects(None, self._world)  # all have
             from_first(lambda: self._record(turns=self.turns), self._world)
@@ -336,7 +342,7 @@ class DiskOutput:
                     if at < len(own):
                         start, stop = own[at] * size, min((own[at] + 1) * size, n_cells)
                         with writing(self.path):
-                            array[start:stop] = self._spools[name].read(start, stop)
+                            array[start:stop] = self._spools[name].read(name, start, stop)
                         progress.advance(1)
             with writing(self.path):
                 for file in (files / str(chunk) / "0" for chunk in own):
@@ -347,15 +353,17 @@ class DiskOutput:
         import zarr
 
         with writing(self.path):
-            labels = self._spools[LABELS].read(0, len(self._obs))[:, 0]
+            n_cells, read = len(self._obs), self._spools[LABELS].read
+            pieces = [read(LABELS, at, min(at + LABEL_CELLS, n_cells)) for at in range(0, n_cells, LABEL_CELLS)]
+            labels = np.concatenate(pieces)[:, 0].view(np.int32)
             group = zarr.open_group(self._zarr, mode="r+")
             _write(group, "obs", self._obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
             _write(group, "uns", {UNS_KEY: uns})
             if not self._is_zarr:
                 flush_tree(self._zarr)
                 self._record(assembled=self._zarr.name)
-                for name in self._spools:  # makes room
-                    self._spool_path(name).unlink()
+                for path in self._spooled():  # makes room
+                    path.unlink()
 
     def _make_h5ad(self) -> None:
         """Convert on rank 0, in a child process: HDF5 on a full disk ends its process with a segmentation fault."""

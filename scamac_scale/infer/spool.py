@@ -12,13 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import DTypeLike, NDArray
-
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.arrays import FloatArray, IntArray
 
 
 class RowSpool:
-    """A matrix in a file of its own, written by rows in any order, by several processes, and read back in order.
+    """A float32 matrix in a file of its own, written by rows in any order, by several processes, and read back in order.
 
     Parameters
     ----------
@@ -27,8 +25,6 @@ class RowSpool:
         process ends or is killed.
     width
         Columns.
-    dtype
-        Of the matrix.
 
     Notes
     -----
@@ -37,9 +33,8 @@ class RowSpool:
     another rank has written since.
     """
 
-    def __init__(self, path: Path, width: int, dtype: DTypeLike = np.float32) -> None:
-        self._width, self._dtype = width, np.dtype(dtype)
-        self._row_bytes = width * self._dtype.itemsize
+    def __init__(self, path: Path, width: int) -> None:
+        self._width, self._row_bytes = width, 4 * width
         self._path = path
         self._reader: int | None = None
         self._file: Any = None  # Any: typed by its wrapper otherwise
@@ -49,12 +44,12 @@ class RowSpool:
         else:
             self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
-    def write(self, rows: IntArray, block: NDArray[Any]) -> None:
+    def write(self, rows: IntArray, block: FloatArray) -> None:
         """Write some rows, in any order."""
         if len(rows) == 0:
             return
         row_bytes = self._row_bytes
-        data = np.ascontiguousarray(block, dtype=self._dtype).data.cast("B")
+        data = np.ascontiguousarray(block, dtype=np.float32).data.cast("B")
         ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))  # of runs of rows that follow one another
         for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
             at, stop, place = start * row_bytes, end * row_bytes, int(rows[start]) * row_bytes
@@ -65,9 +60,9 @@ class RowSpool:
         """Force what this process wrote to the disk; a file system over the network shows it to others then."""
         os.fsync(self._writer)
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def read(self, start: int, stop: int) -> FloatArray:
         """Rows `start` to `stop` - 1, (n, width). What others wrote is seen if they flushed it before the first call."""
-        block = np.empty((stop - start, self._width), self._dtype)
+        block = np.empty((stop - start, self._width), np.float32)
         if start == stop:
             return block
         if self._reader is None:
@@ -84,3 +79,37 @@ class RowSpool:
         os.close(self._writer)
         if self._reader is not None:
             os.close(self._reader)
+
+
+class FieldSpool:
+    """Several float32 matrices of the same rows, side by side in one `RowSpool`: a row is one call to the system, not one for each.
+
+    Parameters
+    ----------
+    path
+        As of `RowSpool`.
+    widths
+        Name of each matrix to its columns.
+    """
+
+    def __init__(self, path: Path, widths: dict[str, int]) -> None:
+        ends = np.cumsum(list(widths.values())).tolist()
+        self._columns = {name: slice(end - widths[name], end) for name, end in zip(widths, ends, strict=True)}
+        self._rows = RowSpool(path, ends[-1])
+
+    def write(self, rows: IntArray, blocks: dict[str, FloatArray]) -> None:
+        """Write some rows of all matrices, in any order."""
+        whole = [blocks[name] for name in self._columns]
+        self._rows.write(rows, whole[0] if len(whole) == 1 else np.concatenate(whole, axis=1))
+
+    def read(self, name: str, start: int, stop: int) -> FloatArray:
+        """Rows `start` to `stop` - 1 of one matrix; holds those of all meanwhile."""
+        return np.ascontiguousarray(self._rows.read(start, stop)[:, self._columns[name]])
+
+    def flush(self) -> None:
+        """As of `RowSpool`."""
+        self._rows.flush()
+
+    def close(self) -> None:
+        """As of `RowSpool`."""
+        self._rows.close()
