@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import anndata as ad
+import numpy as np
 import pytest
 
 from scamac_scale.errors import ScamacError
@@ -77,6 +79,10 @@ def stop_and_go_on(world: World, stores: Path, folder: Path) -> list[str]:
 
     found.append(said(out=None))
     found.append(said(seed=world.rank))
+    true_read = disk.read_progress
+    disk.MEET_S, disk.read_progress = 0.2, lambda folder: None if world.rank else true_read(folder)
+    found.append(said())
+    disk.MEET_S, disk.read_progress = 10.0, true_read
     n_blocks = 0
 
     def reach(point: str) -> None:
@@ -85,7 +91,7 @@ def stop_and_go_on(world: World, stores: Path, folder: Path) -> list[str]:
         if world.rank == 1 and n_blocks == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    disk.reach = reach  # type: ignore[assignment]
+    disk.reach = reach
     found.append(said())
     found.append(said(resume=True, is_denoised=False))
     n_blocks = 10
@@ -103,11 +109,33 @@ def test_ranks_stop_together_and_go_on(stores: Path, tmp_path: Path) -> None:
     for found in run_ranks(stop_and_go_on, 2, tmp_path / "ranks", stores, folder):
         assert "ConfigError 2 processes need an output on a disk" in found[0]
         assert "ConfigError rank 1 has another model than rank 0" in found[1]
-        assert "StoppedError stopped by SIGTERM; what was predicted is kept" in found[2]
-        assert "ResumeError" in found[3]
-        assert "denoised=False (it was True)" in found[3]
-        assert found[4] == str(folder / "out.zarr")
-        assert int(found[5]) == 1  # of three
-        assert "attention='atlas' (it was 'trained')" in found[6]
+        assert "OutputError" in found[2]
+        assert "is not seen by rank 1" in found[2]
+        assert "StoppedError stopped by SIGTERM; what was predicted is kept" in found[3]
+        assert "ResumeError" in found[4]
+        assert "denoised=False (it was True)" in found[4]
+        assert found[5] == str(folder / "out.zarr")
+        assert int(found[6]) == 1  # of three
+        assert "attention='atlas' (it was 'trained')" in found[7]
     assert digests(folder / "out.zarr") == digests(expected)
     assert [path.name for path in folder.iterdir()] == ["out.zarr"]
+
+
+def predict_with_atlas(world: World, stores: Path, out: Path) -> str:
+    warnings.simplefilter("error")
+    look_often()
+    return str(run_predict(stores / "shuffled.zarr", out, world, attention="atlas"))
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_attention_over_all_cells_is_shared_by_the_ranks(stores: Path, tmp_path: Path) -> None:
+    one = run_predict(stores / "ordered.zarr", tmp_path / "one.zarr", attention="atlas")
+    two = run_ranks(predict_with_atlas, 2, tmp_path / "ranks", stores, tmp_path / "two.zarr")[0]
+    expected, found = ad.read_zarr(one), ad.read_zarr(two)
+    np.testing.assert_allclose(
+        found.obsm["X_scAMAC"], expected.obsm["X_scAMAC"], rtol=0, atol=1e-5
+    )  # other order of sums
+    assert (found.obs["scamac_cluster"] == expected.obs["scamac_cluster"]).mean() > 0.999
+    trained = run_predict(stores / "ordered.zarr", tmp_path / "trained.zarr")
+    assert not np.allclose(ad.read_zarr(trained).obsm["X_scAMAC"], expected.obsm["X_scAMAC"], atol=1e-3)

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,7 +19,8 @@ import yaml
 from scamac_scale import atomic
 from scamac_scale.atomic import partial_folder
 from scamac_scale.checkpoint import save_model
-from scamac_scale.errors import OutputError
+from scamac_scale.errors import OutputError, StoppedError
+from scamac_scale.infer import disk
 from scamac_scale.train.logs import plain
 from tests.faults.failing import failures
 from tests.faults.nursery import Ended, Nursery, nursery
@@ -187,6 +189,35 @@ def test_a_signal_stops_a_prediction_that_can_go_on(
     assert [path.name for path in out.parent.iterdir()] == [partial_folder(out).name]
     place.finish(out, ranks)
     assert tree_digest(out) == unbroken["tree"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "target"), [(".zarr", "FieldSpool.read"), pytest.param(".h5ad", "_is_running", marks=pytest.mark.slow)]
+)
+def test_a_signal_is_heard_after_the_last_block(
+    place: Place, out: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, target: str
+) -> None:
+    out, store = out.with_suffix(suffix), place.folder / "ordered.zarr"
+    expected = digests(run_predict(store, out.with_name(f"expected{suffix}")))
+    look_often(monkeypatch.setattr, every_s=30.0)
+    owner = disk.FieldSpool if target == "FieldSpool.read" else disk
+    name, found = target.rpartition(".")[2], getattr(owner, target.rpartition(".")[2])
+
+    def told(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, told)
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+            run_predict(store, out)
+    assert not out.exists()
+    points: list[str] = []
+    monkeypatch.setattr(disk, "reach", points.append)
+    run_predict(store, out, resume=True)
+    assert "predict.block" not in points
+    assert digests(out) == expected
+    assert not partial_folder(out).exists()
 
 
 @pytest.mark.ddp
