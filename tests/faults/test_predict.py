@@ -140,7 +140,7 @@ def test_an_h5ad_can_be_killed_too(place: Place, out: Path, ranks: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_kill_at_any_time(place: Place, unbroken: dict[str, Any], out: Path, seed: int, ranks: int) -> None:
     rng = random.Random(seed)
     n_kills = 0
