@@ -340,7 +340,7 @@ class Bench:
     def _target(self, labels: NDArray[np.int64]) -> ConsensusTarget:
         """As many members as the default recipe has; every fourth counts three times, as Leiden's do."""
         n_members, block = self.sizes.n_members, 65536
-        table = CodeTable(len(labels), np.full(n_members, self.sizes.n_types), self.folder / "codes")
+        table = CodeTable(len(labels), np.full(n_members, self.sizes.n_types))
         for start in range(0, len(labels), block):
             rng = numpy_generator(0, "benchmark members", start)
             rows = np.arange(start, min(start + block, len(labels)))
