@@ -58,6 +58,7 @@ def wait_for_checkpoint(run: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_pods_of_kubernetes_train_the_model_of_one_process(site: Site, tmp_path: Path) -> None:
     with started(on_both(site, kubernetes_launch(), tmp_path / "run"), kubernetes_pods(site, free_port())) as pods:
         codes, text = ended(pods)

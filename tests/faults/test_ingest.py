@@ -252,12 +252,12 @@ def test_an_ingest_that_cannot_write_leaves_nothing_wrong(
 @pytest.mark.parametrize(
     ("number", "is_old_there", "is_lasting", "step"),
     [
-        (ENOSPC, True, False, 1),
-        (EIO, True, False, 1),
-        (EACCES, True, False, 1),
-        (ENOSPC, False, False, 4),
-        (ENOSPC, True, True, 4),
-        (ENOSPC, False, True, 4),
+        (ENOSPC, True, False, 3),
+        (EIO, True, False, 7),
+        (EACCES, True, False, 7),
+        (ENOSPC, False, False, 11),
+        (ENOSPC, True, True, 11),
+        (ENOSPC, False, True, 11),
     ],
 )
 def test_an_ingest_in_which_any_call_fails_leaves_nothing_wrong(

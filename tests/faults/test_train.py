@@ -101,7 +101,9 @@ def kill_three_times(place: Place, run: Path, faults: tuple[str, ...], ranks: in
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize(("faults", "often"), [(TRIPLES[0], OFTEN), (TRIPLES[1], ALWAYS)])
+@pytest.mark.parametrize(
+    ("faults", "often"), [(TRIPLES[0], OFTEN), pytest.param(TRIPLES[1], ALWAYS, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(
     place: Place,
     unbroken: dict[int, dict[str, str]],
@@ -172,7 +174,9 @@ def stopped_run(place: Place, run: Path) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["flip", pytest.param("cut", marks=pytest.mark.slow), pytest.param("empty", marks=pytest.mark.slow)]
+)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, damage: str
 ) -> None:
