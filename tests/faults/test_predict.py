@@ -108,7 +108,7 @@ def kill_three_times(place: Place, out: Path, faults: tuple[str, ...], ranks: in
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_prediction_that_is_killed_three_times_ends_as_if_nothing_had_been(
     place: Place, unbroken: dict[str, Any], out: Path, ranks: int
 ) -> None:

@@ -100,7 +100,7 @@ def kill_three_times(place: Place, run: Path, faults: tuple[str, ...], ranks: in
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("faults", "often"), [(TRIPLES[0], OFTEN), pytest.param(TRIPLES[1], ALWAYS, marks=pytest.mark.slow)]
 )
