@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,9 +157,10 @@ def scratch_folder(
         except BaseException:
             _remove(partial)
             raise
-        with writing(path):
+        with suppress(OSError):  # the output is in its place, whatever happens now
             partial.rename(_gone(partial))  # in one step: nobody takes half of it for work to go on with
-        _remove(_gone(partial))
+        for rest in (_gone(partial), partial):
+            _remove(rest)
 
 
 def _gone(partial: Path) -> Path:
