@@ -10,12 +10,14 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from scamac_scale.atomic import flush, writing
+from scamac_scale.errors import StoreError
 from scamac_scale.faults import reach
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._damaged: list[Path] = []
 
     def _files(self) -> list[_File]:
         """All of them, the oldest first."""
@@ -100,28 +103,46 @@ class Checkpoints:
                 partial.unlink(missing_ok=True)
                 raise
         reach("checkpoint.prune")
+        for damaged in self._damaged:
+            damaged.unlink(missing_ok=True)
         for old in self._files()[:-KEPT]:
             old.path.unlink(missing_ok=True)
         return path
 
+    def has_progress(self) -> bool:
+        """Tell by the names alone whether more than the first one, of before the steps, was ever written."""
+        return any(file.number > 0 for file in self._files())
+
     def newest(self) -> State | None:
-        """Read the last one; where it is damaged, say so and take the one before.
+        """Read the last one; where it is damaged, say so and take the one before. Changes nothing.
 
         Returns
         -------
         State or None
-            None where there is none that can be read.
+            None where there is none.
+
+        Raises
+        ------
+        StoreError
+            If there are some, and all are damaged.
+        OSError
+            If one cannot be read now: that is no damage.
         """
-        (self.folder / _PARTIAL).unlink(missing_ok=True)
-        for file in reversed(self._files()):
+        files = self._files()
+        for file in reversed(files):
+            content = file.path.read_bytes()
             try:
-                content = file.path.read_bytes()
                 if hashlib.sha256(content).hexdigest()[:16] != file.digest:
                     raise ValueError("its content is not what was written")
                 state: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-            except Exception as error:  # noqa: BLE001  whatever torch makes of damaged bytes
-                logger.warning("the checkpoint %s cannot be used (%s); the one before it is taken", file.path, error)
-                file.path.rename(file.path.with_suffix(".damaged"))
+            except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                logger.warning("the checkpoint %s cannot be used (%s)", file.path, error)
+                self._damaged.append(file.path)
                 continue
             return state
+        if files:
+            named = ", ".join(str(file.path) for file in files)
+            raise StoreError(
+                f"all checkpoints are damaged ({named}); put a copy back, or remove the folder and start anew."
+            )
         return None

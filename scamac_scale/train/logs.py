@@ -10,6 +10,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,8 +35,13 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
+METRICS_BEFORE = ".metrics-before.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = ".lock"
+OWN_NAMES = frozenset(
+    (RUN_FILE, CONFIG_FILE, METRICS_FILE, METRICS_BEFORE, CHECKPOINT_FOLDER, LOCK_FILE, "model", "tensorboard")
+) | {f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE)}
+"""What a run writes into its folder, beside the lists of cells with losses that are not finite."""
 
 
 class RunFolder:
@@ -100,32 +106,32 @@ class RunFolder:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.enter_context(lock(self.path / LOCK_FILE, self.path))
+            is_new = not self._held()
             try:
-                saved = self._find_checkpoint(resume)
+                saved = None if is_new else self._find_checkpoint(resume)
+                self.checkpoints.folder.mkdir(exist_ok=True)  # first: it tells a run from other folders
                 self.loggers = self._make_loggers(saved)
-                (self.path / CONFIG_FILE).write_text(yaml.safe_dump(plain(asdict(self._config)), sort_keys=False))
-                self.checkpoints.folder.mkdir(exist_ok=True)
-            except BaseException as error:
+                if saved is None:
+                    settings = yaml.safe_dump(plain(asdict(self._config)), sort_keys=False)
+                    _write_durably(self.path / CONFIG_FILE, settings)
+            except BaseException:
                 self._lock.close()
-                if isinstance(error, OSError) and not isinstance(error, ScamacError):
+                if is_new:
                     self.discard()
                 raise
         return saved
 
+    def _held(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if path.name != LOCK_FILE]
+
     def _find_checkpoint(self, resume: bool) -> State | None:
-        """Look what the folder holds, and clear away a run that never came to a checkpoint."""
-        held = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
-        if not held:
-            return None
-        if not is_unfinished(self.path):
+        """Look what the folder holds, and clear away a run that never came to its first step."""
+        held = self._held()
+        if is_finished(self.path) or not is_run(self.path):
             raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
-        saved = self.checkpoints.newest()
-        if not resume and saved is not None and saved["step"] == 0:
-            saved = None  # nothing is lost
-        if saved is not None and not resume:
-            raise OutputError(
-                f"{self.path} holds a run that was stopped at step {saved['step']}; add --resume to go on, or remove the folder."
-            )
+        if not resume and self.checkpoints.has_progress():
+            raise OutputError(f"{self.path} holds a run that was stopped; add --resume to go on, or remove the folder.")
+        saved = self.checkpoints.newest() if resume else None
         if saved is None:
             logger.warning("%s holds a run that did not come far; it starts anew", self.path)
             for path in held:
@@ -149,14 +155,21 @@ class RunFolder:
         from lightning.fabric.loggers.csv_logs import CSVLogger
         from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-        rows = _read_rows(self.path / METRICS_FILE)[: saved["n_logged"]] if saved else []
-        (self.path / METRICS_FILE).unlink(missing_ok=True)
+        before, rows = self.path / METRICS_BEFORE, []
+        if saved is not None:
+            if not before.exists() and (self.path / METRICS_FILE).exists():
+                (self.path / METRICS_FILE).rename(before)  # the logger removes what it finds, and writes it again later
+            rows = _read_rows(before, saved["n_logged"])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Experiment logs directory")  # it holds what goes on
             table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
             _ = table.experiment  # opens metrics.csv now
         for step, values in rows:
             table.log_metrics(dict(values), step)
+        if rows:
+            table.save()
+            flush(self.path / METRICS_FILE)
+        before.unlink(missing_ok=True)
         self.n_logged = len(rows)
         board = {"purge_step": saved["step"]} if saved else {}
         return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="", **board)]
@@ -235,16 +248,14 @@ class RunFolder:
             "commit": commit(),
             "hardware": hardware(),
         }
-        partial = self.path / f".{RUN_FILE}.partial"
-        partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
-        flush(partial)
-        partial.replace(self.path / RUN_FILE)
-        flush(self.path)
+        _write_durably(self.path / RUN_FILE, json.dumps({**about, **content}, indent=2) + "\n")
 
 
-def is_unfinished(path: Path) -> bool:
-    """Tell whether a folder holds a run that did not come to its end."""
-    return (path / CONFIG_FILE).is_file() and not is_finished(path)
+def is_run(path: Path) -> bool:
+    """Tell whether a folder holds a run, and nothing that no run writes: only then may it be cleared."""
+    names = {entry.name for entry in path.iterdir()}
+    others = {name for name in names - OWN_NAMES if not name.startswith("nonfinite-step-")}
+    return not others and (path / CHECKPOINT_FOLDER).is_dir()
 
 
 def is_finished(path: Path) -> bool:
@@ -291,14 +302,28 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """Rows of a metrics.csv: steps, and what each has."""
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [(int(row.pop("step")), {name: float(value) for name, value in row.items() if value}) for row in rows]
-    except (OSError, ValueError, KeyError, AttributeError):
-        return []
+def _read_rows(path: Path, n_rows: int) -> list[tuple[int, dict[str, float]]]:
+    """First rows of a metrics.csv, steps and what each has; the last may be half written, and end it."""
+    found: list[tuple[int, dict[str, float]]] = []
+    if not path.exists():
+        return found
+    with path.open(newline="") as file:
+        for row in islice(csv.DictReader(file), n_rows):
+            try:
+                found.append((int(row.pop("step")), {name: float(value) for name, value in row.items() if value}))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                logger.warning("%s is damaged after %d of %d rows; the rest is lost", path, len(found), n_rows)
+                break
+    return found
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write a file that is complete or as it was, also when the machine stops."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    flush(partial)
+    partial.replace(path)
+    flush(path.parent)
 
 
 def plain(value: Any) -> Any:  # Any: walks any nesting of a config
