@@ -63,6 +63,12 @@ class ResumeError(ConfigError):
     """Work that was begun and cannot go on as asked: by other settings, on another input. What was done is kept."""
 
 
+class LockedError(OutputError):
+    """An output that another job is writing: try again later."""
+
+    exit_code = 75
+
+
 class NumericalError(ScamacError, ArithmeticError):
     """NaN or infinity where a finite number must be."""
 

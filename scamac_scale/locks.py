@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.errors import OutputError, output_error
+from scamac_scale.errors import LockedError, OutputError, output_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,10 @@ def lock(file: str | Path, what: str | Path) -> Iterator[None]:
 
     Raises
     ------
+    LockedError
+        If another job holds it, which is named with host, pid and start.
     OutputError
-        If another job holds it, which is named with host, pid and start; or if the file cannot be made.
+        If the file cannot be made.
 
     Notes
     -----
@@ -171,10 +173,10 @@ def _read(handle: int) -> Owner:
     return found if isinstance(found, dict) else {}
 
 
-def _refusal(what: str | Path, owner: Owner) -> OutputError:
+def _refusal(what: str | Path, owner: Owner) -> LockedError:
     if not owner:
-        return OutputError(f"{what} is being written by another job; wait for it, or stop it.")
-    return OutputError(
+        return LockedError(f"{what} is being written by another job; wait for it, or stop it.")
+    return LockedError(
         f"{what} is being written by another job: host {owner.get('host')}, pid {owner.get('pid')}, since "
         f"{owner.get('since')} ({owner.get('command')}); wait for it, or stop it."
     )

@@ -29,6 +29,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._received: str | None = None
+        self._is_interrupted = False
         self._before: dict[int, Any] = {}  # Any: handlers, as the system has them
         self._launcher = os.getppid() if {"TORCHELASTIC_RUN_ID", "SCAMAC_LAUNCHED"} & os.environ.keys() else None
 
@@ -46,8 +47,10 @@ class Signals:
         self._before = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._received == "SIGINT":
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            self._is_interrupted = True
         self._received = self._received or signal.Signals(number).name
 
     @property

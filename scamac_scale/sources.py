@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from scamac_scale.csr import CsrBlock
     from scamac_scale.genes import GeneSpace
 
+SAMPLE_PLACES, SAMPLE_CELLS = 16, 16
+"""Where a digest of cells looks at their values: places, and cells at each."""
 PIECE_CELLS = 8192
 """Cells that are read at a time into memory."""
 
@@ -141,6 +145,34 @@ SOURCES: dict[str, Callable[[Any, GeneSpace | None, IngestConfig], OpenSource]] 
     "raw": _open_raw,
 }
 """How each kind of input is opened: ``(data, gene_space, ingest) -> OpenSource``."""
+
+
+def cells_digest(source: OpenSource) -> str:
+    """Tell cells from others, before work on them is taken up again.
+
+    Parameters
+    ----------
+    source
+        Open.
+
+    Returns
+    -------
+    str
+        SHA-256 of the number and order of the cells, their names, the genes and how they are normalised, and the values of some cells at
+        `SAMPLE_PLACES` places. A value that was changed elsewhere is not seen.
+    """
+    import pandas as pd
+
+    about = [source.n_cells, source.csr_bytes, list(source.gene_names), source.gene_space.to_dict()]
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    found.update(np.ascontiguousarray(source.source_rows, dtype=np.int64).tobytes())
+    found.update(pd.util.hash_pandas_object(source.obs.index, index=False).to_numpy().tobytes())
+    starts = np.linspace(0, max(source.n_cells - SAMPLE_CELLS, 0), SAMPLE_PLACES).astype(np.int64)
+    rows = np.unique(starts[:, None] + np.arange(SAMPLE_CELLS))
+    block = source.read(rows[rows < source.n_cells])
+    for part in (block.indptr, block.indices, block.data):
+        found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
 
 
 class CachedSource:

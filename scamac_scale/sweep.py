@@ -142,8 +142,8 @@ class SweepSum:
             "turns": turns,
             "n_closed": self._n_closed,
             "levels": [level for level, _ in self._closed.sums],
-            "sums": [tensors_of(part) for _, part in self._closed.sums],
-            "open": tensors_of(self._open),
+            "sums": [_on_host(part) for _, part in self._closed.sums],
+            "open": _on_host(self._open),
         }
 
     def restore(self, plain: InFlight) -> int:
@@ -153,6 +153,11 @@ class SweepSum:
         self._closed.sums = list(zip(plain["levels"], parts, strict=True))
         self._open = shaped_like(self._zero, iter(plain["open"]))
         return int(plain["turns"])
+
+
+def _on_host(part: Any) -> list[torch.Tensor]:
+    """Tensors of a sum, for whichever process takes it up: it may have another device."""
+    return [tensor.cpu() for tensor in tensors_of(part)]
 
 
 def sum_over_cells(

@@ -91,7 +91,7 @@ def test_a_second_job_is_refused_and_the_first_is_named(tmp_path: Path, preamble
         expected = f"a.zarr is being written by another job: host {socket.gethostname()}, pid {first.pid}, since 20"
         with pytest.raises(OutputError, match=expected) as raised, lock(file, tmp_path / "a.zarr"):
             pass
-        assert raised.value.exit_code == 4
+        assert raised.value.exit_code == 75
         assert file.exists()
         assert first.communicate("\n", timeout=30)[0] == "released\n"
     assert list(tmp_path.iterdir()) == []

@@ -63,8 +63,8 @@ MEET_S = 10.0
 LABELS = "labels"
 LABEL_CELLS = 16 * 1024
 """Cells whose labels are read at a time."""
-KEPT_ON = (StoppedError, ResumeError, LostRankError)
-"""Errors that leave what was done where it is."""
+KEPT_ON = (StoppedError, ResumeError, LostRankError, KeyboardInterrupt)
+"""Ends that leave what was done where it is."""
 
 
 class DiskOutput:

@@ -12,10 +12,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scamac_scale.atomic import flush
 from scamac_scale.errors import ResumeError
+from scamac_scale.sources import cells_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +82,7 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
     return {
         "model": model_digest(model),
         "cells": source.n_cells,
-        "input": _input_digest(source),
+        "input": cells_digest(source),
         "device": model.network.gene_mean.device.type,
         **options,
     }
@@ -97,17 +96,6 @@ def model_digest(model: FittedModel) -> str:
     for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.centers)]:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def _input_digest(source: OpenSource) -> str:
-    found = hashlib.sha256(json.dumps([source.n_cells, list(source.gene_names)]).encode())
-    found.update(np.ascontiguousarray(source.source_rows, dtype=np.int64).tobytes())
-    n_sample = min(SAMPLE_CELLS, source.n_cells)
-    for first in (0, source.n_cells - n_sample):
-        block = source.read(np.arange(first, first + n_sample))
-        for part in (block.indptr, block.indices, block.data):
-            found.update(np.ascontiguousarray(part).tobytes())
     return found.hexdigest()
 
 

@@ -6,8 +6,6 @@ fuzzy sweep. Everything random is keyed by the seed, everything summed over the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,8 +25,9 @@ from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import from_first
+from scamac_scale.reduce import from_first, gather_objects
 from scamac_scale.signals import Signals
+from scamac_scale.sources import cells_digest
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
@@ -134,6 +133,7 @@ class Fit:
         self.pairs: PairMeans | None = None
         self.times = _Times()
         self.stage = 0
+        self._data = cells_digest(source) if run is not None else ""
         self._stages = list(self._list_stages())
 
     def _list_stages(self) -> list[tuple[str, Callable[[], None]]]:
@@ -158,6 +158,7 @@ class Fit:
         """Take all stages that are left."""
         if self.run is not None and self.run.saved is not None:
             self._restore(self.run.saved)
+        gather_objects(None, self.world)  # some have opened their cells sooner than others: sweeps are less patient
         while self.stage < len(self._stages):
             part, do = self._stages[self.stage]
             do()
@@ -258,7 +259,7 @@ class Fit:
         landmarks, target = self.landmarks, self.stepper.target
         self.run.save(
             {
-                "data": fingerprint(self.source),
+                "data": self._data,
                 "stage": self.stage,
                 "in_flight": in_flight,
                 "network": self.network.state_dict(),
@@ -271,7 +272,7 @@ class Fit:
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.run is not None
-        if state["data"] != fingerprint(self.source):
+        if state["data"] != self._data:
             raise ConfigError(
                 f"{self.run.path} was started with other cells or genes than these; give the data that it was started with, or start a new "
                 "run."
@@ -316,12 +317,6 @@ def _describe(target: ConsensusTarget) -> dict[str, Any]:
         "uu_square": float(target.uu_square),
         "digest": target.table.known_digest,
     }
-
-
-def fingerprint(source: OpenSource) -> str:
-    """Tell one atlas from another: cells, bytes, genes and how they are normalised."""
-    about = json.dumps([source.n_cells, source.csr_bytes, source.gene_space.to_dict()], sort_keys=True)
-    return hashlib.sha256(about.encode()).hexdigest()
 
 
 class _Times:

@@ -171,7 +171,7 @@ def test_a_second_ingest_is_refused_and_told_of_the_first(place: Place, tmp_path
     out = tmp_path / "a.zarr"
     with lock(lock_file(out), out):
         done = place.ingest(out, "--resume")
-    assert done.codes == [4]
+    assert done.codes == [75]
     assert (
         f"a.zarr is being written by another job: host {socket.gethostname()}, pid {os.getpid()}, since" in done.errors
     )

@@ -267,6 +267,11 @@ def test_another_setting_or_other_cells_are_refused(place: Place, tmp_path: Path
     ended = place.jobs.run("train", "--run", str(tmp_path / "run"), "--store", str(other), "--resume", "--quiet")
     assert ended.codes == [2]
     assert "other cells or genes" in ended.errors
+    permuted = build_tiny_atlas()[np.random.default_rng(0).permutation(300)].copy()
+    store = ingest(permuted, tmp_path / "permuted.zarr", IngestConfig(n_genes=100))
+    ended = place.jobs.run("train", "--run", str(tmp_path / "run"), "--store", str(store), "--resume", "--quiet")
+    assert ended.codes == [2]
+    assert "other cells or genes" in ended.errors
     ended = place.train(tmp_path / "run")
     assert ended.codes == [4]
     assert "add --resume" in ended.errors
