@@ -154,10 +154,12 @@ def test_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from tests.store.conftest import counts, write
 raw = counts(20000, 50)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 print("ready", flush=True)
 while True:
     write(Path(sys.argv[1]), raw, chunk_values=1000, block_cells=500, overwrite=True)
