@@ -176,7 +176,7 @@ def test_interrupt_at_any_time_leaves_a_whole_store_or_none(tmp_path: Path) -> N
             time.sleep(wait_s)
             process.send_signal(signal.SIGINT)
             errors = process.communicate(timeout=60)[1]
-        assert errors.endswith("KeyboardInterrupt\n")
+        assert "\nKeyboardInterrupt\n" in errors  # Python may warn of a coroutine of zarr behind it
         assert names(tmp_path) in ([], ["a.zarr"])
     if names(tmp_path):
         assert StoreReader(tmp_path / "a.zarr").n_cells == 20000
