@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from scamac_scale.errors import LostRankError, ScamacError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from scamac_scale.ranks import Place
     from scamac_scale.world import World
 
+MEET_S = 0.02
+"""Seconds between two looks at whether the others have come."""
 REPORT_S = 3.0
 """Seconds after the last sign of another rank in which those that are alive have to give theirs, once a collective has failed."""
 
@@ -33,7 +36,6 @@ class _Links:
     is_brisk = False
     met: Place | None = None
     board: Any = None  # what all ranks of that place read and write, until the process ends
-    n_joined = 0
     seconds = 0.0
 
 
@@ -101,14 +103,72 @@ def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float)
     method = "env://" if from_environment else address
     if _LINKS.met != place:  # a rank that joins again must not find the store of rank 0 just before that closes
         _LINKS.met, _LINKS.board = place, next(rendezvous(method, world.rank, world.size, timeout=setup))[0]
-    _LINKS.n_joined += 1
-    store = PrefixStore(
-        f"scamac_scale/{_LINKS.n_joined}", _LINKS.board
-    )  # below an earlier number stands what ranks said then
+    store = PrefixStore(meet(_LINKS.board, world, setup_timeout_s), _LINKS.board)
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
     _LINKS.store = store
     _LINKS.brisk = distributed.new_group(timeout=brisk, backend=backend)
+
+
+def meet(board: Any, world: World, timeout_s: float) -> str:
+    """Agree with the ranks that live on a name below which they meet.
+
+    On the board stands what ranks wrote which have gone: torchrun keeps it over restarts, and a process may join a second time. So
+    every rank says hello under a name that nobody had before, rank 0 answers each such name with its own, and all have met when
+    each rank has repeated that one: only one that lives can.
+
+    Parameters
+    ----------
+    board
+        Store of keys that all ranks read and write (`torch.distributed.Store`).
+    world
+        This rank, and how many there are.
+    timeout_s
+        How long to wait for the others.
+
+    Returns
+    -------
+    str
+        The same on all ranks, and never given before.
+
+    Raises
+    ------
+    RuntimeError
+        If ranks do not come; names them.
+    """
+    own, last_s = f"scamac_scale/{uuid4().hex}", time.monotonic() + timeout_s
+    board.set(f"hello/{world.rank}", own)
+    missing = set(range(1, world.size)) if world.rank == 0 else {0}
+    answered: dict[int, str] = {}
+    while missing:
+        if world.rank == 0:
+            missing -= {rank for rank in missing if _has_come(board, rank, own, answered)}
+        elif name := _look_up(board, f"{own}/answer"):
+            board.set(
+                f"{name}/here/{world.rank}", ""
+            )  # again with every look: a rank 0 that has gone may have answered first
+            if _look_up(board, f"{name}/all"):
+                return name
+        if time.monotonic() > last_s:
+            named = ", ".join(map(str, sorted(missing)))
+            raise RuntimeError(f"rank{'s' if len(missing) > 1 else ''} {named} did not come within {timeout_s:g} s")
+        time.sleep(MEET_S)
+    board.set(f"{own}/all", "all")
+    return own
+
+
+def _has_come(board: Any, rank: int, own: str, answered: dict[int, str]) -> bool:
+    """Answer a rank as rank 0; whether it has understood."""
+    hello = _look_up(board, f"hello/{rank}")
+    if hello and answered.get(rank) != hello:
+        board.set(f"{hello}/answer", own)
+        answered[rank] = hello
+    return bool(board.check([f"{own}/here/{rank}"]))
+
+
+def _look_up(board: Any, key: str) -> str:
+    """Read a key; empty where nobody has written it."""
+    return board.get(key).decode() if board.check([key]) else ""
 
 
 @contextmanager
