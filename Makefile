@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 PIP_ARGS ?=
 BIN := .venv/bin
+# A process for each core; tests of one file share their fixtures, and so a process.
+PARALLEL := -n logical --dist loadfile
 READY := .venv/.ready
 
 .PHONY: demo test slow lint coverage clean
@@ -13,10 +15,10 @@ demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests' matrices are too small for more
+# before torch and numba, which hands torch its own number: the tests' matrices are too small for more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import anndata as ad
 import numpy as np

@@ -43,7 +43,7 @@ def test_a_form_that_grew_too_large_follows_its_law() -> None:
     def make(size: int) -> dict[str, Any]:
         return {"line": lambda: torch.zeros(size * 1000), "square": lambda: torch.zeros(size, size)}
 
-    found = grow([1000, 2000, 4000], make, {"line": 1, "square": 2}, Limits(1, 10.0, 20e6))
+    found = grow([1000, 2000, 4000], make, {"line": 1, "square": 2}, Limits(1, 10.0, 40e6))
     rows = {(row["form"], row["size"]): row for row in found["rows"]}
     assert [rows["square", size]["extrapolated"] for size in (1000, 2000, 4000)] == [False, False, True]
     assert found["laws"]["square"]["extra_bytes"]["fitted_to"] == [1000, 2000]

@@ -10,7 +10,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import sparse
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -84,15 +83,6 @@ def course(tmp_path: Path) -> Path:
 
 
 def run(trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    prepare, n_threads = trajectory.prepare, torch.get_num_threads()
-
-    def prepare_and_give_back(path: Path) -> anndata.AnnData:
-        # scanpy starts numba's threads, which hand torch as many: on a busy machine the fit then takes minutes
-        prepared = prepare(path)
-        torch.set_num_threads(n_threads)
-        return prepared
-
-    monkeypatch.setattr(trajectory, "prepare", prepare_and_give_back)
     monkeypatch.setitem(trajectory.STAGES, "course", trajectory.Stages("day", ORDER))
     out = course / "trajectory.json"
     trajectory.main(["--data", str(course / "data"), "--sets", "course", "--seeds", "1", "--out", str(out)])

@@ -67,7 +67,8 @@ def test_a_killed_rank_is_started_again_and_leaves_no_trace(store: Path, tmp_pat
     assert process.returncode == 0, errors
     assert sorted(log.read_text().splitlines()) == sorted(faults["SCAMAC_FAULT"].split(","))
     whole = start(OURS, store, tmp_path / "whole")
-    assert whole.wait(timeout=120) == 0
+    errors = whole.communicate(timeout=120)[1]
+    assert whole.returncode == 0, errors
     assert fingerprint(run, store) == fingerprint(tmp_path / "whole", store)
 
 
