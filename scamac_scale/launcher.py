@@ -27,7 +27,7 @@ KILL_S = 10.0
 """Seconds between asking a rank to stop and killing it, once the others are gone."""
 DEFAULT_PORT = 29400
 LAUNCHED = "SCAMAC_LAUNCHED"
-"""Set in processes that were started here."""
+"""Set in processes that were started here: the number of this one."""
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
@@ -158,7 +158,8 @@ class _Ranks:
         self._n_devices, self._nodes = n_devices, nodes
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._before: dict[int, signal.Handlers] = {}
-        self.is_told_to_stop = False
+        self._signal: int | None = None
+        self._told: set[int] = set()
         self.story = ""
 
     def __enter__(self) -> _Ranks:
@@ -169,7 +170,7 @@ class _Ranks:
             "MASTER_ADDR": self._nodes.address,
             "MASTER_PORT": str(self._nodes.port),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
-            LAUNCHED: "1",
+            LAUNCHED: str(os.getpid()),
         }
         for name in _FORWARDED:
             number = getattr(signal, name)
@@ -180,6 +181,8 @@ class _Ranks:
                 environ = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
                 # a session of its own: Ctrl-C on the terminal reaches a rank once, from here
                 self._processes[rank] = subprocess.Popen(self._command, env=environ, start_new_session=True)
+                if self._signal is not None and rank not in self._told:  # it came while this rank was started
+                    self._forward(self._signal, None, [rank])
         except BaseException:
             self.__exit__()
             raise
@@ -193,11 +196,17 @@ class _Ranks:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.is_told_to_stop = True
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(number)
+    def _forward(self, number: int, frame: FrameType | None, ranks: Sequence[int] = ()) -> None:
+        self._signal = number
+        for rank in ranks or list(self._processes):
+            self._told.add(rank)
+            if self._processes[rank].poll() is None:
+                self._processes[rank].send_signal(number)
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether this process got a signal."""
+        return self._signal is not None
 
     def wait(self, timeout_s: float) -> int:
         """Wait for all ranks; tell the exit code of the job."""

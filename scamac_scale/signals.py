@@ -31,7 +31,10 @@ class Signals:
         self._received: str | None = None
         self._is_interrupted = False
         self._before: dict[int, Any] = {}  # Any: handlers, as the system has them
-        self._launcher = os.getppid() if {"TORCHELASTIC_RUN_ID", "SCAMAC_LAUNCHED"} & os.environ.keys() else None
+        launched = os.environ.get(
+            "SCAMAC_LAUNCHED"
+        )  # by our own launcher: its number, in case it has ended before this
+        self._launcher = int(launched) if launched else os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

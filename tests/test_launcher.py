@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -228,6 +228,22 @@ def test_a_signal_reaches_every_rank(folder: Path, name: str) -> None:
     thread.join()
     assert [(folder / f"got-{rank}").read_text() for rank in (0, 1)] == [name, name]
     assert_no_process_is_left(folder)
+
+
+def test_a_signal_between_two_starts_reaches_every_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = subprocess.Popen, []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        if len(started) == 1:
+            when_ready(folder, 1, signal.SIGTERM).join()
+        started.append(real(*arguments, **options))
+        while len(list(folder.glob("ready-*"))) < len(started):
+            time.sleep(0.01)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    assert launch([str(folder), "all:catch", "all:sleep=60"], 2, ALONE) == 75
+    assert [(folder / f"got-{rank}").read_text() for rank in (0, 1)] == ["SIGTERM", "SIGTERM"]
 
 
 def test_after_a_signal_ranks_have_time_to_end(folder: Path) -> None:

@@ -114,6 +114,29 @@ def test_the_paper_s_settings_run_on_two_ranks(place: Place, tmp_path: Path) -> 
     assert place.train(tmp_path / "run-2", config, 2) == place.train(tmp_path / "run-1", config, 1)
 
 
+KILLS = ("train.step:9:kill", "checkpoint.prune:3:kill", "train.sweep:9:kill", "train.members:5:kill")
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    "parts", [{}, *(pytest.param(parts, marks=pytest.mark.slow) for parts in OTHERS.values())], ids=["default", *OTHERS]
+)
+def test_a_run_is_killed_and_goes_on_with_another_number_of_ranks(
+    place: Place, tmp_path: Path, parts: dict[str, dict[str, Any]]
+) -> None:
+    config = changed(**parts)
+    options = [*place.options(tmp_path / "run", config), "--resume", "--train.checkpoint_every_steps", "2"]
+    n_kills = 0
+    for ranks, fault in zip((1, 2, 1, 4), KILLS, strict=True):
+        ended = place.jobs.run(*options, ranks=ranks, fault=fault, constants=SMALL)
+        n_kills += f"fault: {fault}" in ended.errors
+        assert (0 not in ended.codes) is (f"fault: {fault}" in ended.errors), ended
+    assert n_kills >= 3  # not all settings have members
+    ended = place.jobs.run(*options, ranks=2, constants=SMALL)
+    assert ended.codes == [0, 0], ended.errors
+    assert fingerprint(tmp_path / "run", place.store) == place.train(tmp_path / "whole", config, 1)
+
+
 @pytest.mark.ddp
 def test_plain_sums_agree_to_rounding(place: Place, tmp_path: Path) -> None:
     fifty = changed(train={"sums": "ranks", "pretrain": PhaseConfig(epochs=0, min_steps=50), "rounds": 0})

@@ -223,12 +223,6 @@ def test_a_loss_that_is_no_number_stops_all_ranks(place: Place, tmp_path: Path, 
     assert (tmp_path / "run" / "nonfinite-step-12.json").is_file()
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(place: Place, tmp_path: Path) -> None:
-    stopped_run(place, tmp_path / "run")
-    finish(place, tmp_path / "run", 2)
-    assert (tmp_path / "run" / "model").is_dir()
-
-
 def test_a_failed_save_keeps_the_checkpoints_before(
     place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path
 ) -> None:
