@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import operator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -177,7 +177,7 @@ class ScAMAC:
         ingest
             How raw data is read; a store brings its own.
         resume
-            Go on from the last checkpoint in `run`, if there is one; a finished run is loaded as it is.
+            Go on from the last checkpoint in `run`, if there is one; a finished run of these cells and settings is loaded as it is.
 
         Returns
         -------
@@ -204,13 +204,12 @@ class ScAMAC:
             self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
             return self
 
-        from scamac_scale.checkpoint import load_model, save_model
+        from scamac_scale.checkpoint import save_model
         from scamac_scale.reduce import from_first
         from scamac_scale.train.logs import RunFolder, is_finished
 
         if resume and is_finished(Path(run)):
-            logger.info("%s is finished; there is nothing to resume", run)
-            self._fitted = load_model(Path(run) / "model")
+            self._fitted = self._load_finished(data, ingest or IngestConfig(), Path(run))
             return self
         with self._joined(place) as world, RunFolder(run, self.config, resume=resume, world=world) as folder:
             fitted = self._fit(data, ingest or IngestConfig(), folder, world)
@@ -218,6 +217,19 @@ class ScAMAC:
             from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written
         self._fitted = fitted
         return self
+
+    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
+        """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
+        from scamac_scale.checkpoint import load_model
+        from scamac_scale.sources import cells_digest, open_source
+        from scamac_scale.train.logs import check_same_cells, check_same_settings, read_report
+
+        fitted = load_model(run / "model")
+        check_same_settings(asdict(fitted.config), asdict(self.config), str(run))
+        with open_source(data, ingest=ingest) as source:
+            check_same_cells(read_report(run).get("cells_digest"), cells_digest(source), str(run))
+        logger.info("%s is finished; there is nothing to resume", run)
+        return fitted
 
     @contextmanager
     def _joined(self, place: Place) -> Iterator[World]:

@@ -72,6 +72,8 @@ class RunFolder:
         For Fabric: metrics.csv and TensorBoard files in the folder; none on ranks but 0.
     n_logged
         Rows of metrics.csv.
+    cells_digest
+        Of the cells that are fitted, by `sources.cells_digest`; set by the fit.
 
     Raises
     ------
@@ -96,6 +98,7 @@ class RunFolder:
         self._start_s = time.time()
         self.loggers: list[Logger] = []
         self.n_logged = 0
+        self.cells_digest = ""
         self._lock = ExitStack()
         self.saved: State | None = from_first(lambda: self._open(resume), world)
 
@@ -182,11 +185,11 @@ class RunFolder:
         self.n_logged += 1
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, with the settings and the rows of metrics.csv so far; on rank 0."""
+        """Write a checkpoint, with the settings, what tells the cells and the rows of metrics.csv so far; on rank 0."""
         with writing(self.path):
             for each in self.loggers:
                 each.save()
-        about = {"config": plain(asdict(self._config)), "n_logged": self.n_logged}
+        about = {"config": plain(asdict(self._config)), "data": self.cells_digest, "n_logged": self.n_logged}
         self.checkpoints.save({**state, **about}, state["step"])
 
     def __enter__(self) -> Self:
@@ -236,7 +239,7 @@ class RunFolder:
         with writing(self.path):
             for each in self.loggers:
                 each.save()
-            self._write({"finished": True, **report})
+            self._write({"finished": True, "cells_digest": self.cells_digest, **report})
             self.code_path.unlink(missing_ok=True)
 
     def _write(self, content: dict[str, Any]) -> None:
@@ -260,10 +263,16 @@ def is_run(path: Path) -> bool:
 
 def is_finished(path: Path) -> bool:
     """Tell whether a folder holds a run that came to its end, by its run.json."""
+    return read_report(path).get("finished") is True
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the run.json of a folder; nothing where there is none, or none that can be read."""
     try:
-        return json.loads((path / RUN_FILE).read_text())["finished"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        found = json.loads((path / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 FREE_KEYS = frozenset(
@@ -292,6 +301,20 @@ def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str)
         raise ConfigError(
             f"{where} cannot go on with other settings: {named}{' and others' if len(differing) > 3 else ''}; leave them as they were, or "
             "start a new run."
+        )
+
+
+def check_same_cells(before: str | None, now: str, where: str) -> None:
+    """Refuse to resume a run with other cells, by their digests.
+
+    Raises
+    ------
+    ConfigError
+        If they differ.
+    """
+    if before != now:
+        raise ConfigError(
+            f"{where} was started with other cells or genes than these; give the data that it was started with, or start a new run."
         )
 
 

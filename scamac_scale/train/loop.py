@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from scamac_scale.checkpoint import FittedModel
-from scamac_scale.errors import ConfigError, StoreError, choose
+from scamac_scale.errors import StoreError, choose
 from scamac_scale.faults import reach
 from scamac_scale.links import waited_s
 from scamac_scale.nn.embed import embed_rows
@@ -32,6 +32,7 @@ from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.landmarks import Landmarks, choose_landmarks, has_similarity, label_landmarks, landmark_clusters
+from scamac_scale.train.logs import check_same_cells
 from scamac_scale.train.memory import memory_explained
 from scamac_scale.train.objective import ConsensusTarget, MembershipTarget, temperature_of
 from scamac_scale.train.phases import Stepper
@@ -133,7 +134,8 @@ class Fit:
         self.pairs: PairMeans | None = None
         self.times = _Times()
         self.stage = 0
-        self._data = cells_digest(source) if run is not None else ""
+        if run is not None:
+            run.cells_digest = cells_digest(source)
         self._stages = list(self._list_stages())
 
     def _list_stages(self) -> list[tuple[str, Callable[[], None]]]:
@@ -259,7 +261,6 @@ class Fit:
         landmarks, target = self.landmarks, self.stepper.target
         self.run.save(
             {
-                "data": self._data,
                 "stage": self.stage,
                 "in_flight": in_flight,
                 "network": self.network.state_dict(),
@@ -272,11 +273,7 @@ class Fit:
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.run is not None
-        if state["data"] != self._data:
-            raise ConfigError(
-                f"{self.run.path} was started with other cells or genes than these; give the data that it was started with, or start a new "
-                "run."
-            )
+        check_same_cells(state["data"], self.run.cells_digest, str(self.run.path))
         self.stage, self.watch.in_flight = state["stage"], state["in_flight"]
         self.network.load_state_dict(state["network"])
         self.times.parts = dict(state["seconds_by_part"])

@@ -12,6 +12,7 @@ from scamac_scale import IngestConfig, ScAMAC, evaluate, ingest, tl
 from scamac_scale.config import LoaderConfig, LossConfig, PhaseConfig, StartConfig
 from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError, StoreError
 from tests.e2e.conftest import QUICK, STREAMED
+from tests.faults.failing import contents
 
 
 def same_weights(a: ScAMAC, b: ScAMAC) -> bool:
@@ -161,6 +162,26 @@ def test_run_folder_holds_settings_metrics_and_model(store: Path, tmp_path: Path
     assert same_weights(ScAMAC.load(run / "model"), model)
     with pytest.raises(OutputError, match="not empty"):
         ScAMAC(config=QUICK).fit(store, run=run)
+
+
+def test_a_finished_run_is_resumed_only_with_its_settings_and_cells(
+    model: ScAMAC, store: Path, tiny_adata: ad.AnnData, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ScAMAC(config=QUICK).fit(store, run=run)
+    before = contents(run)
+    assert same_weights(ScAMAC(config=STREAMED).fit(store, run=run, resume=True), model)
+    with pytest.raises(ConfigError, match=r"other settings: seed=1 \(it was 0\)"):
+        ScAMAC(config=QUICK, seed=1).fit(store, run=run, resume=True)
+    order = np.random.default_rng(0).permutation(300)
+    for other in (
+        tiny_adata[:250].copy(),
+        tiny_adata[order].copy(),
+        tiny_adata,
+    ):  # the last has its genes chosen otherwise
+        with pytest.raises(ConfigError, match="other cells or genes"):
+            ScAMAC(config=QUICK).fit(other, run=run, resume=True)
+    assert contents(run) == before
 
 
 def test_the_number_of_clusters_is_found(store: Path) -> None:
