@@ -3,7 +3,7 @@
 The kernel holds it (`flock`), so it ends with the process whatever ends that: a killed job's lock is free at once, on a network
 file system as soon as its server has given the dead machine up. What stands in the file is for messages only. Where a file
 system knows no `flock`, the recorded owner is looked up instead: host, boot, pid and the start of the process. The owner of
-another machine cannot be looked up, and counts as alive there.
+another machine cannot be looked up, and counts as alive there, until somebody who knows better removes the file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.E
 _TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _MAX_BYTES = 4096
 _COMMAND_LETTERS = 400
+GUARD = "taking"
+"""Ends the name of the file that is held while a dead owner's is replaced."""
 
 Owner = dict[str, Any]
 """host, boot, pid, ticks (start of the process since the boot), since (for people), command."""
@@ -74,15 +77,13 @@ def lock(file: str | Path, what: str | Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # the next one takes over a file that could not be removed
-            path.unlink()
-        if handle is not None:
-            os.close(
-                handle
-            )  # last: whoever got hold of the removed file meanwhile sees that it is not the one in place
+            if _is_in_place(handle, path):  # not removed by hand, and another's now
+                path.unlink()
+        os.close(handle)  # last: whoever got hold of the removed file meanwhile sees that it is not the one in place
 
 
-def _acquire(path: Path, what: str | Path) -> int | None:
-    """Lock the file that lies at `path`; give it, open, or None where the file itself is the lock."""
+def _acquire(path: Path, what: str | Path) -> int:
+    """Lock the file that lies at `path`; give it, open."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
@@ -99,8 +100,7 @@ def _acquire(path: Path, what: str | Path) -> int | None:
             raise
         os.close(handle)
         if not is_locked:
-            _take_over(path, what)
-            return None
+            return _take_over(path, what)
 
 
 def _flock(handle: int, what: str | Path) -> bool:
@@ -123,38 +123,72 @@ def _is_in_place(handle: int, path: Path) -> bool:
     return False
 
 
-def _take_over(path: Path, what: str | Path) -> None:
+def _take_over(path: Path, what: str | Path) -> int:
     """Make the file name this process, unless the one that it names is alive: for file systems without `flock`."""
-    own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    dead = own.with_name(f"{own.name}.dead")
-    handle = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    handle = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _write(handle)
-        while not _try_to_take_over(path, own, dead, what):
-            pass
+        try:
+            _write(handle)
+            _claim(path, own, what)
+        finally:
+            own.unlink()
+    except BaseException:
+        if _is_in_place(handle, path):
+            path.unlink()
+        os.close(handle)
+        raise
+    return handle
+
+
+def _claim(path: Path, own: Path, what: str | Path) -> None:
+    """Give `path` the content of `own`, where there is none, or one of a dead owner.
+
+    Notes
+    -----
+    A file appears by `link`, whole, and only where there is none. One of a dead owner is replaced, in one step, with its guard, by
+    whoever has claimed that, and by nobody else; so it is still the one that was read. A guard is claimed in the same way: that of
+    somebody who died over it is replaced by whoever has claimed the guard's guard.
+    """
+    guard = path.with_name(f"{path.name}.{GUARD}")
+    while not _link(own, path):
+        if (owner := _owner(path)) is None:
+            continue  # it has just been released
+        if _is_alive(owner):
+            raise _refusal(what, owner, path)
+        _claim(guard, own, what)
+        try:
+            owner = _owner(path)
+            if owner is not None and not _is_alive(owner):  # or somebody was faster
+                guard.replace(path)  # it is `own`, too
+                return
+        except BaseException:
+            guard.unlink(missing_ok=True)
+            raise
+        guard.unlink()
+
+
+def _link(own: Path, path: Path) -> bool:
+    """Give a file a second name; False where that is taken."""
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(own.lstat(), path.lstat())  # NFS repeats a call whose answer was lost
+        return False
+    return True
+
+
+def _owner(path: Path) -> Owner | None:
+    """Who stands in the file of that name; None where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        return _read(handle)
     finally:
         os.close(handle)
-        own.unlink()
-
-
-def _try_to_take_over(path: Path, own: Path, dead: Path, what: str | Path) -> bool:
-    """Put `own` in the place of a dead owner's file; False where somebody else has changed it meanwhile."""
-    found = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        owner = _read(found)
-        if owner and _is_alive(owner):
-            raise _refusal(what, owner)
-        os.rename(path, dead)  # of several who try, one gets it
-        if not os.path.samestat(os.fstat(found), os.stat(dead)):  # somebody was faster: this is the new owner's
-            os.rename(dead, path)
-            return False
-        os.unlink(dead)
-        os.link(own, path)
-    except (FileNotFoundError, FileExistsError):
-        return False
-    finally:
-        os.close(found)
-    return True
 
 
 def _write(handle: int) -> None:
@@ -173,12 +207,12 @@ def _read(handle: int) -> Owner:
     return found if isinstance(found, dict) else {}
 
 
-def _refusal(what: str | Path, owner: Owner) -> LockedError:
-    if not owner:
-        return LockedError(f"{what} is being written by another job; wait for it, or stop it.")
+def _refusal(what: str | Path, owner: Owner, file: Path | None = None) -> LockedError:
+    """Make the error; `file` is the one that keeps a job out whether it is locked or not."""
+    named = f": host {owner.get('host')}, pid {owner.get('pid')}, since {owner.get('since')} ({owner.get('command')})"
+    rest = "" if file is None else f" If that job is surely gone, remove {file}, which its end did not remove."
     return LockedError(
-        f"{what} is being written by another job: host {owner.get('host')}, pid {owner.get('pid')}, since "
-        f"{owner.get('since')} ({owner.get('command')}); wait for it, or stop it."
+        f"{what} is being written by another job{named if owner else ''}; wait for it, or stop it.{rest}"
     )
 
 
@@ -195,6 +229,8 @@ def _this_process() -> Owner:
 
 def _is_alive(owner: Owner) -> bool:
     """Whether a recorded owner still runs; one of another machine counts as alive, for nobody can tell from here."""
+    if not owner:
+        return False  # owners' files appear whole: nobody has this one, or it is damaged
     if owner.get("host") != socket.gethostname():
         return True
     pid = owner.get("pid")

@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from scamac_scale.errors import OutputError
 from scamac_scale.locks import lock, lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
@@ -153,13 +153,96 @@ def test_a_file_that_was_removed_and_made_anew_is_not_taken_for_the_lock(
 def test_without_flock_the_recorded_owner_is_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], is_free: bool
 ) -> None:
-    monkeypatch.setattr(fcntl, "flock", lambda handle, how: (_ for _ in ()).throw(OSError(errno.ENOLCK, "none")))
+    without_flock(monkeypatch)
     (tmp_path / "lock").write_text(json.dumps(locks._this_process() | change))
     try:
         with lock(tmp_path / "lock", "the output"):
             assert is_free
     except OutputError:
         assert not is_free
+
+
+def dead() -> str:
+    return json.dumps(locks._this_process() | {"ticks": 1})
+
+
+def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda handle, how: (_ for _ in ()).throw(OSError(errno.ENOLCK, "none")))
+
+
+def test_an_owner_on_another_host_can_be_removed_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_flock(monkeypatch)
+    file = tmp_path / "lock"
+    file.write_text(json.dumps(locks._this_process() | {"host": "other"}))
+    with pytest.raises(OutputError, match=f"host other, .*surely gone, remove {file}"), lock(file, "the output"):
+        pass
+    file.unlink()
+    with lock(file, "the output"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_gets_in_while_two_replace_a_dead_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has found the owner dead; another one replaces it; a third one tries before every call of the first from then on."""
+    without_flock(monkeypatch)
+    file, true_is_alive = tmp_path / "lock", locks._is_alive
+    file.write_text(dead())
+    tries: list[str] = []
+    got_in: list[str] = []
+    is_trying = False
+
+    def watched(name: str) -> Callable[..., Any]:
+        true_call = getattr(os, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal is_trying
+            if not is_trying:
+                is_trying = True
+                tries.append(name)
+                with suppress(OutputError), lock(file, "the output"):
+                    got_in.append(name)
+                is_trying = False
+            if got_in:
+                raise OSError(errno.EIO, "stop here")
+            return true_call(*args, **options)
+
+        return call
+
+    with ExitStack() as second:
+
+        def is_alive(owner: dict[str, Any]) -> bool:
+            found = true_is_alive(owner)
+            if not found:
+                monkeypatch.setattr(locks, "_is_alive", true_is_alive)
+                second.enter_context(lock(file, "the output"))
+                for name in ("open", "link", "rename", "replace", "unlink", "close"):
+                    monkeypatch.setattr(os, name, watched(name))
+            return found
+
+        monkeypatch.setattr(locks, "_is_alive", is_alive)
+        with pytest.raises(OutputError), lock(file, "the output"):
+            pass
+        monkeypatch.undo()
+        assert tries
+        assert got_in == []
+        assert file.exists()
+
+
+def test_one_who_died_while_replacing_a_dead_owner_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_flock(monkeypatch)
+    for name in ("lock", "lock.taking", "lock.taking.taking"):
+        (tmp_path / name).write_text(dead())
+    with lock(tmp_path / "lock", "the output"):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_does_not_remove_the_lock_of_another(tmp_path: Path, preamble: str) -> None:
+    file = tmp_path / "lock"
+    with lock(file, "the output"):
+        file.unlink()  # by hand, and wrongly so
+        file.write_text("another's")
+    assert file.read_text() == "another's"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])

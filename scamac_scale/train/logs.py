@@ -125,7 +125,9 @@ class RunFolder:
         return saved
 
     def _held(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.name != LOCK_FILE]
+        return [
+            path for path in self.path.iterdir() if not path.name.startswith(LOCK_FILE)
+        ]  # others may try to lock it
 
     def _find_checkpoint(self, resume: bool) -> State | None:
         """Look what the folder holds, and clear away a run that never came to its first step."""
@@ -257,7 +259,7 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Tell whether a folder holds a run, and nothing that no run writes: only then may it be cleared."""
     names = {entry.name for entry in path.iterdir()}
-    others = {name for name in names - OWN_NAMES if not name.startswith("nonfinite-step-")}
+    others = {name for name in names - OWN_NAMES if not name.startswith(("nonfinite-step-", f"{LOCK_FILE}."))}
     return not others and (path / CHECKPOINT_FOLDER).is_dir()
 
 
