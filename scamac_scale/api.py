@@ -208,8 +208,9 @@ class ScAMAC:
         from scamac_scale.reduce import from_first
         from scamac_scale.train.logs import RunFolder, is_finished
 
-        if resume and is_finished(Path(run)):
-            self._fitted = self._load_finished(data, ingest or IngestConfig(), Path(run))
+        run = Path(run).expanduser()
+        if resume and is_finished(run):
+            self._fitted = self._load_finished(data, ingest or IngestConfig(), run)
             return self
         with self._joined(place) as world, RunFolder(run, self.config, resume=resume, world=world) as folder:
             fitted = self._fit(data, ingest or IngestConfig(), folder, world)
@@ -335,11 +336,12 @@ class ScAMAC:
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
+        out = None if out is None else Path(out).expanduser()
         choose(ATTENTIONS, attention, "attention")
         check_ranks(out, place.world)
         with self._joined(place) as world:
             if out is not None:
-                from_first(lambda: None if resume and Path(out).exists() else check_target(out), world)
+                from_first(lambda: None if resume and out.exists() else check_target(out), world)
             with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
                 options: dict[str, Any] = {"is_denoised": denoised, "attention": attention}
                 return predict(fitted, source, out, world=world, resume=resume, **options)

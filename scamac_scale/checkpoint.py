@@ -78,7 +78,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
     """
     from safetensors.torch import save
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / DESCRIPTION_FILE).is_file() and not _is_ours(path / DESCRIPTION_FILE):
         raise OutputError(
             f"{path / DESCRIPTION_FILE} was not written by this program, so {path} is not replaced; choose another folder."
@@ -118,7 +118,7 @@ def load_model(path: str | Path) -> FittedModel:
     InputError
         If the folder is no model, is damaged, or was written by a later version.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     description, tensors = _read(path)
     try:
         return _rebuild(description, tensors)

@@ -91,7 +91,7 @@ def with_settings_of_run(argv: Sequence[str]) -> list[str]:
     """Let ``--resume`` take the settings of its run, where no ``--config`` is named; options that are given come after them."""
     values = dict(pairwise(argv))
     values |= dict(argument.split("=", 1) for argument in argv if argument.startswith("--run="))
-    settings = Path(values.get("--run", "")) / "config.yaml"
+    settings = Path(values.get("--run", "")).expanduser() / "config.yaml"
     has_config = any(argument.split("=", 1)[0] == "--config" for argument in argv)
     if "--resume" not in argv or "--run" not in values or has_config or not settings.is_file():
         return list(argv)

@@ -91,7 +91,7 @@ class RunFolder:
         resume: bool = False,
         world: World = ALONE,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.world = world
         self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
         self._config = config

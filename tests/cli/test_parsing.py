@@ -132,3 +132,12 @@ def test_print_config_holds_settings_only_and_can_be_read_back(tmp_path: Path, c
 def test_a_config_file_may_name_store_and_run(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "run.yaml").write_text("store: a.zarr\nrun: b\n")
     assert printed(capsys, "--config", str(tmp_path / "run.yaml"))["store"] == "a.zarr"
+
+
+def test_a_run_that_goes_on_has_its_settings_also_by_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no shell expands what follows an equals sign
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 3\n")
+    assert printed(capsys, "--run=~/run", "--resume")["seed"] == 3

@@ -184,6 +184,19 @@ def test_a_finished_run_is_resumed_only_with_its_settings_and_cells(
     assert contents(run) == before
 
 
+def test_a_tilde_is_the_home_wherever_something_is_written(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):  # anew, and when it is there
+        model = ScAMAC(config=QUICK).fit(store, run="~/run", resume=True)
+        assert ScAMAC.load(model.save("~/model")).predict(store, "~/out.zarr", resume=True) == tmp_path / "out.zarr"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.zarr", "run", "work"]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_the_number_of_clusters_is_found(store: Path) -> None:
     model = ScAMAC("auto", config=QUICK).fit(store)
     assert model.report["is_count_estimated"]
