@@ -148,7 +148,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
         To be raised from `error`; its ``errno`` is kept.
     """
     reason = error.strerror or str(error) or type(error).__name__
-    advice = _ADVICE.get(error.errno or 0, "nothing was left behind; try again or choose another folder")
+    advice = _ADVICE.get(error.errno or 0, "try again or choose another folder")
     found = OutputError(f"{path} cannot be written: {reason}; {advice}.")
     found.errno = error.errno
     return found

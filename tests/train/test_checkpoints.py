@@ -9,7 +9,7 @@ import torch
 
 from scamac_scale.errors import OutputError
 from scamac_scale.train.checkpoints import Checkpoints
-from tests.faults.failing import failures
+from tests.faults.failing import failing, failures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,16 @@ def test_what_was_saved_comes_back_and_two_are_kept(tmp_path: Path) -> None:
     assert found["step"] == 15
     assert found["none"] is None
     torch.testing.assert_close(found["list"][1]["a"], torch.ones(2).double())
+
+
+def test_an_error_does_not_say_that_nothing_was_left_behind(tmp_path: Path) -> None:
+    held = Checkpoints(tmp_path / "checkpoints")
+    held.save(state(5), 5)
+    for number, advice in ((errno.EIO, "try again or choose another folder"), (errno.ENOSPC, "free some space")):
+        with failing(tmp_path, 2, number), pytest.raises(OutputError, match=advice) as raised:
+            held.save(state(10), 10)
+        assert "left" not in str(raised.value).replace("left on device", "")
+    assert len(list(held.folder.iterdir())) == 1
 
 
 def test_what_would_run_code_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
