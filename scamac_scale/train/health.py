@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from scamac_scale.atomic import writing
 from scamac_scale.errors import NumericalError
+from scamac_scale.reduce import from_first
 from scamac_scale.world import World
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def nonfinite_error(
     Returns
     -------
     NumericalError
-        The same on all ranks.
+        The same on all ranks, which wait for the list; also where that cannot be written.
     """
     cells: dict[int, IntArray] = {}
     rank_of: dict[int, int] = {}
@@ -115,11 +116,20 @@ def nonfinite_error(
             "cells": [int(row) for block in bad.blocks for row in cells[block]],
             "batch": [int(row) for block in sorted(cells) for row in cells[block]],
         }
-        where = f" (rows of the input; all are in {path})"
-        if world.rank == 0:
-            with writing(path):
-                path.write_text(json.dumps(content) + "\n")
+        failure = from_first(lambda: _save(path, content), world)
+        where = f" (rows of the input; {f'all could not be saved: {failure}' if failure else f'all are in {path}'})"
     return NumericalError(
         f"the loss is not finite at step {bad.step}, on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}, cells "
         f"{named} and others{where}. Lower the learning rate, or look at the values of these cells; checkpoints from before stay."
     )
+
+
+def _save(path: Path, content: dict[str, Any]) -> str:
+    """Write a list of cells; where that fails, say why: the loss is the error that counts."""
+    try:
+        path.write_text(json.dumps(content) + "\n")
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return error.strerror or type(error).__name__
+    return ""
