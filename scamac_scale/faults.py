@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ LOG = "SCAMAC_FAULT_LOG"
 EXIT_CODE = 70
 """What the action ``exit`` ends with: no code of ours."""
 SLEEP_S = 600.0
+_ENTRY = re.compile(r"([^:@]*)(?:@(\d+))?:(\d+):([^:]*)")
 
 POINTS = dict.fromkeys(
     (
@@ -85,14 +87,16 @@ ACTIONS: dict[str, Callable[[], object]] = {
 def _parse(text: str, rank: int) -> dict[str, list[_Fault]]:
     found: dict[str, list[_Fault]] = {}
     for entry in filter(None, text.split(",")):
-        parts = entry.split(":")
-        if len(parts) != 3 or not parts[1].isdigit():
-            raise ConfigError(f"{FAULT}={text!r}; expected point:nth:action, such as train.step:20:kill.")
-        name, _, wanted_rank = parts[0].partition("@")
+        match = _ENTRY.fullmatch(entry)
+        if match is None:
+            raise ConfigError(
+                f"{FAULT}={text!r}; expected point:nth:action, such as train.step:20:kill or train.step@1:20:kill."
+            )
+        name, wanted_rank, nth, action = match.groups()
         choose(POINTS, name, FAULT)
-        choose(ACTIONS, parts[2], FAULT)
-        if not wanted_rank or int(wanted_rank) == rank:
-            found.setdefault(name, []).append(_Fault(name, int(parts[1]), parts[2], entry))
+        choose(ACTIONS, action, FAULT)
+        if wanted_rank is None or int(wanted_rank) == rank:
+            found.setdefault(name, []).append(_Fault(name, int(nth), action, entry))
     return found
 
 

@@ -57,7 +57,19 @@ def test_a_fault_that_stands_in_the_log_does_not_fire_again(tmp_path: Path) -> N
     assert run("train.step:2:exit", log).returncode == 0
 
 
-@pytest.mark.parametrize("text", ["train.step:kill", "train.step:x:kill", "train.stop:1:kill", "train.step:1:die"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("train.step:kill", "train.step:x:kill", "train.stop:1:kill", "train.step:1:die"),
+        *(
+            "train.step@x:1:kill",
+            "train.step@:1:kill",
+            "train.step@-1:1:kill",
+            "train.step@²:1:kill",
+            "train.step:²:kill",
+        ),
+    ],
+)
 def test_a_fault_that_names_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=faults.FAULT):
         faults._parse(text, 0)
