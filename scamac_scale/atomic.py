@@ -266,6 +266,37 @@ def _remove(path: Path) -> None:
             time.sleep(_REMOVE_WAIT_S)  # a chunk under way makes its folder again
 
 
+@contextmanager
+def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | None = None) -> Iterator[Path]:
+    """Write a file that is complete or as it was, also when the machine stops.
+
+    Parameters
+    ----------
+    path
+        The file; one that is there is replaced.
+    partial
+        Where it is written, in the same folder; None has a name of its own for each file.
+    rename_point
+        Of `faults.POINTS`: passed when it is on the disk, before it gets its name.
+
+    Yields
+    ------
+    Path
+        `partial`; removed where the system lets it not be written.
+    """
+    partial = partial or path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        flush(partial)
+        if rename_point is not None:
+            reach(rename_point)
+        partial.replace(path)
+        flush(path.parent)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def flush_tree(folder: Path) -> None:
     """Force every file and folder below `folder`, and itself, to the disk."""
     for parent, _, files in os.walk(folder):

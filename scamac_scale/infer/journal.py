@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.atomic import flush
+from scamac_scale.atomic import atomic_file
 from scamac_scale.errors import ResumeError
 from scamac_scale.sources import cells_digest
 
@@ -63,13 +62,8 @@ def read_progress(folder: Path) -> Progress | None:
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Replace the journal of a folder, durably."""
-    partial = folder / f"{FILE}.partial"
-    with partial.open("w") as file:
-        file.write(json.dumps(asdict(progress), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / FILE)
-    flush(folder)
+    with atomic_file(folder / FILE) as partial:
+        partial.write_text(json.dumps(asdict(progress), indent=1) + "\n")
 
 
 def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str, Any]:  # Any: plain data

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.atomic import flush, partial_folder, scratch_folder, writing
+from scamac_scale.atomic import atomic_file, flush, partial_folder, scratch_folder, writing
 from scamac_scale.errors import ResumeError
-from scamac_scale.faults import reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -78,7 +78,8 @@ class Journal:
                 # the latter: it has got its name, and something else lies in its place now
                 journal._clear()
                 store.mkdir()
-                journal._put(_PLAN, json.dumps(plan, indent=1).encode())
+                with journal._put(_PLAN) as partial:
+                    partial.write_bytes(json.dumps(plan, indent=1).encode())
                 flush(journal.folder.parent)
         found = read_plan(store.parent)
         if found is None:
@@ -93,11 +94,8 @@ class Journal:
 
     def note(self, name: str, **arrays: Any) -> None:  # Any: arrays and numbers
         """Make a note, in place of the one of that name."""
-        with writing(self._out):
-            partial = self.folder / f"{name}.npz.partial"
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            self._into_place(partial, f"{name}.npz")
+        with writing(self._out), self._put(f"{name}.npz") as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
 
     def read(self, name: str) -> dict[str, NDArray[Any]] | None:
         """Read a note; None if it was not made."""
@@ -112,8 +110,8 @@ class Journal:
 
     def complete(self, store: Path) -> None:
         """Note that a store lacks nothing but its name; the caller has flushed it."""
-        with writing(self._out):
-            self._put(f"{_COMPLETE}.json", json.dumps({"folder": store.stat().st_ino}).encode())
+        with writing(self._out), self._put(f"{_COMPLETE}.json") as partial:
+            partial.write_bytes(json.dumps({"folder": store.stat().st_ino}).encode())
 
     def is_complete(self, store: Path) -> bool:
         """Whether `complete` was called, and it is this very folder, and not one that it has changed names with."""
@@ -139,16 +137,8 @@ class Journal:
             raise self.damaged(path)
         return found
 
-    def _put(self, name: str, content: bytes) -> None:
-        partial = self.folder / f"{name}.partial"
-        partial.write_bytes(content)
-        self._into_place(partial, name)
-
-    def _into_place(self, partial: Path, name: str) -> None:
-        flush(partial)
-        reach("ingest.note")
-        partial.replace(self.folder / name)
-        flush(self.folder)
+    def _put(self, name: str) -> AbstractContextManager[Path]:
+        return atomic_file(self.folder / name, rename_point="ingest.note")
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

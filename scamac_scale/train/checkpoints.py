@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import pickle
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from scamac_scale.atomic import flush, writing
+from scamac_scale.atomic import atomic_file, writing
 from scamac_scale.errors import StoreError
 from scamac_scale.faults import reach
 
@@ -28,6 +27,7 @@ logger = logging.getLogger(__name__)
 KEPT = 2
 _NAME = re.compile(r"(\d{6})-step-(\d+)-([0-9a-f]{16})\.pt")
 _PARTIAL = ".partial"
+"""One name for all: what a kill has left is written over."""
 
 State = dict[str, Any]
 """Tensors, numbers, strings, None, and lists and dicts of them."""
@@ -85,23 +85,14 @@ class Checkpoints:
         files = self._files()
         number = files[-1].number + 1 if files else 0
         path = self.folder / f"{number:06d}-step-{step}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-        partial = self.folder / _PARTIAL
+        half = len(content) // 2
         with writing(path):
             self.folder.mkdir(exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    half = len(content) // 2
-                    file.write(content[:half])
-                    reach("checkpoint.write")
-                    file.write(content[half:])
-                    file.flush()
-                    os.fsync(file.fileno())
-                reach("checkpoint.rename")
-                partial.rename(path)
-                flush(self.folder)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+            place = atomic_file(path, partial=self.folder / _PARTIAL, rename_point="checkpoint.rename")
+            with place as partial, partial.open("wb") as file:
+                file.write(content[:half])
+                reach("checkpoint.write")
+                file.write(content[half:])
         reach("checkpoint.prune")
         for damaged in self._damaged:
             damaged.unlink(missing_ok=True)

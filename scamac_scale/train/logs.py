@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.atomic import flush, writing
+from scamac_scale.atomic import atomic_file, flush, writing
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
 from scamac_scale.locks import lock
 from scamac_scale.reduce import from_first
@@ -116,7 +116,8 @@ class RunFolder:
                 self.loggers = self._make_loggers(saved)
                 if saved is None:
                     settings = yaml.safe_dump(plain(asdict(self._config)), sort_keys=False)
-                    _write_durably(self.path / CONFIG_FILE, settings)
+                    with atomic_file(self.path / CONFIG_FILE) as partial:
+                        partial.write_text(settings)
             except BaseException:
                 self._lock.close()
                 if is_new:
@@ -253,7 +254,8 @@ class RunFolder:
             "commit": commit(),
             "hardware": hardware(),
         }
-        _write_durably(self.path / RUN_FILE, json.dumps({**about, **content}, indent=2) + "\n")
+        with atomic_file(self.path / RUN_FILE) as partial:
+            partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
 
 
 def is_run(path: Path) -> bool:
@@ -340,15 +342,6 @@ def _read_rows(path: Path, n_rows: int) -> list[tuple[int, dict[str, float]]]:
                 logger.warning("%s is damaged after %d of %d rows; the rest is lost", path, len(found), n_rows)
                 break
     return found
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file that is complete or as it was, also when the machine stops."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    flush(partial)
-    partial.replace(path)
-    flush(path.parent)
 
 
 def plain(value: Any) -> Any:  # Any: walks any nesting of a config
