@@ -298,9 +298,10 @@ class Fit:
         return ConsensusTarget(table, codes["weights"].numpy(), codes["uu_square"])
 
     def close(self) -> None:
-        """Close files."""
+        """Close files, and let go of all that is held: the watch and the stages hold this object, which would keep its cells."""
         if self.stepper.target is not None:
             self.stepper.target.close()
+        vars(self).clear()
 
 
 FIRST_SAVE = 2

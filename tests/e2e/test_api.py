@@ -1,5 +1,7 @@
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from scamac_scale import IngestConfig, ScAMAC, evaluate, ingest, tl
 from scamac_scale.config import LoaderConfig, LossConfig, PhaseConfig, StartConfig
 from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError, StoreError
+from scamac_scale.train.phases import Stepper
 from tests.e2e.conftest import QUICK, STREAMED
 from tests.faults.failing import contents
 
@@ -351,3 +354,22 @@ def test_weight_of_the_similarity_is_measured_or_given(store: Path) -> None:
     given = ScAMAC(config=replace(QUICK, loss=LossConfig(similarity_weight=2.5))).fit(store)
     assert given.report["similarity_weight"] == 2.5
     assert ScAMAC(config=QUICK).fit(store).report["similarity_weight"] > 0
+
+
+def test_a_fit_leaves_nothing_in_memory_but_the_model(tiny_adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    ScAMAC(config=QUICK).fit(tiny_adata)  # an import that fails keeps the frames that it was asked from
+    made: list[weakref.ref[Any]] = []
+    begin = Stepper.__init__
+
+    def noted(self: Stepper, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        made.extend([weakref.ref(self), weakref.ref(self.source)])
+
+    monkeypatch.setattr(Stepper, "__init__", noted)
+    gc.collect()
+    gc.disable()  # what hangs together in a circle would stay until Python looks for such
+    try:
+        ScAMAC(config=QUICK).fit(tiny_adata)
+        assert [found() for found in made] == [None, None]
+    finally:
+        gc.enable()
