@@ -8,22 +8,32 @@ What is sent is `reduce`'s.
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from scamac_scale.errors import LostRankError, ScamacError
+from scamac_scale.errors import LostRankError, ScamacError, StoppedError
+from scamac_scale.signals import launcher_has_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scamac_scale.ranks import Place
     from scamac_scale.world import World
 
+CONNECT_S = 2.0
+"""Seconds of one try to connect to the rank, or the agent, that keeps the board."""
 MEET_S = 0.02
 """Seconds between two looks at whether the others have come."""
+T = TypeVar("T")
+
+ASK_S = 8.0
+"""Seconds in which the store has to answer all that is asked of it then."""
 REPORT_S = 3.0
 """Seconds after the last sign of another rank in which those that are alive have to give theirs, once a collective has failed."""
 
@@ -94,20 +104,45 @@ def joined(place: Place, *, is_cuda: bool, timeout_s: float, setup_timeout_s: fl
 def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float) -> None:
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
     world = place.world
-    address = f"tcp://{place.address}:{place.port}"
     setup, brisk = timedelta(seconds=setup_timeout_s), timedelta(seconds=timeout_s)
-    from_environment = distributed.is_torchelastic_launched()  # its agent keeps the store
-    method = "env://" if from_environment else address
     if _LINKS.met != place:  # a rank that joins again must not find the store of rank 0 just before that closes
-        _LINKS.met, _LINKS.board = place, next(rendezvous(method, world.rank, world.size, timeout=setup))[0]
+        _LINKS.met, _LINKS.board = place, _open_board(place, setup_timeout_s)
     store = PrefixStore(meet(_LINKS.board, world, setup_timeout_s), _LINKS.board)
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
     _LINKS.store = store
     _LINKS.brisk = distributed.new_group(timeout=brisk, backend=backend)
+
+
+def _open_board(place: Place, timeout_s: float) -> Any:
+    """Connect to the board: rank 0 keeps it, or the agent of torchrun.
+
+    Whether somebody listens is found out here, for torch waits where no signal is heard, and writes stack traces. At first the name
+    may not even be known.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not declared
+
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    keeps = place.world.rank == 0 and not is_kept
+    last_s = time.monotonic() + timeout_s
+    while not keeps:
+        try:
+            socket.create_connection((place.address, place.port), CONNECT_S).close()
+            break
+        except OSError as error:
+            if time.monotonic() > last_s:
+                raise RuntimeError(f"nobody answered within {timeout_s:g} s ({error})") from error
+            _check_launcher()
+            time.sleep(10 * MEET_S)
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(place.address, place.port, is_master=keeps, timeout=timeout, wait_for_workers=False)
+
+
+def _check_launcher() -> None:
+    if launcher_has_ended():
+        raise RuntimeError("the launcher that started this rank has ended")
 
 
 def meet(board: Any, world: World, timeout_s: float) -> str:
@@ -152,6 +187,7 @@ def meet(board: Any, world: World, timeout_s: float) -> str:
         if time.monotonic() > last_s:
             named = ", ".join(map(str, sorted(missing)))
             raise RuntimeError(f"rank{'s' if len(missing) > 1 else ''} {named} did not come within {timeout_s:g} s")
+        _check_launcher()
         time.sleep(MEET_S)
     board.set(f"{own}/all", "all")
     return own
@@ -221,46 +257,68 @@ def _say_goodbye(error: BaseException, world: World) -> None:
     """Leave a word for the others before the connections close."""
     if _LINKS.store is None or isinstance(error, LostRankError):
         return
-    code = error.exit_code if isinstance(error, ScamacError) else 1
-    word = {"code": code, "message": _first_line(error), "kind": type(error).__name__}
-    try:
-        _LINKS.store.set(f"left/{world.rank}", json.dumps(word))
-    except RuntimeError:
-        return  # the store went with rank 0
+    code, message = error.exit_code if isinstance(error, ScamacError) else 1, _first_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        code, message = StoppedError.exit_code, "it was stopped by a signal"
+    word = json.dumps({"code": code, "message": message})
+    _ask(lambda store: store.set(f"left/{world.rank}", word))
+
+
+def _ask(work: Callable[[Any], T]) -> T | None:
+    """Do something with the store; None where that does not answer.
+
+    In a thread of its own: if the process that keeps the store hangs, so does whoever talks to it, whatever the timeout.
+    """
+    store, found = _LINKS.store, []
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # it went with rank 0
+            found.append(work(store))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ASK_S)
+    return found[0] if found else None
 
 
 def _blame(error: RuntimeError, world: World) -> LostRankError:
     """Find out which ranks gave up, and which ones say nothing."""
     from torch import distributed
 
-    others = [rank for rank in range(world.size) if rank != world.rank]
-    heard: dict[int, str] = {}
-    try:
-        store = _LINKS.store
-        assert store is not None
-        store.set_timeout(timedelta(seconds=REPORT_S))
-        store.set(f"alive/{world.rank}", "")
-        distributed.destroy_process_group()  # closes connections: who waits for this rank is told
-        last_s = time.monotonic()
-        while len(heard) < len(others) and time.monotonic() - last_s < REPORT_S:
-            for rank in others:
-                if rank not in heard and store.check([f"left/{rank}"]):
-                    word = json.loads(store.get(f"left/{rank}"))
-                    found = LostRankError(f"rank {world.rank} stops, since rank {rank} failed: {word['message']}")
-                    found.exit_code = word["code"]
-                    return found
-                if rank not in heard and store.check([f"alive/{rank}"]):
-                    heard[rank], last_s = "alive", time.monotonic()
-            time.sleep(0.05)
-    except (RuntimeError, AssertionError):
-        if _LINKS.store is not None:
-            return LostRankError(
-                f"rank {world.rank}: rank 0, or the launcher that keeps the addresses, does not answer ({_first_line(error)}); "
-                "look at its end of the log, and run again with --resume."
-            )
-    lost = [rank for rank in others if rank not in heard]
+    if _LINKS.store is None:  # connections that `joined` has not made
+        return LostRankError(f"rank {world.rank}: another rank does not answer ({_first_line(error)}).")
+    found = _ask(lambda store: _listen(store, world, distributed.destroy_process_group))
+    if found is None:
+        return LostRankError(
+            f"rank {world.rank}: rank 0, or the launcher that keeps the addresses, does not answer ({_first_line(error)}); "
+            "look at its end of the log, and run again with --resume."
+        )
+    left, heard = found
+    for rank, word in left.items():
+        ended = LostRankError(f"rank {world.rank} stops, since rank {rank} failed: {word['message']}")
+        ended.exit_code = word["code"]
+        return ended
+    lost = [rank for rank in range(world.size) if rank not in (world.rank, *heard)]
     named = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
     return LostRankError(
         f"rank {world.rank}: {named if lost else 'some rank'} of {world.size} {'do' if len(lost) > 1 else 'does'} not answer: killed, "
         f"hung, or cut off ({_first_line(error)}). Look at its end of the log, and run again with --resume."
     )
+
+
+def _listen(store: Any, world: World, close: Callable[[], None]) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """Say that this rank is alive; the last word of one that has failed, and who else is alive."""
+    store.set_timeout(timedelta(seconds=REPORT_S))
+    store.set(f"alive/{world.rank}", "")
+    close()  # of connections: who waits for this rank is told
+    heard: set[int] = set()
+    last_s = time.monotonic()
+    while len(heard) < world.size - 1 and time.monotonic() - last_s < REPORT_S:
+        for rank in set(range(world.size)) - {world.rank}:
+            if rank not in heard and store.check([f"left/{rank}"]):
+                return {rank: json.loads(store.get(f"left/{rank}"))}, heard
+            if rank not in heard and store.check([f"alive/{rank}"]):
+                heard.add(rank)
+                last_s = time.monotonic()
+        time.sleep(0.05)
+    return {}, heard

@@ -62,3 +62,15 @@ class Signals:
         if self._received is None and self._launcher is not None and os.getppid() != self._launcher:
             self._received = "the end of its launcher"
         return self._received
+
+
+def _launcher() -> int | None:
+    """Tell the number of our own launcher's process, where that started this one."""
+    found = os.environ.get("SCAMAC_LAUNCHED")
+    return int(found) if found else None
+
+
+def launcher_has_ended() -> bool:
+    """Tell whether our own launcher started this process, and is no more."""
+    launcher = _launcher()
+    return launcher is not None and os.getppid() != launcher

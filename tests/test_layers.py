@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "loader": PLAIN,
     "sources": PLAIN | {"store", "ingestion", "loader"},
     # where the two sides meet
-    "links": {"errors", "world", "ranks"},
+    "links": {"errors", "world", "ranks", "signals"},
     "reduce": {"errors", "world", "links"},
     "sweep": PLAIN | {"loader", "ops", "nn", "links", "reduce"},
     "train": PLAIN

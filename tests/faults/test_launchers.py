@@ -89,11 +89,31 @@ def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint(store: Path, tmp_p
     assert ranks_of(run) == []
 
 
-def test_a_hung_rank_ends_the_job_and_is_named(store: Path, tmp_path: Path) -> None:
-    process = start(OURS, store, tmp_path / "run", "--train.timeout_s", "5", SCAMAC_FAULT="train.step@1:5:stop")
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_hung_rank_ends_the_job_and_is_named(store: Path, tmp_path: Path, hung: int) -> None:
+    fault = f"train.step@{hung}:5:stop"  # rank 0 keeps the board by which ranks find out who is alive
+    process = start(OURS, store, tmp_path / "run", "--train.timeout_s", "5", SCAMAC_FAULT=fault)
     errors = process.communicate(timeout=120)[1]
-    assert "fault: train.step@1:5:stop" in errors
+    assert f"fault: {fault}" in errors
     assert process.returncode == 75
-    assert "rank 1 of 2 does not answer" in errors
-    assert "rank 1" in errors.splitlines()[-1]
+    assert f"rank {1 - hung}: rank {hung}" in errors
+    assert f"rank {hung}" in errors.splitlines()[-1]
     assert ranks_of(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+def test_ranks_that_wait_for_another_machine_can_be_stopped(
+    store: Path, tmp_path: Path, node: int, number: signal.Signals
+) -> None:
+    place = {"NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_500 + os.getpid() % 1000)}
+    run = tmp_path / "run"
+    process = start([*OURS[:3], "--devices", "1", "--num-nodes", "2"], store, run, **place)
+    time.sleep(8)
+    process.send_signal(number)
+    errors = process.communicate(timeout=20)[1]  # once the rank, too, has closed it
+    assert process.returncode == (75 if number == signal.SIGTERM else -number)
+    assert (
+        "stopped by a signal" if number == signal.SIGTERM else "the launcher that started this rank has ended"
+    ) in errors
+    assert ranks_of(run) == []
