@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -204,19 +204,17 @@ class ScAMAC:
             self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
             return self
 
-        from scamac_scale.checkpoint import save_model
-        from scamac_scale.reduce import from_first
-        from scamac_scale.train.logs import RunFolder, is_finished
+        from scamac_scale.reduce import check_alike
+        from scamac_scale.train.logs import RunFolder, is_finished, result_settings
 
         run = Path(run).expanduser()
         if resume and is_finished(run):
             self._fitted = self._load_finished(data, ingest or IngestConfig(), run)
             return self
-        with self._joined(place) as world, RunFolder(run, self.config, resume=resume, world=world) as folder:
-            fitted = self._fit(data, ingest or IngestConfig(), folder, world)
-            from_first(lambda: save_model(fitted, folder.model_path), world)
-            from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written
-        self._fitted = fitted
+        with self._joined(place) as world:
+            check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
+            with RunFolder(run, self.config, resume=resume, world=world) as folder:
+                self._fitted = self._fit(data, ingest or IngestConfig(), folder, world)
         return self
 
     def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
@@ -249,13 +247,22 @@ class ScAMAC:
     def _fit(
         self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None, world: World
     ) -> FittedModel:
+        from scamac_scale.checkpoint import save_model
+        from scamac_scale.reduce import from_first
+        from scamac_scale.signals import Signals
         from scamac_scale.sources import open_source
         from scamac_scale.train.loop import fit
 
-        with open_source(data, ingest=ingest, loader=self.config.loader) as source:
-            fitted = fit(source, source.gene_space, self.config, folder, world)
-        fitted.network.cpu()
-        fitted.centers = fitted.centers.cpu()
+        with ExitStack() as stack:
+            source = stack.enter_context(open_source(data, ingest=ingest, loader=self.config.loader))
+            # until all is written: a signal after the last step would lose the fit, and the rest takes a moment
+            signals = stack.enter_context(Signals()) if folder is not None else None
+            fitted = fit(source, source.gene_space, self.config, folder, world, signals)
+            fitted.network.cpu()
+            fitted.centers = fitted.centers.cpu()
+            if folder is not None:
+                from_first(lambda: save_model(fitted, folder.model_path), world)
+                from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written
         return fitted
 
     @overload

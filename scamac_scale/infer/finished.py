@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scamac_scale.atomic import partial_folder, scratch_folder
 from scamac_scale.infer.journal import check_same
-from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, UNS_KEY
+from scamac_scale.infer.output import UNS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from scamac_scale.checkpoint import FittedModel
+
+IDENTITY = "identity"
+"""Where ``uns["scamac"]`` of a prediction on disk says what it belongs to: `journal.identity`, as JSON."""
 
 
-def is_finished(path: Path, model: FittedModel, n_cells: int, **options: Any) -> bool:  # Any: plain data
+def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
     """Tell whether a prediction is complete, and remove what a writer left that was killed after its last step.
 
     Parameters
     ----------
     path
         Of the output.
-    model, n_cells, options
-        What is asked for.
+    belongs
+        From `journal.identity`: what is asked for.
 
     Returns
     -------
@@ -41,23 +42,12 @@ def is_finished(path: Path, model: FittedModel, n_cells: int, **options: Any) ->
     """
     if not os.path.lexists(path):
         return False
-    centers = model.centers.cpu().numpy()
     try:
         with _opened(path) as group:
-            about = group[f"uns/{UNS_KEY}"]
-            is_same = (about["temperature"][()], *np.ravel(about["centers"][()])) == (
-                model.temperature,
-                *centers.ravel(),
-            )
-            found = {
-                "model": is_same,
-                "cells": int(group[f"obsm/{LATENT_KEY}"].shape[0]),
-                "attention": _text(about["attention"][()]),
-                "denoised": "layers" in group and DENOISED_KEY in group["layers"],
-            }
+            found = json.loads(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
     except (OSError, KeyError, ValueError):
         return False
-    check_same(found, {"model": True, "cells": n_cells, **options}, path)
+    check_same(found, belongs, path)
     if partial_folder(path).exists():
         with scratch_folder(path):
             pass  # it goes at the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from contextlib import ExitStack
@@ -16,14 +17,14 @@ import torch
 from scamac_scale.errors import ConfigError, InputError, choose
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.disk import DiskOutput
-from scamac_scale.infer.finished import is_finished
+from scamac_scale.infer.finished import IDENTITY, is_finished
 from scamac_scale.infer.journal import identity
 from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, MemoryOutput, Table, check_room
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.fuzzy import soft_assignment
-from scamac_scale.reduce import from_first, gather_objects
+from scamac_scale.reduce import check_alike, from_first
 from scamac_scale.sweep import TICK_BATCHES, sweep
 from scamac_scale.world import ALONE, World
 
@@ -94,7 +95,7 @@ def predict(
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
     network = model.network.eval()
-    options = {"attention": attention, "denoised": is_denoised}
+    uns = {**description(model), "attention": attention}
     n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
     output: MemoryOutput | DiskOutput
     if out is None:
@@ -104,9 +105,10 @@ def predict(
         output = MemoryOutput(_table(model, source, is_denoised, world))
     else:
         folder = Path(out).absolute().parent
-        belongs = identity(model, source, **options)
-        _check_alike(belongs, world)
-        if resume and from_first(lambda: is_finished(Path(out), model, source.n_cells, **options), world):
+        belongs = identity(model, source, attention=attention, denoised=is_denoised)
+        uns[IDENTITY] = json.dumps(belongs)
+        check_alike(belongs, world)
+        if resume and from_first(lambda: is_finished(Path(out), belongs), world):
             logger.info("%s is finished; there is nothing to resume", out)
             return Path(out)
         more: dict[str, Any] = {"world": world, "resume": resume, "scratch_bytes": n_scratch}
@@ -123,22 +125,13 @@ def predict(
             start = min(output.turns * TICK_BATCHES * BLOCK_CELLS, plan.bounds[1] - plan.bounds[0])
             at: dict[str, Any] = {"plan": plan, "turns": output.turns, "tick": lambda turns, _: output.tick(turns)}
             sweep(source, write, start, label="predict", **at)
-        return output.finish(model.n_clusters, {**description(model), "attention": attention})
+        return output.finish(model.n_clusters, uns)
 
 
 def check_ranks(out: str | Path | None, world: World) -> None:
     """Refuse several ranks without an output in which they can meet."""
     if out is None and world.size > 1:
         raise ConfigError(f"{world.size} processes need an output on a disk that all of them see; name one.")
-
-
-def _check_alike(belongs: dict[str, Any], world: World) -> None:
-    """Refuse ranks that would do different work, and wait for one another in vain."""
-    of_ranks = gather_objects(belongs, world)
-    for rank, other in enumerate(of_ranks):
-        names = [name for name in belongs if other[name] != of_ranks[0][name]]
-        if names:
-            raise ConfigError(f"rank {rank} has another {names[0]} than rank 0; start all ranks with the same command.")
 
 
 def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: World) -> Table:
@@ -183,8 +176,6 @@ def _writer(
 
 def description(model: FittedModel) -> dict[str, Any]:
     """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature, genes."""
-    import json
-
     return {
         "config": json.dumps(asdict(model.config)),
         "versions": dict(model.provenance["versions"]),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 2
-_NAME = re.compile(r"(\d{6})-step-(\d+)-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"(\d{6,})-step-(\d+)-([0-9a-f]{16})\.pt")
 _PARTIAL = ".partial"
 """One name for all: what a kill has left is written over."""
 

@@ -38,9 +38,11 @@ METRICS_FILE = "metrics.csv"
 METRICS_BEFORE = ".metrics-before.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = ".lock"
+NFS_FILE = ".nfs"
+"""Begins the names that a client of NFS gives to files which are removed while they are open."""
 OWN_NAMES = frozenset(
     (RUN_FILE, CONFIG_FILE, METRICS_FILE, METRICS_BEFORE, CHECKPOINT_FOLDER, LOCK_FILE, "model", "tensorboard")
-) | {f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE)}
+) | {f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, "model")}
 """What a run writes into its folder, beside the lists of cells with losses that are not finite."""
 
 
@@ -127,18 +129,22 @@ class RunFolder:
 
     def _held(self) -> list[Path]:
         return [
-            path for path in self.path.iterdir() if not path.name.startswith(LOCK_FILE)
+            path for path in self.path.iterdir() if not path.name.startswith((LOCK_FILE, NFS_FILE))
         ]  # others may try to lock it
 
     def _find_checkpoint(self, resume: bool) -> State | None:
         """Look what the folder holds, and clear away a run that never came to its first step."""
         held = self._held()
-        if is_finished(self.path) or not is_run(self.path):
+        if is_finished(self.path):
             raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
         if not resume and self.checkpoints.has_progress():
             raise OutputError(f"{self.path} holds a run that was stopped; add --resume to go on, or remove the folder.")
         saved = self.checkpoints.newest() if resume else None
         if saved is None:
+            if not is_run(self.path):
+                raise OutputError(
+                    f"the run folder {self.path} is not empty, and no run has written all that is in it; name a new one."
+                )
             logger.warning("%s holds a run that did not come far; it starts anew", self.path)
             for path in held:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -261,7 +267,7 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Tell whether a folder holds a run, and nothing that no run writes: only then may it be cleared."""
     names = {entry.name for entry in path.iterdir()}
-    others = {name for name in names - OWN_NAMES if not name.startswith(("nonfinite-step-", f"{LOCK_FILE}."))}
+    others = {name for name in names - OWN_NAMES if not name.startswith(("nonfinite-step-", f"{LOCK_FILE}.", NFS_FILE))}
     return not others and (path / CHECKPOINT_FOLDER).is_dir()
 
 
@@ -288,6 +294,11 @@ FREE_KEYS = frozenset(
     for name in names
 )
 """Settings that change nothing of the result, and may be others when a run is resumed."""
+
+
+def result_settings(config: ScamacConfig) -> dict[str, Any]:
+    """Give the settings on which the result depends, by their full names."""
+    return {key: value for key, value in _flat(plain(asdict(config))).items() if key not in FREE_KEYS}
 
 
 def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str) -> None:

@@ -25,8 +25,7 @@ from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import from_first, gather_objects
-from scamac_scale.signals import Signals
+from scamac_scale.reduce import check_alike, from_first, gather_objects
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import ScamacConfig
     from scamac_scale.genes import GeneSpace
     from scamac_scale.ops.similarity import PairMeans
+    from scamac_scale.signals import Signals
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.logs import RunFolder
     from scamac_scale.train.objective import Clusters
@@ -59,6 +59,7 @@ def fit(
     config: ScamacConfig,
     run: RunFolder | None = None,
     world: World = ALONE,
+    signals: Signals | None = None,
 ) -> FittedModel:
     """Fit scAMAC to all cells of a source.
 
@@ -74,6 +75,8 @@ def fit(
         Where metrics and checkpoints go, and where an earlier one may be taken up; None keeps nothing.
     world
         This rank, and how many there are; several need `run`, in a folder that all of them see.
+    signals
+        Entered; what stops the fit. None where nothing does, or there is no `run`.
 
     Returns
     -------
@@ -103,7 +106,6 @@ def fit(
     check_ranks(source.n_cells, config, world, has_folder=run is not None)
     with ExitStack() as stack:
         stack.enter_context(memory_explained(config))
-        signals = stack.enter_context(Signals()) if run is not None else None
         fitting = Fit(source, config, run, world, signals)
         stack.callback(fitting.close)
         return fitting.run_to_end(genes)
@@ -158,6 +160,8 @@ class Fit:
 
     def run_to_end(self, genes: GeneSpace) -> FittedModel:
         """Take all stages that are left."""
+        if self.run is not None:
+            check_alike({"input": self.run.cells_digest}, self.world)
         if self.run is not None and self.run.saved is not None:
             self._restore(self.run.saved)
         gather_objects(None, self.world)  # some have opened their cells sooner than others: sweeps are less patient

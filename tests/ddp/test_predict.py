@@ -58,8 +58,8 @@ def test_any_number_of_ranks_writes_the_same_bits(
         tuple(found[0][name] for name in sorted(names))
     }
     assert sorted(path.name for path in many.iterdir()) == sorted(name for _, name in outputs)
-    trees = [tree_digest(folder / name) for folder in (one, many) for _, name in outputs if name.endswith(".zarr")]
-    assert len(set(trees)) <= 1
+    for _, name in outputs:  # all files, of one store
+        assert not name.endswith(".zarr") or tree_digest(one / name) == tree_digest(many / name)
 
 
 def stop_and_go_on(world: World, stores: Path, folder: Path) -> list[str]:

@@ -95,6 +95,7 @@ class Nursery:
         kill_after_s: float | None = None,
         constants: dict[str, int] | None = None,
         limit_bytes: int | None = None,
+        rank_1: tuple[str, ...] = (),
     ) -> Ended:
         """Run one command in some ranks to its end.
 
@@ -112,6 +113,8 @@ class Nursery:
             ``module.NAME`` of the package to a small value in place of the one for real sizes.
         limit_bytes
             Largest file that may be written.
+        rank_1
+            More arguments for that rank alone.
 
         Returns
         -------
@@ -127,6 +130,7 @@ class Nursery:
             "kill_after_s": kill_after_s,
             "constants": constants or {},
             "limit_bytes": limit_bytes,
+            "rank_1": list(rank_1),
             "errors": str(errors),
         }
         assert self._process.stdin is not None
@@ -216,7 +220,7 @@ def _be_rank(job: dict[str, Any], rank: int, port: int) -> int:
     for name, value in job["constants"].items():
         module, _, attribute = name.rpartition(".")
         setattr(importlib.import_module(f"scamac_scale.{module}"), attribute, value)
-    return main(job["argv"])
+    return main([*job["argv"], *(job["rank_1"] if rank == 1 else ())])
 
 
 if __name__ == "__main__":

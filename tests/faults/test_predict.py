@@ -270,6 +270,9 @@ def test_a_finished_prediction_is_left_as_it_is(place: Place, out: Path, suffix:
     ended = place.predict(out, "--resume", "--attention", "atlas")
     assert ended.codes == [2]
     assert "attention='atlas' (it was 'trained')" in ended.errors
+    ended = place.predict(out, "--resume", "--input", str(place.folder / "ordered.zarr"))
+    assert ended.codes == [2]
+    assert "another input" in ended.errors
     assert place.predict(out).codes == [4]
     assert digests(out) == before
     assert [path.name for path in out.parent.iterdir()] == [out.name]

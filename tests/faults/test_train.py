@@ -272,3 +272,38 @@ def test_another_setting_or_other_cells_are_refused(place: Place, tmp_path: Path
     ended = place.train(tmp_path / "run")
     assert ended.codes == [4]
     assert "add --resume" in ended.errors
+
+
+@pytest.mark.ddp
+def test_ranks_with_other_settings_or_other_cells_are_refused(place: Place, tmp_path: Path) -> None:
+    other = ingest(build_tiny_atlas(), tmp_path / "other.zarr", IngestConfig(n_genes=100, seed=1))
+    fewer = ingest(build_tiny_atlas(), tmp_path / "fewer.zarr", IngestConfig(n_genes=60))
+    for options, what in [
+        (("--seed", "7"), "setting"),
+        (("--run", str(tmp_path / "elsewhere")), "run folder"),
+        (("--store", str(other)), "input"),
+        (("--store", str(fewer)), "input"),
+    ]:
+        ended = place.train(tmp_path / "run", ranks=2, rank_1=options)
+        assert ended.codes == [2, 2], ended
+        assert f"rank 1 has another {what} than rank 0" in ended.errors
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_while_the_model_is_written_loses_nothing(
+    place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, rank: int
+) -> None:
+    ended = place.train(tmp_path / "run", ranks=2, fault=f"train.model@{rank}:1:term")
+    assert f"fault: train.model@{rank}:1:term" in ended.errors
+    assert ended.codes == [0, 0], ended.errors
+    assert fingerprint(tmp_path / "run", place.store) == unbroken[2]
+
+
+@pytest.mark.parametrize("name", [".nfs000000000123", "slurm-12.out"])
+def test_files_of_others_do_not_keep_a_run_from_going_on(place: Place, tmp_path: Path, name: str) -> None:
+    stopped_run(place, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("not ours")
+    finish(place, tmp_path / "run", 1)
+    assert (tmp_path / "run" / name).read_text() == "not ours"
