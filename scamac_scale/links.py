@@ -32,7 +32,7 @@ MEET_S = 0.02
 """Seconds between two looks at whether the others have come."""
 T = TypeVar("T")
 
-ASK_S = 8.0
+ASK_S = 7.0
 """Seconds in which the store has to answer all that is asked of it then."""
 REPORT_S = 3.0
 """Seconds after the last sign of another rank in which those that are alive have to give theirs, once a collective has failed."""

@@ -104,9 +104,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None
     differing = [name for name in now if before.get(name) != now[name]]
     if differing:
         named = ", ".join(_difference(name, before.get(name), now[name]) for name in differing)
-        raise ResumeError(
-            f"{where} was begun otherwise: {named}. Give what it was begun with, or run without --resume, which begins anew."
-        )
+        raise ResumeError(f"{where} was begun otherwise: {named}. Give what it was begun with, or name another output.")
 
 
 def _difference(name: str, before: Any, now: Any) -> str:  # Any: plain data

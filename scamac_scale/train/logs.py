@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -109,8 +109,15 @@ class RunFolder:
         import yaml
 
         with writing(self.path):
+            is_made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(lock(self.path / LOCK_FILE, self.path))
+            try:
+                self._lock.enter_context(lock(self.path / LOCK_FILE, self.path))
+            except BaseException:
+                if is_made:
+                    with suppress(OSError):  # another job has begun to write there
+                        self.path.rmdir()
+                raise
             is_new = not self._held()
             try:
                 saved = None if is_new else self._find_checkpoint(resume)

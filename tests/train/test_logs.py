@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scamac_scale import locks
 from scamac_scale.errors import OutputError, StoreError
 from scamac_scale.train.logs import RunFolder
 from tests.e2e.conftest import QUICK
@@ -111,3 +112,17 @@ def test_half_a_row_of_metrics_ends_them(tmp_path: Path) -> None:
         assert run.n_logged == 2
         raise _Killed
     assert metrics(tmp_path / "run") == rows[:-1]
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(locks, "_write", full)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(OutputError, match="No space left"):
+            RunFolder(tmp_path / name, QUICK)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
