@@ -266,6 +266,14 @@ def _remove(path: Path) -> None:
             time.sleep(_REMOVE_WAIT_S)  # a chunk under way makes its folder again
 
 
+def check_room(target: Path, n_bytes: int) -> None:
+    """Refuse a target, or a folder, whose disk has less than `n_bytes` free."""
+    free = shutil.disk_usage(target if target.is_dir() else target.parent).free
+    if free < n_bytes:
+        advice = "write .zarr, or make room" if target.suffix == ".h5ad" else "make room, or choose another disk"
+        raise OutputError(f"{target} needs up to {n_bytes:,} bytes, {free:,} are free; {advice}.")
+
+
 @contextmanager
 def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | None = None) -> Iterator[Path]:
     """Write a file that is complete or as it was, also when the machine stops.

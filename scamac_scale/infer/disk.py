@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.atomic import atomic_folder, check_output, flush, flush_tree, partial_folder, scratch_folder, writing
+from scamac_scale.atomic import (
+    atomic_folder,
+    check_output,
+    check_room,
+    flush,
+    flush_tree,
+    partial_folder,
+    scratch_folder,
+    writing,
+)
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
 from scamac_scale.faults import reach
 from scamac_scale.infer import convert
@@ -31,7 +40,6 @@ from scamac_scale.infer.output import (
     DENOISED_KEY,
     UNS_KEY,
     Table,
-    check_room,
     check_target,
     chunk_cells,
     cluster_column,

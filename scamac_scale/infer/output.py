@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from scamac_scale.atomic import check_output
-from scamac_scale.errors import InputError, OutputError
+from scamac_scale.errors import InputError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -124,11 +123,3 @@ def chunk_cells(width: int) -> int:
     """Cells in a chunk of at most `CHUNK_BYTES`: a power of two, so that the blocks of a sweep cut few chunks."""
     cells = max(1, min(CHUNK_CELLS, CHUNK_BYTES // (4 * width)))
     return 1 << (cells.bit_length() - 1)
-
-
-def check_room(target: Path, n_bytes: int) -> None:
-    """Refuse a target, or a folder, whose disk has less than `n_bytes` free."""
-    free = shutil.disk_usage(target if target.is_dir() else target.parent).free
-    if free < n_bytes:
-        advice = "write .zarr, or make room" if target.suffix == ".h5ad" else "make room, or choose another disk"
-        raise OutputError(f"{target} needs up to {n_bytes:,} bytes, {free:,} are free; {advice}.")

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scamac_scale.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError, choose
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.disk import DiskOutput
 from scamac_scale.infer.finished import IDENTITY, is_finished
 from scamac_scale.infer.journal import identity
-from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, MemoryOutput, Table, check_room
+from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, MemoryOutput, Table
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block

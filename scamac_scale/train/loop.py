@@ -17,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from scamac_scale.atomic import check_room
 from scamac_scale.checkpoint import FittedModel
 from scamac_scale.errors import StoreError, choose
 from scamac_scale.faults import reach
@@ -28,6 +29,7 @@ from scamac_scale.randomness import integer_seed
 from scamac_scale.reduce import check_alike, from_first, gather_objects
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.centers import empty_clusters, tend_clusters
+from scamac_scale.train.checkpoints import KEPT
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.landmarks import Landmarks, choose_landmarks, has_similarity, label_landmarks, landmark_clusters
@@ -171,7 +173,8 @@ class Fit:
             self.times.mark(part)
             self.stage += 1
             if self.stage == FIRST_SAVE:
-                self.watch.save()  # finds out early whether there is room
+                from_first(self._check_room, self.world)
+                self.watch.save()  # finds out early whether it can be written
             self.watch.stage()
         return self._model(genes)
 
@@ -259,6 +262,12 @@ class Fit:
     def _check(self) -> None:
         self.stepper.check()
 
+    def _check_room(self) -> None:
+        """Refuse a disk without room for the checkpoints that are kept and the one that is written meanwhile."""
+        if self.run is not None:
+            n_bytes = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+            check_room(self.run.checkpoints.folder, (KEPT + 1) * COPIES * n_bytes)
+
     def _write(self, in_flight: dict[str, Any] | None) -> None:
         """Save all that the rest of the fit depends on."""
         assert self.run is not None
@@ -308,6 +317,8 @@ class Fit:
         vars(self).clear()
 
 
+COPIES = 3
+"""Weights and two moments of Adam: what a checkpoint holds, once there have been steps."""
 FIRST_SAVE = 2
 """Stages before the first checkpoint: it shows at once whether there is room for the next ones."""
 

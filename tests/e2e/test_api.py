@@ -1,5 +1,6 @@
 import gc
 import json
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -373,3 +374,21 @@ def test_a_fit_leaves_nothing_in_memory_but_the_model(tiny_adata: ad.AnnData, mo
         assert [found() for found in made] == [None, None]
     finally:
         gc.enable()
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
+    tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit() -> None:
+        ScAMAC(config=QUICK).fit(tiny_adata, run=tmp_path / "run")
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(OutputError, match=r"needs up to [\d,]+ bytes, 0 are free") as caught:
+        fit()
+    assert not (tmp_path / "run").exists()
+    needed = int(re.findall(r"[\d,]{5,}", str(caught.value).rpartition("needs up to")[2])[0].replace(",", ""))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    fit()
+    largest = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert largest < needed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -94,18 +95,15 @@ def test_files_lie_beside_the_output_without_a_name(
 def test_a_disk_without_room_is_refused_before_any_work(
     tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scamac_scale.infer import output
 
     model = attentive_model()
     result = 4 * 300 * (8 + 3)
     scratch = 4 * 3 * 3 * 8 * 300
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": result + scratch - 1})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": result + scratch - 1})())
     with open_source(tiny_adata, model.genes) as source:
         for out in (tmp_path / "out.zarr", None):
             if out is None:
-                monkeypatch.setattr(
-                    output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": scratch - 1})()
-                )
+                monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": scratch - 1})())
             with pytest.raises(OutputError, match="needs up to"):
                 predict(model, source, out, attention="atlas")
     assert list(tmp_path.iterdir()) == []
