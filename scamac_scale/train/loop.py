@@ -265,8 +265,10 @@ class Fit:
     def _check_room(self) -> None:
         """Refuse a disk without room for the checkpoints that are kept and the one that is written meanwhile."""
         if self.run is not None:
-            n_bytes = sum(tensor.nbytes for tensor in self.network.state_dict().values())
-            check_room(self.run.checkpoints.folder, (KEPT + 1) * COPIES * n_bytes)
+            state = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+            moments = 2 * sum(weight.nbytes for weight in self.network.parameters())  # of Adam, for each phase
+            n_bytes = state + (1 + len(self.config.train.phases)) * moments
+            check_room(self.run.checkpoints.folder, (KEPT + 1) * n_bytes)
 
     def _write(self, in_flight: dict[str, Any] | None) -> None:
         """Save all that the rest of the fit depends on."""
@@ -317,8 +319,6 @@ class Fit:
         vars(self).clear()
 
 
-COPIES = 3
-"""Weights and two moments of Adam: what a checkpoint holds, once there have been steps."""
 FIRST_SAVE = 2
 """Stages before the first checkpoint: it shows at once whether there is room for the next ones."""
 

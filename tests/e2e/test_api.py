@@ -380,7 +380,8 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
     tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit() -> None:
-        ScAMAC(config=QUICK).fit(tiny_adata, run=tmp_path / "run")
+        often = replace(QUICK, train=replace(QUICK.train, checkpoint_every_steps=1))
+        ScAMAC(config=often).fit(tiny_adata, run=tmp_path / "run")
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
@@ -391,4 +392,4 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     fit()
     largest = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert largest < needed
+    assert 3 * largest == pytest.approx(needed, rel=0.35)  # a small network: sums of the atlas and settings count, too
