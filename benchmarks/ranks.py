@@ -38,7 +38,7 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
 
     from scamac_scale.links import joined, waited_s
     from scamac_scale.ranks import find_place
-    from scamac_scale.reduce import gather_objects
+    from scamac_scale.reduce import barrier, gather_objects
 
     torch.set_num_threads(1)
     place = find_place()
@@ -52,10 +52,10 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
         phase = stepper.config.train.phases[0]
 
         def timed(name: str, work: Any) -> None:
-            gather_objects(None, world)
+            barrier(world)
             waited, began = waited_s(), time.perf_counter()
             work()
-            gather_objects(None, world)
+            barrier(world)
             found[name] = time.perf_counter() - began
             found[f"{name} waited"] = waited_s() - waited
 

@@ -43,7 +43,6 @@ class _Links:
 
     brisk: Any = None  # Any: torch's groups and stores are not typed; None is the default group
     store: Any = None
-    is_brisk = False
     met: Place | None = None
     board: Any = None  # what all ranks of that place read and write, until the process ends
     seconds = 0.0
@@ -207,29 +206,9 @@ def _look_up(board: Any, key: str) -> str:
     return board.get(key).decode() if board.check([key]) else ""
 
 
-@contextmanager
-def brisk() -> Iterator[None]:
-    """Let ranks wait for one another no longer than in a step, in all collectives inside."""
-    before, _LINKS.is_brisk = _LINKS.is_brisk, True
-    try:
-        yield
-    finally:
-        _LINKS.is_brisk = before
-
-
-@contextmanager
-def patient() -> Iterator[None]:
-    """Let ranks wait for one another as long as at the start, in all collectives inside."""
-    before, _LINKS.is_brisk = _LINKS.is_brisk, False
-    try:
-        yield
-    finally:
-        _LINKS.is_brisk = before
-
-
-def group() -> Any:
-    """Group of the patience that holds; None is the default one."""
-    return _LINKS.brisk if _LINKS.is_brisk else None
+def group(world: World) -> Any:
+    """Group of the patience of a world; None is the default one."""
+    return _LINKS.brisk if world.is_brisk else None
 
 
 @contextmanager

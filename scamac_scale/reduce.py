@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scamac_scale.errors import ConfigError, ScamacError
-from scamac_scale.links import group, patient, talking
+from scamac_scale.links import group, talking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,7 @@ def gather(tensor: Tensor, world: World) -> list[Tensor]:
     sent = tensor.contiguous()
     found = [torch.empty_like(sent) for _ in range(world.size)]
     with talking(world):
-        distributed.all_gather(found, sent, group=group())
+        distributed.all_gather(found, sent, group=group(world))
     return found
 
 
@@ -63,7 +63,7 @@ def broadcast(tensor: Tensor, owner: int, world: World) -> Tensor:
 
     sent = tensor.contiguous()
     with talking(world):
-        distributed.broadcast(sent, src=owner, group=group())
+        distributed.broadcast(sent, src=owner, group=group(world))
     return sent
 
 
@@ -75,8 +75,13 @@ def gather_objects(value: Result, world: World) -> list[Result]:
 
     found: list[Any] = [None] * world.size
     with talking(world):
-        distributed.all_gather_object(found, value, group=group())
+        distributed.all_gather_object(found, value, group=group(world))
     return found
+
+
+def barrier(world: World) -> None:
+    """Wait until all ranks have come here."""
+    gather_objects(None, world)
 
 
 def check_alike(facts: dict[str, Any], world: World) -> None:
@@ -102,7 +107,7 @@ def check_alike(facts: dict[str, Any], world: World) -> None:
 
 
 def from_first(make: Callable[[], Result], world: World) -> Result:
-    """Let rank 0 make something while the others wait, and give it to all; an error there is raised everywhere.
+    """Let rank 0 make something while the others wait, patiently, and give it to all; an error there is raised everywhere.
 
     Parameters
     ----------
@@ -126,8 +131,8 @@ def from_first(make: Callable[[], Result], world: World) -> Result:
             sent[0] = make()
         except ScamacError as error:
             sent[1] = error
-    with patient(), talking(world):
-        distributed.broadcast_object_list(sent, src=0, group=group())
+    with talking(world):
+        distributed.broadcast_object_list(sent, src=0, group=group(world.patient()))
     if sent[1] is not None:
         raise sent[1]
     result: Result = sent[0]
@@ -142,7 +147,7 @@ def agree(flags: Sequence[int], world: World) -> list[int]:
 
     said = torch.tensor(flags, dtype=torch.int64)
     with talking(world):
-        distributed.all_reduce(said, op=distributed.ReduceOp.MAX, group=group())
+        distributed.all_reduce(said, op=distributed.ReduceOp.MAX, group=group(world))
     found: list[int] = said.tolist()
     return found
 

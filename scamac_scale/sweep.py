@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from scamac_scale.faults import reach
-from scamac_scale.links import brisk
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.progress import track
@@ -204,6 +203,5 @@ def sum_over_cells(
     sweep(
         source, add, start, label=label, plan=plan, turns=turns, tick=lambda turn, _: tick(lambda: sums.to_plain(turn))
     )
-    with brisk():
-        total: Sum = sum_over_ranks(sums.total(), world)
+    total: Sum = sum_over_ranks(sums.total(), world.brisk())
     return total

@@ -15,7 +15,6 @@ import torch
 from scamac_scale.atomic import writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
-from scamac_scale.links import patient
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
 from scamac_scale.ops.attention import KEY_BLOCK, AttentionParts, attention_parts
@@ -184,8 +183,7 @@ def atlas_attention(
     """Compute Eq. (10) over all cells and remove the files at the end; see `AtlasAttention` and its ``compute``."""
     attention = AtlasAttention(network, source, folder, world)
     try:
-        with patient():  # a block of queries may take its time
-            attention.compute(look)
+        attention.compute(look)
         yield attention
     finally:
         attention.close()

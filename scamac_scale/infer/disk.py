@@ -45,10 +45,9 @@ from scamac_scale.infer.output import (
     cluster_column,
 )
 from scamac_scale.infer.spool import FieldSpool
-from scamac_scale.links import brisk, patient
 from scamac_scale.nn.embed import BLOCK_CELLS
 from scamac_scale.progress import track
-from scamac_scale.reduce import agree, from_first, gather_objects
+from scamac_scale.reduce import agree, barrier, from_first, gather_objects
 from scamac_scale.signals import Signals
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.sweep import TICK_BATCHES
@@ -122,7 +121,7 @@ class DiskOutput:
         resume: bool = False,
         scratch_bytes: int = 0,
     ) -> None:
-        self.table, self._belongs, self._world, self._resume = table, belongs, world, resume
+        self.table, self._belongs, self._world, self._resume = table, belongs, world.brisk(), resume
         self.path: Path = from_first(lambda: check_target(path), world)
         self._partial = partial_folder(self.path)
         self._is_zarr = self.path.suffix == ".zarr"
@@ -149,7 +148,6 @@ class DiskOutput:
     def __enter__(self) -> Self:
         try:
             self._stack.enter_context(self._signals)
-            self._stack.enter_context(brisk())
             self._progress = from_first(self._open, self._world)
             self.turns, self.needs_rows = self._progress.turns, not self._progress.assembled
             self._zarr = self._partial / (self._progress.assembled or f"{self._progress.job}.zarr")
@@ -258,9 +256,10 @@ class DiskOutput:
         if is_due:
             self._save()
 
-    def look(self) -> None:
-        """Stop if a rank got a signal; all ranks ask equally often."""
-        if agree([self._signals.received is not None], self._world)[0]:
+    def look(self, *, is_patient: bool = False) -> None:
+        """Stop if a rank got a signal; all ranks ask equally often, after work that takes some longer than others where patient."""
+        world = self._world.patient() if is_patient else self._world
+        if agree([self._signals.received is not None], world)[0]:
             self._stop()
 
     def _stop(self) -> None:
@@ -270,12 +269,11 @@ class DiskOutput:
 
     def _save(self) -> None:
         """Force all rows to the disk, then say so in the journal."""
-        with patient():
-            with writing(self.path):
-                for spool in self._files():
-                    spool.flush()
-            gather_objects(None, self._world)  # all have
-            from_first(lambda: self._record(turns=self.turns), self._world)
+        with writing(self.path):
+            for spool in self._files():
+                spool.flush()
+        barrier(self._world.patient())  # all have
+        from_first(lambda: self._record(turns=self.turns), self._world)
         self._saved_s = time.monotonic()
 
     def _record(self, **changes: Any) -> None:  # Any: fields of Progress
@@ -298,8 +296,7 @@ class DiskOutput:
                 self._save()
             from_first(self._make_zarr, self._world)
             self._write_chunks()
-            with patient():
-                gather_objects(None, self._world)  # all have written theirs
+            barrier(self._world.patient())  # all have written theirs
             from_first(lambda: self._write_columns(n_clusters, uns), self._world)
         if not self._is_zarr:
             self._make_h5ad()

@@ -87,7 +87,7 @@ class MemoryOutput:
     ) -> None:
         pass
 
-    def look(self) -> None:
+    def look(self, *, is_patient: bool = False) -> None:
         """Do nothing: what is in memory cannot be kept."""
 
     def tick(self, turns: int) -> None:

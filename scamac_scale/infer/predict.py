@@ -7,6 +7,7 @@ import logging
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,9 @@ def predict(
         stack.enter_context(output)
         if output.needs_rows:
             atlas = None
+            look = partial(output.look, is_patient=True)  # a block of queries may take its time
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
-                atlas = stack.enter_context(atlas_attention(network, source, folder, world, output.look))
+                atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
             write = _writer(model, source, output, plan, atlas)
             start = min(output.turns * TICK_BATCHES * BLOCK_CELLS, plan.bounds[1] - plan.bounds[0])
             at: dict[str, Any] = {"plan": plan, "turns": output.turns, "tick": lambda turns, _: output.tick(turns)}

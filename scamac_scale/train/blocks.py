@@ -68,12 +68,14 @@ class Blocks:
     """
 
     def __init__(self, network: ScamacNetwork, n_blocks: int, world: World) -> None:
-        self.network, self.n_blocks, self.world = network, n_blocks, world
+        self.network, self.n_blocks = network, n_blocks
         self.own = world.own(n_blocks)
         self._copies = [network] if len(self.own) == 1 else [_share_weights(network) for _ in self.own]
         self._weights = [list(each.parameters()) for each in self._copies]
 
-    def forward(self, x: Sequence[torch.Tensor], sizes: Sequence[int]) -> tuple[list[NetworkOutput], torch.Tensor]:
+    def forward(
+        self, x: Sequence[torch.Tensor], sizes: Sequence[int], world: World
+    ) -> tuple[list[NetworkOutput], torch.Tensor]:
         """All layers and latents of a batch.
 
         Parameters
@@ -82,6 +84,8 @@ class Blocks:
             (b, G) noisy input of each own block.
         sizes
             Cells of all blocks of all ranks.
+        world
+            This rank, how many there are, and how long they wait for one another.
 
         Returns
         -------
@@ -95,17 +99,16 @@ class Blocks:
                 network.synergy.channel_sum(layers.normalised)
                 for network, layers in zip(self._copies, found, strict=True)
             ]
-            products = [total / sum(sizes) for total in block_sum(parts, self.world)]
+            products = [total / sum(sizes) for total in block_sum(parts, world)]
         mates: Sequence[Bank | None] = [None] * len(found)
         if self.network.mixes_batch and len(sizes) > 1:
             banks = [
                 network.synergy.project_bank(layers.normalised)
                 for network, layers in zip(self._copies, found, strict=True)
             ]
-            keys = block_gather([bank.k for bank in banks], sizes, self.world, dim=1)
+            keys = block_gather([bank.k for bank in banks], sizes, world, dim=1)
             mates = [
-                Bank(*pair)
-                for pair in zip(keys, block_gather([b.v for b in banks], sizes, self.world, dim=1), strict=True)
+                Bank(*pair) for pair in zip(keys, block_gather([b.v for b in banks], sizes, world, dim=1), strict=True)
             ]
         outputs = []
         for network, layers, product, bank in zip(self._copies, found, products, mates, strict=True):
@@ -113,7 +116,7 @@ class Blocks:
             outputs.append(layers.output_with(network.fuse(layers.projected, layers.normalised, followed, mates=bank)))
         return outputs, products[0].detach()
 
-    def backward(self, losses: Sequence[torch.Tensor], reports: Sequence[torch.Tensor]) -> torch.Tensor:
+    def backward(self, losses: Sequence[torch.Tensor], reports: Sequence[torch.Tensor], world: World) -> torch.Tensor:
         """Leave the gradient of the whole batch in the weights of the network.
 
         Parameters
@@ -122,6 +125,8 @@ class Blocks:
             () of each own block; over all blocks of all ranks they add up to that of the batch.
         reports
             (n,) float32 of each own block; to be summed like the gradient.
+        world
+            As of `forward`.
 
         Returns
         -------
@@ -140,8 +145,8 @@ class Blocks:
             ]
         )
         *gradients, report = own.parts
-        if self.world.size > 1:
-            flat = sum_over_ranks(torch.cat([part.flatten() for part in own.parts]), self.world)
+        if world.size > 1:
+            flat = sum_over_ranks(torch.cat([part.flatten() for part in own.parts]), world)
             pieces = torch.split(flat, [part.numel() for part in own.parts])
             *gradients, report = [piece.view_as(part) for piece, part in zip(pieces, own.parts, strict=True)]
         own_weights = list(self.network.parameters())

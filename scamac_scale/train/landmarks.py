@@ -15,7 +15,7 @@ from scamac_scale.faults import reach
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import from_first, gather_objects
+from scamac_scale.reduce import barrier, from_first
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, sweep
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.codes import CodeTable
@@ -176,11 +176,11 @@ def _consensus_target(
         turns = in_flight["turns"] if in_flight and is_same else 0
         options: dict[str, Any] = {"turns": turns, "tick": lambda turn, _: tick(lambda: so_far(turn))}
         sweep(source, assign, 0, label="members", plan=plan, **options)
-    gather_objects(None, world)  # the clusters of the landmarks are written over what others wrote
+    barrier(world)  # the clusters of the landmarks are written over what others wrote
     if world.rank == 0:
         table.write(landmarks.rows, labels)
     table.flush()
-    gather_objects(None, world)  # all have written
+    barrier(world)  # all have written
     table.finish()
     table.known_digest = from_first(table.digest, world) if path else ""
     target = ConsensusTarget(table, np.array([member.weight for member in members]))

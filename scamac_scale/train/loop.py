@@ -26,7 +26,7 @@ from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import check_alike, from_first, gather_objects
+from scamac_scale.reduce import barrier, check_alike, from_first
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checkpoints import KEPT
@@ -166,7 +166,7 @@ class Fit:
             check_alike({"input": self.run.cells_digest}, self.world)
         if self.run is not None and self.run.saved is not None:
             self._restore(self.run.saved)
-        gather_objects(None, self.world)  # some have opened their cells sooner than others: sweeps are less patient
+        barrier(self.world)  # some have opened their cells sooner than others: sweeps are less patient
         while self.stage < len(self._stages):
             part, do = self._stages[self.stage]
             do()

@@ -11,7 +11,6 @@ import torch
 
 from scamac_scale.errors import ConfigError, NumericalError, choose
 from scamac_scale.faults import reach
-from scamac_scale.links import brisk
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
@@ -287,13 +286,13 @@ class Stepper:
             progress = stack.enter_context(track(label, n_steps, "steps"))
             progress.advance(self.phase_step)
             for index, batch in enumerate(batches):
-                if index == 1:
-                    stack.enter_context(brisk())  # the first step compiles, and reads the first cells
+                # the first step compiles, and reads the first cells
+                world = self.world.brisk() if index else self.world
                 if "similarity" in phase.terms:
                     self._renew_atlas()
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule(done, total)
-                values = self._take_step(phase, batch, optimizer)
+                values = self._take_step(phase, batch, optimizer, world)
                 if self.step % LOG_EVERY_STEPS == 0 or index == n_left - 1:
                     self._report(values, rate * schedule(done, total))
                 done += 1
@@ -328,7 +327,9 @@ class Stepper:
         ]
         return torch.cat(pieces)
 
-    def _take_step(self, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    def _take_step(
+        self, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer, world: World
+    ) -> dict[str, torch.Tensor]:
         sizes = self.plan.block_sizes(self.step, self.blocks.n_blocks)
         x = self.network.scale_input(batch.values)
         noisy = x
@@ -336,14 +337,14 @@ class Stepper:
             noisy = x + self._noise(self.plan.block_sizes(self.step, self._n_noise_blocks), x.shape[1])
         own = [sizes[block] for block in self.blocks.own]
         with self.fabric.autocast():
-            outputs, product = self.blocks.forward(torch.split(noisy, own), sizes)
+            outputs, product = self.blocks.forward(torch.split(noisy, own), sizes, world)
         rows_of_blocks = np.split(batch.rows, np.cumsum(own)[:-1])
         scenes = [
             Scene(clean, rows, out, self.clusters, self.target, self.atlas, self.source.n_cells, sum(sizes))
             for clean, rows, out in zip(torch.split(x, own), rows_of_blocks, outputs, strict=True)
         ]
         names = [name for name in phase.terms if self._is_ready(name)]
-        of_blocks = {name: self.objective.of_blocks(name, scenes, sizes, self.world) for name in names}
+        of_blocks = {name: self.objective.of_blocks(name, scenes, sizes, world) for name in names}
         terms = [{name: of_blocks[name][index] for name in names} for index in range(len(own))]
         losses = [weighted_total(of_block, self.weights) for of_block in terms]
         if reach("train.loss") == "nan":
@@ -352,12 +353,12 @@ class Stepper:
             self._health.report(block, [*of_block.values(), loss], size)
             for block, of_block, loss, size in zip(self.blocks.own, terms, losses, own, strict=True)
         ]
-        report = self.blocks.backward(losses, reports)
+        report = self.blocks.backward(losses, reports, world)
         self._health.note(self.step, report)
         optimizer.step()
         self.network.follow_product(product)
         if "similarity" in names and self._is_sample:
-            self.atlas = self.objective.followed(scenes, self.world)
+            self.atlas = self.objective.followed(scenes, world)
         return dict(zip([*names, "total"], report, strict=False))
 
     def _renew_atlas(self) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from scamac_scale.errors import ConfigError
-from scamac_scale.links import brisk
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
 from scamac_scale.reduce import TreeSum, from_first, sum_over_ranks
@@ -104,8 +103,7 @@ def _moments(network: ScamacNetwork, source: CellSource, rows: IntArray, world: 
             sums.add(part)
     for _ in range(plan.n_most - plan.n_batches):
         tick()  # as often as the rank that has most
-    with brisk():
-        found: _Moments = sum_over_ranks(sums.total(), world)
+    found: _Moments = sum_over_ranks(sums.total(), world.brisk())
     return found
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import StoppedError
-from scamac_scale.links import brisk, patient
 from scamac_scale.reduce import agree, from_first, gather_objects
 from scamac_scale.sweep import InFlight, Tick, no_tick
 from scamac_scale.world import ALONE, World
@@ -73,11 +72,11 @@ class Watch:
         """Look around after a gradient step."""
         self._n_steps += 1
         if self._n_steps % self._steps_per_look == 0:
-            self._look(None)
+            self._look(None, self._world.brisk())
 
     def stage(self) -> None:
         """Look around between two stages of the fit."""
-        self._look(None)
+        self._look(None, self._world.patient())
 
     @contextmanager
     def sweep(self, label: str) -> Iterator[tuple[InFlight | None, Tick]]:
@@ -87,20 +86,19 @@ class Watch:
         mine = parts[self._world.rank] if parts is not None and len(parts) == self._world.size else None
 
         def tick(in_flight: Callable[[], InFlight] | None = None) -> None:
-            self._look(None if in_flight is None else (label, in_flight))
+            self._look(None if in_flight is None else (label, in_flight), self._world.brisk())
 
-        with brisk():
-            yield mine, tick if self._write is not None else no_tick
+        yield mine, tick if self._write is not None else no_tick
 
-    def _look(self, flight: tuple[str, Callable[[], InFlight]] | None) -> None:
+    def _look(self, flight: tuple[str, Callable[[], InFlight]] | None, world: World) -> None:
         if self._write is None:
             return
         signal = self._signals.received if self._signals is not None else None
-        is_stopped, is_due = agree([signal is not None, self._is_due()], self._world)
+        is_stopped, is_due = agree([signal is not None, self._is_due()], world)
         if is_stopped or is_due:
             self.save(flight)
         if is_stopped:
-            signal = next(name for name in gather_objects(signal, self._world) if name)
+            signal = next(name for name in gather_objects(signal, world) if name)
             raise StoppedError(f"stopped by {signal}; a checkpoint is saved, run again with --resume to go on.")
 
     def _is_due(self) -> bool:
@@ -118,10 +116,9 @@ class Watch:
             return
         start_s, write = time.monotonic(), self._write
         self._check()
-        with patient():
-            found = None
-            if flight is not None:
-                found = {"label": flight[0], "parts": gather_objects(flight[1](), self._world)}
-            from_first(lambda: write(found), self._world)
+        found = None
+        if flight is not None:
+            found = {"label": flight[0], "parts": gather_objects(flight[1](), self._world)}
+        from_first(lambda: write(found), self._world)
         self._saved_at, self._saved_s = self._n_steps, time.monotonic()
         self.n_saved, self.seconds = self.n_saved + 1, self.seconds + self._saved_s - start_s
