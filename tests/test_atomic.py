@@ -19,7 +19,7 @@ from scamac_scale.atomic import atomic_folder, check_output, partial_folder
 from scamac_scale.errors import OutputError
 from scamac_scale.locks import lock_file
 from scamac_scale.store.reader import StoreReader
-from tests.store.conftest import Written, counts, write
+from tests.support.stores import Written, counts, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ INTERRUPTED = """
 import signal
 import sys
 from pathlib import Path
-from tests.store.conftest import counts, write
+from tests.support.stores import counts, write
 raw = counts(20000, 50)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 print("ready", flush=True)
@@ -255,7 +255,7 @@ FILE_TOO_LARGE = """
 import resource, sys
 from pathlib import Path
 from scamac_scale.errors import OutputError
-from tests.store.conftest import counts, write
+from tests.support.stores import counts, write
 raw = counts(2000, 100)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
 try:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from scamac_scale.checkpoint import DESCRIPTION_FILE, WEIGHTS_FILE, load_model, save_model
 from scamac_scale.errors import InputError, OutputError
-from tests.infer.fitted import fitted_model
+from tests.support.fitted import fitted_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ FILE_TOO_LARGE = """
 import resource, sys
 from scamac_scale.checkpoint import save_model
 from scamac_scale.errors import OutputError
-from tests.infer.fitted import fitted_model
+from tests.support.fitted import fitted_model
 model = fitted_model()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:

@@ -9,7 +9,7 @@ import pytest
 from scamac_scale.config import ScamacConfig
 from scamac_scale.demonstration import MARK, demo, prepare, read_pbmc
 from scamac_scale.errors import InputError, OutputError
-from tests.e2e.conftest import QUICK
+from tests.support.settings import QUICK
 
 LIGHT: ScamacConfig = replace(QUICK, n_clusters="auto")
 

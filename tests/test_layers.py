@@ -1,4 +1,4 @@
-"""Who may import whom, and how long a module may be: the drawing of CONTRIBUTING.md as a table."""
+"""Who may import whom, and how long a module may be: the drawing of CONTRIBUTING.md as a table; what tests may share."""
 
 import ast
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "scamac_scale"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "scamac_scale"
 MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
@@ -180,6 +181,22 @@ def test_an_arrow_that_is_not_in_the_table_is_seen(tmp_path: Path) -> None:
         "    importlib.import_module('scamac_scale.nn')\n"
     )
     assert [target_of(name) for _, name in imported(module)] == [None, "train", "losses", "nn"]
+
+
+def shared_home(path: Path) -> set[str]:
+    """Folders of ``tests`` whose modules a module of the tests may import."""
+    return {"support", "contracts"} | ({"parity"} if path.parent == TESTS / "parity" else set())
+
+
+def test_tests_share_through_the_support_package_only() -> None:
+    foreign = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for line, name in imported(path):
+            root, folder, *rest = [*name.split("."), ""]
+            is_shared = folder in shared_home(path) and not rest[0].startswith(("test_", "conftest"))
+            if root == "tests" and not is_shared:
+                foreign.append(f"{path.relative_to(TESTS)}:{line} imports {name}")
+    assert foreign == []
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

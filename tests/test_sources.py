@@ -19,7 +19,7 @@ from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.sources import CachedSource, open_source
 from scamac_scale.store.reader import StoreReader
-from tests.contracts.cell_source import dense
+from tests.support.csr import dense
 
 if TYPE_CHECKING:
     import anndata as ad

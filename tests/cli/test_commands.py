@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scamac_scale.cli.main import main
-from tests.cli.conftest import QUICK, run_json
+from tests.support.command_line import QUICK, run_json
 
 
 def test_the_pipeline_finds_the_types_and_keeps_the_order(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.ops.attention import SPATIAL_FORMS
-from tests.mathematics import EXACT, normal
+from tests.support.mathematics import EXACT, normal
 
 S, B, M, D = 3, 7, 5, 4
 

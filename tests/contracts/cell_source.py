@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
 from scamac_scale.buffer import RowBuffer, rows_of
 from scamac_scale.errors import PlanError
@@ -17,20 +16,15 @@ from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.loader.plan import EpochPlan
 from scamac_scale.loader.source import CellSource
+from tests.support.csr import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scamac_scale.csr import CsrBlock
     from scamac_scale.sources import OpenSource
 
 ROUNDED_ONCE = 6e-8
 """Relative error of a float64 number that was rounded to float32 once."""
-
-
-def dense(block: CsrBlock) -> np.ndarray:
-    parts = (block.data, block.indices.astype(np.int64), block.indptr)
-    return sparse.csr_matrix(parts, shape=(block.n_cells, block.n_genes)).toarray()
 
 
 class CellSourceContract:

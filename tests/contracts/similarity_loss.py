@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES
-from tests.mathematics import EXACT, memberships, normal
+from tests.support.mathematics import EXACT, memberships, normal
 
 
 class SimilarityLossContract:

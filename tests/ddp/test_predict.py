@@ -12,8 +12,8 @@ import pytest
 from scamac_scale.errors import ScamacError
 from scamac_scale.infer import disk
 from scamac_scale.world import World
-from tests.ddp.launch import run_ranks
-from tests.infer.prediction import ORDERS, digests, look_often, make_stores, run_predict, tree_digest
+from tests.support.launch import run_ranks
+from tests.support.prediction import ORDERS, digests, look_often, make_stores, run_predict, tree_digest
 
 if TYPE_CHECKING:
     from pathlib import Path

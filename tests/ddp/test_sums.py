@@ -25,8 +25,8 @@ from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTa
 from scamac_scale.train.start import fit_input_scale, principal_components
 from scamac_scale.train.sweeps import Sweeps
 from scamac_scale.world import World
-from tests.ddp.launch import run_ranks
-from tests.infer.fitted import fitted_model
+from tests.support.fitted import fitted_model
+from tests.support.launch import run_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from scamac_scale import IngestConfig, ingest, simulate
 from scamac_scale.config import ModelConfig, PhaseConfig, ScamacConfig, StartConfig, TrainConfig
 from scamac_scale.metrics.clustering import clustering_scores
 from scamac_scale.train.logs import plain
-from tests.faults.nursery import Nursery, nursery
-from tests.faults.test_train import fingerprint
+from tests.support.fingerprint import fingerprint
+from tests.support.nursery import Nursery, nursery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

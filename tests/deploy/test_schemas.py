@@ -12,7 +12,7 @@ import pytest
 
 from scamac_scale.cli.main import EXIT_NOT_WRITABLE
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError
-from tests.deploy.manifests import (
+from tests.support.manifests import (
     KUBERNETES,
     SBATCH,
     VOLUME,

@@ -15,8 +15,8 @@ from scamac_scale import IngestConfig, ScAMAC, evaluate, ingest, tl
 from scamac_scale.config import LoaderConfig, LossConfig, PhaseConfig, StartConfig
 from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError, StoreError
 from scamac_scale.train.phases import Stepper
-from tests.e2e.conftest import QUICK, STREAMED
-from tests.faults.failing import contents
+from tests.support.failing import contents
+from tests.support.settings import QUICK, STREAMED
 
 
 def same_weights(a: ScAMAC, b: ScAMAC) -> bool:

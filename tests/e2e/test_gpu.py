@@ -6,7 +6,7 @@ import pytest
 
 from scamac_scale import ScAMAC, evaluate
 from scamac_scale.config import ScamacConfig
-from tests.e2e.conftest import QUICK
+from tests.support.settings import QUICK
 
 pytestmark = pytest.mark.gpu
 

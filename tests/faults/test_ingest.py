@@ -24,9 +24,9 @@ from scamac_scale.errors import OutputError
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.locks import lock, lock_file
 from scamac_scale.store.reader import StoreReader
-from tests.faults.failing import contents, failures
-from tests.faults.nursery import Ended, Nursery, nursery
-from tests.store.conftest import counts
+from tests.support.failing import contents, failures
+from tests.support.nursery import Ended, Nursery, nursery
+from tests.support.stores import counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ import yaml
 
 from scamac_scale import IngestConfig, ingest
 from scamac_scale.train.logs import plain
-from tests.e2e.conftest import QUICK
-from tests.faults.test_train import fingerprint
+from tests.support.fingerprint import fingerprint
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from pathlib import Path

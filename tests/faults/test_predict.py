@@ -22,9 +22,9 @@ from scamac_scale.checkpoint import save_model
 from scamac_scale.errors import OutputError, StoppedError
 from scamac_scale.infer import disk
 from scamac_scale.train.logs import plain
-from tests.faults.failing import failures
-from tests.faults.nursery import Ended, Nursery, nursery
-from tests.infer.prediction import N_BLOCKS, digests, look_often, make_stores, model_of, run_predict, tree_digest
+from tests.support.failing import failures
+from tests.support.nursery import Ended, Nursery, nursery
+from tests.support.prediction import N_BLOCKS, digests, look_often, make_stores, model_of, run_predict, tree_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,7 +314,7 @@ FIT_AND_PREDICT = """
 import sys
 from dataclasses import replace
 from scamac_scale import ScAMAC
-from tests.e2e.conftest import QUICK
+from tests.support.settings import QUICK
 store, folder = sys.argv[1:]
 model = ScAMAC(config=replace(QUICK, n_clusters=3)).fit(store, run=f"{folder}/run")
 for name in ("first.zarr", "second.zarr"):

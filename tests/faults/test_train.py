@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import shutil
 from dataclasses import asdict, replace
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from scamac_scale import IngestConfig, ScAMAC, ingest
+from scamac_scale import IngestConfig, ingest
 from scamac_scale.train.logs import plain
-from tests.conftest import build_tiny_atlas
-from tests.e2e.conftest import QUICK
-from tests.faults.nursery import Ended, Nursery, nursery
+from tests.support.atlas import build_tiny_atlas
+from tests.support.fingerprint import fingerprint
+from tests.support.nursery import Ended, Nursery, nursery
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,18 +62,6 @@ def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(asdict(replace(QUICK, start=start)))))
     with nursery(folder / "jobs") as jobs:
         yield Place(folder, store, jobs)
-
-
-def fingerprint(run: Path, store: Path) -> dict[str, str]:
-    """SHA-256 of weights, latents, labels and memberships."""
-    found = ScAMAC.load(run / "model").predict(store)
-    arrays = {
-        "latent": found.obsm["X_scAMAC"],
-        "membership": found.obsm["scamac_membership"],
-        "labels": found.obs["scamac_cluster"].to_numpy().astype(np.int64),
-    }
-    digests = {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for name, array in arrays.items()}
-    return {"weights": hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest(), **digests}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from scamac_scale.infer import atlas
 from scamac_scale.infer.predict import predict
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.sources import open_source
-from tests.infer.fitted import GENES, fitted_model
+from tests.support.fitted import GENES, fitted_model
 
 if TYPE_CHECKING:
     from pathlib import Path

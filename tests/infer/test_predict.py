@@ -12,7 +12,7 @@ from scipy import sparse
 from scamac_scale.errors import InputError
 from scamac_scale.infer.predict import predict
 from scamac_scale.sources import open_source
-from tests.infer.fitted import GENES, fitted_model
+from tests.support.fitted import GENES, fitted_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import zarr
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.open import open_raw, read_obs
-from tests.ingestion.formats import write_tenx, write_zarr
+from tests.support.formats import write_tenx, write_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from scamac_scale.errors import InputError, PlanError
 from scamac_scale.ingestion import rows as rows_module
 from scamac_scale.ingestion.open import open_raw, read_obs
 from scamac_scale.ingestion.raw import read_blocks
-from tests.ingestion.formats import write_tenx, write_zarr
+from tests.support.formats import write_tenx, write_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable

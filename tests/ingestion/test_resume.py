@@ -24,7 +24,7 @@ from scamac_scale.ingestion.statistics import measure
 from scamac_scale.simulation import simulate
 from scamac_scale.store.journal import Journal
 from scamac_scale.store.reader import StoreReader
-from tests.faults.failing import contents
+from tests.support.failing import contents
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import torch
 
 from scamac_scale.buffer import RowBuffer
 from scamac_scale.loader.collate import DenseSlot, SparseSlot
-from tests.loader.memory import MatrixSource
+from tests.support.memory import MatrixSource
 
 
 def filling(source: MatrixSource, *pieces: list[int]) -> list[tuple[RowBuffer, np.ndarray]]:

@@ -9,7 +9,7 @@ from scamac_scale.errors import ConfigError
 from scamac_scale.loader.device import LAYOUTS, DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan
-from tests.loader.memory import MatrixSource, ResidentSource
+from tests.support.memory import MatrixSource, ResidentSource
 
 CPU = torch.device("cpu")
 PLAN = EpochPlan(500, 64, 0, window_cells=128, block_cells=2)

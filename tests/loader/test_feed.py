@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from scamac_scale.loader.feed import Feed, default_threads
 from scamac_scale.loader.ordered import RowsPlan
 from scamac_scale.loader.plan import EpochPlan, Share
 from scamac_scale.loader.source import CellSource
-from tests.loader.memory import MatrixSource, ResidentSource
+from tests.support.forks import in_a_fork
+from tests.support.memory import MatrixSource, ResidentSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,23 +267,6 @@ def test_two_runs_at_once_do_not_share_memory(source: MatrixSource) -> None:
         for (a, b), rows, other in zip(both, wanted, others, strict=True):
             np.testing.assert_array_equal(a.values.numpy(), source.dense(rows))
             np.testing.assert_array_equal(b.values.numpy(), source.dense(other))
-
-
-def in_a_fork(use: Any) -> str:
-    """What a forked process gets when it uses something of its parent: the last line of the error, or nothing."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            use()
-        except BaseException:  # noqa: BLE001  told to the parent
-            os.write(writer, traceback.format_exc().splitlines()[-1].encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as file:
-        return file.read()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.losses.clustering import CLUSTERINGS
-from tests.mathematics import LAWS, memberships, normal
+from tests.support.mathematics import LAWS, memberships, normal
 
 
 @LAWS

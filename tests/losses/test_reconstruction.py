@@ -6,7 +6,7 @@ from hypothesis import given
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
-from tests.mathematics import LAWS, matrix, normal
+from tests.support.mathematics import LAWS, matrix, normal
 
 
 @LAWS

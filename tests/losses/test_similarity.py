@@ -7,7 +7,7 @@ from scamac_scale.errors import ShapeError
 from scamac_scale.losses import similarity
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SimilarityLoss, atlas_similarity, auto_similarity
 from scamac_scale.ops.similarity import Codes, gram_matrices, pair_means, unit_rows
-from tests.mathematics import memberships, normal
+from tests.support.mathematics import memberships, normal
 
 
 @pytest.mark.parametrize(("n_cells", "expected"), [(9, "direct"), (10, "gram"), (300, "gram")])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import ConfigError, NumericalError
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
-from tests.mathematics import LAWS, normal
+from tests.support.mathematics import LAWS, normal
 
 
 def test_gradient_norm_is_that_of_the_gradient_and_keeps_the_graph() -> None:

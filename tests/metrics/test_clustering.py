@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import InputError, ShapeError
 from scamac_scale.metrics.clustering import clustering_scores, is_labelled
-from tests.mathematics import LAWS
+from tests.support.mathematics import LAWS
 
 
 @LAWS

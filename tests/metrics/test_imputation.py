@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import InputError, ShapeError
 from scamac_scale.metrics.imputation import imputation_scores
-from tests.mathematics import LAWS
+from tests.support.mathematics import LAWS
 
 
 @LAWS

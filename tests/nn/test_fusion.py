@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.config import ModelConfig
 from scamac_scale.nn.fusion import GatedSum, ResidualFusion, ScaleProjection
-from tests.mathematics import LAWS, normal
+from tests.support.mathematics import LAWS, normal
 
 
 def test_scales_are_stacked_in_the_order_of_the_layers() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from scamac_scale.errors import ConfigError
 from scamac_scale.nn.integration import Integration
-from tests.mathematics import normal
+from tests.support.mathematics import normal
 
 
 def test_gate_of_a_cell_ignores_its_batch_mates() -> None:

@@ -7,7 +7,7 @@ from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.errors import ConfigError, ShapeError
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.nn.synergy import Bank
-from tests.mathematics import normal
+from tests.support.mathematics import normal
 
 G, M = 40, 12
 

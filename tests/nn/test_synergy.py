@@ -5,7 +5,7 @@ import torch
 from scamac_scale.config import ModelConfig
 from scamac_scale.nn.synergy import Bank, Synergy
 from scamac_scale.ops.attention import landmark_attention
-from tests.mathematics import normal
+from tests.support.mathematics import normal
 
 
 def make_synergy(form: str = "landmark") -> Synergy:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
-from tests.mathematics import LAWS, matrix, normal
+from tests.support.mathematics import LAWS, matrix, normal
 
 EPSILONS = st.floats(1e-3, 10.0)
 

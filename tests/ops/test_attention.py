@@ -18,7 +18,7 @@ from scamac_scale.ops.attention import (
     channel_attention,
     channel_product,
 )
-from tests.mathematics import LAWS, normal
+from tests.support.mathematics import LAWS, normal
 
 
 @LAWS

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.ops.corruption import corrupt, uniform_noise
-from tests.mathematics import LAWS, matrix, normal
+from tests.support.mathematics import LAWS, matrix, normal
 
 
 def generator(seed: int) -> torch.Generator:

@@ -18,7 +18,7 @@ from scamac_scale.ops.fuzzy import (
     relative_temperature,
     soft_assignment,
 )
-from tests.mathematics import LAWS, matrix, memberships, normal
+from tests.support.mathematics import LAWS, matrix, memberships, normal
 
 TEMPERATURES = st.floats(1e-3, 10.0)
 

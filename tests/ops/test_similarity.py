@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, pair_means, similarity_from_means, unit_rows
-from tests.mathematics import LAWS, matrix, memberships, normal
+from tests.support.mathematics import LAWS, matrix, memberships, normal
 
 
 @LAWS

@@ -17,7 +17,7 @@ from scamac_scale.ops.adaptive import adaptive_distance, center_distance
 from scamac_scale.ops.attention import channel_product
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
-from tests.mathematics import EXACT, memberships, normal
+from tests.support.mathematics import EXACT, memberships, normal
 
 
 def gradient(loss: torch.Tensor, at: torch.Tensor) -> torch.Tensor:

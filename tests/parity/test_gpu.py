@@ -13,7 +13,7 @@ from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust
 from scamac_scale.ops.corruption import corrupt
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, unit_rows
-from tests.mathematics import memberships, normal
+from tests.support.mathematics import memberships, normal
 
 
 def compute(device: str) -> list[torch.Tensor]:

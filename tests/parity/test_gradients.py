@@ -18,7 +18,7 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel
 from scamac_scale.ops.corruption import corrupt
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
-from tests.mathematics import memberships, normal
+from tests.support.mathematics import memberships, normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

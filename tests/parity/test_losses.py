@@ -7,8 +7,8 @@ import pytest
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
-from tests.mathematics import assert_exact, memberships, normal
 from tests.parity import reference
+from tests.support.mathematics import assert_exact, memberships, normal
 
 X, OUTPUT = normal(1, 7, 9), normal(2, 7, 9)
 Z, C = normal(3, 7, 4), normal(4, 3, 4)

@@ -9,8 +9,8 @@ import torch
 
 from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.nn.model import ScamacNetwork
-from tests.mathematics import assert_exact, normal
 from tests.parity import reference
+from tests.support.mathematics import assert_exact, normal
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust
 from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership, relative_temperature
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
-from tests.mathematics import assert_exact, memberships, normal
 from tests.parity import reference
+from tests.support.mathematics import assert_exact, memberships, normal
 
 Z, C = normal(1, 11, 4), normal(2, 3, 4)
 

@@ -13,7 +13,7 @@ from scamac_scale.ops.attention import channel_product
 from scamac_scale.ops.fuzzy import center_sums
 from scamac_scale.ops.similarity import gram_matrices, unit_rows
 from scamac_scale.reduce import tree_sum
-from tests.mathematics import LAWS, memberships, normal
+from tests.support.mathematics import LAWS, memberships, normal
 
 
 def within(ours: torch.Tensor, expected: torch.Tensor) -> bool:

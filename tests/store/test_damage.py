@@ -15,7 +15,8 @@ from scamac_scale.inspection import inspect
 from scamac_scale.store import layout
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import read_record, write_record
-from tests.store.conftest import Written, counts, write
+from tests.support.forks import in_a_fork
+from tests.support.stores import Written, counts, write
 
 
 @pytest.fixture
@@ -278,8 +279,6 @@ def test_array_that_another_program_wrote_is_refused(copy: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_is_refused_with_the_reason(written: Written) -> None:
-    from tests.loader.test_feed import in_a_fork
-
     with StoreReader(written.path) as reader:
         said = in_a_fork(lambda: reader.read(np.arange(3)))
     assert "forked off" in said

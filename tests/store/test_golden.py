@@ -8,7 +8,7 @@ import pytest
 
 from scamac_scale.inspection import inspect
 from scamac_scale.store.reader import StoreReader
-from tests.contracts.cell_source import dense
+from tests.support.csr import dense
 
 GOLDEN = Path(__file__).parent / "golden"
 

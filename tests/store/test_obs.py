@@ -11,7 +11,7 @@ import pytest
 from scamac_scale.errors import InputError
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.store.reader import StoreReader
-from tests.store.conftest import counts, write
+from tests.support.stores import counts, write
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from scamac_scale.errors import InputError, PlanError, StoreError
 from scamac_scale.store import layout
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.shuffle import RowShuffler
-from tests.store.conftest import Written, counts, write
+from tests.support.stores import Written, counts, write
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scamac_scale.store.layout import Sizes
 from scamac_scale.store.shards import ShardWriter
-from tests.faults.failing import contents
+from tests.support.failing import contents
 
 if TYPE_CHECKING:
     from pathlib import Path

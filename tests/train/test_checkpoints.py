@@ -9,7 +9,7 @@ import torch
 
 from scamac_scale.errors import OutputError
 from scamac_scale.train.checkpoints import Checkpoints
-from tests.faults.failing import failing, failures
+from tests.support.failing import failing, failures
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from scamac_scale.train.consensus import (
     noise_whitening,
     principal_axes,
 )
-from tests.train.test_graph import blobs
+from tests.support.points import blobs
 
 TRUTH = np.repeat(np.arange(4), 40)
 

@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 
 from scamac_scale.train.graph import fuzzy_graph, leiden, nearest_neighbors
-
-
-def blobs(n_per: int = 40, n_blobs: int = 4, width: int = 6, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.concatenate([rng.normal(4.0 * blob, 1.0, (n_per, width)) for blob in range(n_blobs)])
+from tests.support.points import blobs
 
 
 def test_nearest_neighbors_leave_the_point_itself_out() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scamac_scale.train.health import BadStep, nonfinite_error
 from scamac_scale.world import ALONE, World
-from tests.faults.failing import failing
+from tests.support.failing import failing
 
 if TYPE_CHECKING:
     from pathlib import Path

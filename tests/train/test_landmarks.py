@@ -14,7 +14,7 @@ from scamac_scale.train.loop import build_network
 from scamac_scale.train.objective import ConsensusTarget
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 from scamac_scale.train.watch import Watch
-from tests.e2e.conftest import QUICK
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import pytest
 from scamac_scale import locks
 from scamac_scale.errors import OutputError, StoreError
 from scamac_scale.train.logs import RunFolder
-from tests.e2e.conftest import QUICK
-from tests.faults.failing import contents, failing
+from tests.support.failing import contents, failing
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from pathlib import Path

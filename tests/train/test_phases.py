@@ -19,7 +19,7 @@ from scamac_scale.train.phases import Stepper
 from scamac_scale.train.selection import choose_bank
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 from scamac_scale.train.sweeps import Sweeps
-from tests.e2e.conftest import QUICK
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.train.checks import check_settings, check_size
 from scamac_scale.train.selection import SELECTIONS, faiss_kmeans
 from scamac_scale.train.start import fit_input_scale, start_from_pca
-from tests.train.test_start import ArraySource
+from tests.support.memory import ArraySource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,11 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 
-from scamac_scale.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
-from scamac_scale.csr import CsrBlock
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
@@ -17,26 +14,9 @@ from scamac_scale.train.start import (
     principal_components,
     start_from_pca,
 )
+from tests.support.memory import ArraySource
 
 N_CELLS, N_GENES = 120, 30
-
-
-class ArraySource:
-    """Cells from a dense array."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values.astype(np.float32)
-        self.n_cells = len(values)
-        self.gene_names = [f"gene{index}" for index in range(values.shape[1])]
-        self.csr_bytes = self.load_bytes = 6 * int(np.count_nonzero(values))
-
-    def read(self, rows: np.ndarray) -> CsrBlock:
-        return read_rows(self.load, rows, *self.values.shape)
-
-    def load(self, starts: np.ndarray, stops: np.ndarray, into: RowBuffer) -> None:
-        block = sparse.csr_matrix(self.values[rows_of(starts, stops)])
-        into.allot(block.shape[0], block.nnz, np.dtype(np.uint16), np.dtype(np.float32), is_scaled=False)
-        into.indptr[:], into.genes[:], into.values[:] = block.indptr, block.indices, block.data
 
 
 @pytest.fixture

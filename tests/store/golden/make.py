@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tests.store.conftest import counts, write
+from tests.support.stores import counts, write
 
 HERE = Path(__file__).resolve().parent
 

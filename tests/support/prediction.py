@@ -16,7 +16,7 @@ from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.world import ALONE, World
-from tests.infer.fitted import fitted_model
+from tests.support.fitted import fitted_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
