@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+PlanStream = Literal["block_order", "lane_order", "draws"]
+PLAN_STREAMS: dict[PlanStream, int] = {"block_order": 0, "lane_order": 1, "draws": 2}
+"""Numbers of the streams that order the cells of an epoch; another number would give other batches for the same seed."""
 
 
 def _sequence(seed: int, purpose: str, keys: tuple[int, ...]) -> np.random.SeedSequence:
@@ -33,6 +37,31 @@ def numpy_generator(seed: int, purpose: str, *keys: int) -> np.random.Generator:
         The same stream in every process.
     """
     return np.random.default_rng(_sequence(seed, purpose, keys))
+
+
+def plan_generator(seed: int, stream: PlanStream, *keys: int) -> np.random.Generator:
+    """NumPy stream that orders the cells of an epoch.
+
+    Parameters
+    ----------
+    seed
+        Seed of the plan.
+    stream
+        What is ordered or drawn, a key of `PLAN_STREAMS`.
+    *keys
+        Counters: the epoch, or the window and the lane.
+
+    Returns
+    -------
+    numpy.random.Generator
+        The same stream in every process.
+
+    Notes
+    -----
+    Plans number their streams where `numpy_generator` hashes a purpose, so the two do not meet. The numbers stay: an order
+    that a checkpoint has begun must go on.
+    """
+    return np.random.default_rng([seed, PLAN_STREAMS[stream], *keys])
 
 
 def torch_generator(seed: int, purpose: str, *keys: int, device: torch.device | None = None) -> torch.Generator:

@@ -19,6 +19,7 @@ import numpy as np
 
 from scamac_scale.buffer import rows_of
 from scamac_scale.errors import PlanError
+from scamac_scale.randomness import plan_generator
 from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MIN_BLOCK_CELLS = 64
 """And at least, if a lane of the window has so many: smaller reads cost more than they are worth."""
 RECURRENCE = 0.25
 """How much more often than by chance two cells may share a batch twice because they lie in one block, see `window_sizes`."""
-_BLOCK_ORDER, _LANE_ORDER = range(2)  # purposes of the random streams of a plan
 _WINDOWS_KEPT = 8  # those read ahead, and the two that a batch may straddle; more where a batch spans more
 
 Runs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
@@ -323,7 +323,7 @@ class EpochPlan:
         with self._lock:
             if epoch in self._epochs:
                 return self._epochs[epoch]
-        blocks = np.random.default_rng([self.seed, _BLOCK_ORDER, epoch]).permutation(self._n_blocks)
+        blocks = plan_generator(self.seed, "block_order", epoch).permutation(self._n_blocks)
         sizes = np.full(self._n_blocks, self._block_cells)
         sizes[blocks == self._n_blocks - 1] = self.n_cells - (self._n_blocks - 1) * self._block_cells
         starts = np.concatenate(([0], np.cumsum(sizes)))
@@ -357,7 +357,7 @@ class EpochPlan:
         offsets = own - own[0]
         positions = np.arange(start + own[0], start + own[-1])
         for lane, low, high in zip(self._lanes.tolist(), offsets[:-1], offsets[1:], strict=True):
-            np.random.default_rng([self.seed, _LANE_ORDER, number, lane]).shuffle(positions[low:high])
+            plan_generator(self.seed, "lane_order", number, lane).shuffle(positions[low:high])
         cuts = offsets[self._part_edges]
         found = [self._locate(epoch, positions[cuts[p] : cuts[p + 1]], number, p) for p in range(self.n_parts)]
         rows, places = (np.concatenate(arrays) for arrays in zip(*found, strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 from scamac_scale.buffer import rows_of, runs_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.plan import BLOCK_CELLS, WINDOW_CELLS, EpochPlan, Runs
+from scamac_scale.randomness import plan_generator
 from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_PASSES = 64
 """Stretches of an epoch over which the draws of a cell are spread, at most."""
-_DRAW = 2  # purpose of the random stream, beside those of `EpochPlan`
 
 
 def balanced_weights(codes: IntArray) -> FloatArray:
@@ -84,7 +84,7 @@ class WeightedPlan(EpochPlan):
 
     def _cells(self, epoch: int, draws: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cell of each draw of an epoch."""
-        shift = np.random.default_rng([self.seed, _DRAW, epoch]).random()
+        shift = plan_generator(self.seed, "draws", epoch).random()
         number = np.searchsorted(self._passes, draws, side="right") - 1
         point = (draws - self._passes[number]) * (self._passes.size - 1) + number
         cells = np.searchsorted(self._cumulated, (point + shift) / self.n_cells, side="right")
