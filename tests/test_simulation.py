@@ -13,7 +13,7 @@ from scamac_scale import simulation
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.ingestion.open import open_raw
-from scamac_scale.ingestion.statistics import fit_gene_space
+from scamac_scale.ingestion.statistics import measure
 from scamac_scale.simulation import DROPOUT, SHAPE, CellModel, draw_cells, simulate
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_it_is_a_valid_anndata(atlas: Path) -> None:
 
 def test_it_can_be_ingested(atlas: Path) -> None:
     with open_raw(atlas) as raw:
-        space = fit_gene_space(raw, IngestConfig(n_genes=100))
+        space = measure(raw, IngestConfig(n_genes=100)).gene_space
         assert (raw.n_cells, raw.n_genes) == (2500, 400)
         np.testing.assert_array_equal(raw.read_block(1000, 1100).toarray(), read(atlas).X[1000:1100].toarray())
     assert space.kind == "counts"

@@ -97,11 +97,6 @@ class RawStatistics:
     var: pd.DataFrame
 
 
-def fit_gene_space(raw: RawMatrix, config: IngestConfig) -> GeneSpace:
-    """Choose the genes and the normalisation for an input; see `measure`."""
-    return measure(raw, config).gene_space
-
-
 def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) -> RawStatistics:
     """Check every value and gather the statistics of all genes.
 

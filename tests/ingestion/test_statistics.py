@@ -20,7 +20,7 @@ from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.ingestion import statistics
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import RawMatrix
-from scamac_scale.ingestion.statistics import Census, fit_gene_space, measure, min_cells
+from scamac_scale.ingestion.statistics import Census, measure, min_cells
 from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes
 from scamac_scale.progress import show_progress
 
@@ -154,10 +154,6 @@ def test_dense_values_give_the_same(tiny_adata: ad.AnnData) -> None:
     pd.testing.assert_frame_equal(found.var, expected.var)
 
 
-def test_fit_gives_the_gene_space(tiny_adata: ad.AnnData) -> None:
-    assert fit_gene_space(open_raw(tiny_adata), config()) == measure(open_raw(tiny_adata), config()).gene_space
-
-
 def test_what_the_store_needs_is_right(tiny_adata: ad.AnnData) -> None:
     found = measure(open_raw(tiny_adata), config())
     space = found.gene_space
@@ -191,14 +187,14 @@ def test_a_gene_in_exactly_five_percent_of_cells_passes() -> None:
     values[:, 3] = np.arange(140) % 3
     values[:7, 1] = 1  # 7 of 140 cells are 5 %
     values[:6, 2] = 1
-    space = fit_gene_space(of(values), config(min_cell_fraction=0.05))
+    space = measure(of(values), config(min_cell_fraction=0.05)).gene_space
     assert space.filtered == ("gene0", "gene1", "gene3")
 
 
 def test_explicit_zeros_are_not_expression() -> None:
     matrix = sparse.csr_matrix(np.array([[1.0, 5.0, 2.0], [2.0, 5.0, 1.0], [3.0, 5.0, 1.0]]))
     matrix.data[matrix.indices == 1] = 0.0
-    assert fit_gene_space(open_raw(ad.AnnData(matrix)), config(min_cell_fraction=0.5)).filtered == ("0", "2")
+    assert measure(open_raw(ad.AnnData(matrix)), config(min_cell_fraction=0.5)).gene_space.filtered == ("0", "2")
 
 
 def test_an_empty_cell_stays_and_is_counted(tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
@@ -214,9 +210,9 @@ def test_an_empty_cell_stays_and_is_counted(tiny_adata: ad.AnnData, caplog: pyte
 
 
 def test_the_target_may_be_given(tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
-    assert fit_gene_space(open_raw(tiny_adata), config(target_sum=1e4)).target_sum == 1e4
+    assert measure(open_raw(tiny_adata), config(target_sum=1e4)).gene_space.target_sum == 1e4
     tiny_adata.X.data = np.log1p(tiny_adata.X.data)
-    assert fit_gene_space(open_raw(tiny_adata), config(target_sum=1e4)).target_sum is None
+    assert measure(open_raw(tiny_adata), config(target_sum=1e4)).gene_space.target_sum is None
     assert "ingest.target_sum=10000 is not used, for the values are logged already" in caplog.text
 
 
@@ -294,14 +290,14 @@ def test_the_kind_is_detected_from_all_values(
     values[299, 1] = 0.5 if fraction else 3.0  # in the last block only
     values[150, 0] = largest
     with caplog.at_level(logging.INFO):
-        assert fit_gene_space(of(values), config(block_cells=100)).kind == expected
+        assert measure(of(values), config(block_cells=100)).gene_space.kind == expected
     assert f"values taken as {expected} (" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["counts", "linear", "log"])
 def test_a_kind_that_is_said_is_believed(tiny_adata: ad.AnnData, kind: str) -> None:
     tiny_adata.X.data = np.minimum(tiny_adata.X.data, 9)
-    assert fit_gene_space(open_raw(tiny_adata), config(kind=kind)).kind == kind
+    assert measure(open_raw(tiny_adata), config(kind=kind)).gene_space.kind == kind
 
 
 def test_fractions_are_no_counts(tiny_adata: ad.AnnData) -> None:
