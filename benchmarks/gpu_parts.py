@@ -8,19 +8,21 @@ from __future__ import annotations
 import copy
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
 from gpu_setup import Bench, Row, joint_phase, peak_memory, summary, timed
 
+from scamac_scale.infer.atlas import KEY_BLOCK
 from scamac_scale.infer.atlas import atlas_attention as attention_from_disk
 from scamac_scale.loader.device import LAYOUTS, DeviceCells, on_device
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.losses.similarity import atlas_similarity, direct_similarity, gram_similarity
 from scamac_scale.nn.embed import BLOCK_CELLS
-from scamac_scale.ops.attention import SPATIAL_FORMS
+from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
 from scamac_scale.sweep import SWEEP_CELLS
@@ -207,7 +209,7 @@ def _sweep_rows(bench: Bench, cache: str) -> list[Row]:
 def operations(bench: Bench) -> Iterator[Case]:
     """Forms of Eqs. (10) and (15) at the default sizes; forward and backward, but for attention over the atlas."""
     for precision in PRECISIONS:
-        for form in SPATIAL_FORMS:
+        for form in ATTENTIONS:
             yield f"{form} attention, {precision}", partial(_attention_rows, bench, form, precision)
         for name in SIMILARITIES:
             yield f"similarity, {name}, {precision}", partial(_similarity_rows, bench, name, precision)
@@ -230,6 +232,15 @@ def _call_ms(bench: Bench, call: Callable[[], object], n_calls: int) -> Row:
     return summary("call", "ms", [1000 * each / n_calls for each in seconds], calls_per_run=n_calls, **peak.as_row())
 
 
+def _over_atlas(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Eq. (10) over all keys, block by block, as predict adds them up."""
+    blocks = zip(k.split(KEY_BLOCK, dim=1), v.split(KEY_BLOCK, dim=1), strict=True)
+    return reduce(add, (attention_parts(q, *block) for block in blocks)).value()
+
+
+ATTENTIONS: dict[str, Callable[..., torch.Tensor]] = {**SPATIAL_FORMS, "atlas": _over_atlas}
+
+
 def _attention_rows(bench: Bench, form: str, precision: str) -> list[Row]:
     model = bench.config(1).model
     n_scales, width, n_cells = len(model.scales), model.latent_width, bench.sizes.store.batch_cells[0]
@@ -239,7 +250,7 @@ def _attention_rows(bench: Bench, form: str, precision: str) -> list[Row]:
 
     def call(is_backward: bool) -> None:
         with torch.set_grad_enabled(is_backward), torch.autocast(bench.device.type, torch.bfloat16, enabled=is_half):
-            found = SPATIAL_FORMS[form](q, k, v, *own)
+            found = ATTENTIONS[form](q, k, v, *own)
         if is_backward:
             torch.autograd.grad(found.float().sum(), (q, k, v, *own))
 

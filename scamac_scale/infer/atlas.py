@@ -17,7 +17,7 @@ from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
-from scamac_scale.ops.attention import KEY_BLOCK, AttentionParts, attention_parts
+from scamac_scale.ops.attention import AttentionParts, attention_parts
 from scamac_scale.progress import track
 from scamac_scale.reduce import broadcast, gather, tree_sum
 from scamac_scale.sweep import sweep
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 QUERY_CELLS = 4 * BLOCK_CELLS
 """Queries that are held at a time; all keys are read once for each such block."""
+KEY_BLOCK = 1024
+"""Keys whose scores are held at a time."""
 READ_CELLS = 16 * KEY_BLOCK
 """Keys that are read at a time."""
 CACHED_QUERIES = 512

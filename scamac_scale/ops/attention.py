@@ -2,9 +2,10 @@
 
 The projections that make queries, keys and values live in `nn.synergy`. Everything here has a leading scale axis S.
 
-Eq. (10) mixes cells through a softmax over cells. The forms differ in which cells stand behind `k` and `v`, and in how they are
-held: `batch` takes the cells of the batch, as printed; `landmark` takes a bank of M fixed cells plus the cell itself, so that a
-cell's result does not depend on its batch mates; `atlas` takes all cells, block by block, in memory that does not grow with them.
+Eq. (10) mixes cells through a softmax over cells. The forms differ in which cells stand behind `k` and `v`: `batch` takes the
+cells of the batch, as printed; `landmark` takes a bank of M fixed cells plus the cell itself, so that a cell's result does not
+depend on its batch mates. Over all cells `attention_parts` adds up block by block, in memory that does not grow with them; that
+is for inference, see `infer.atlas`.
 """
 
 from __future__ import annotations
@@ -202,60 +203,10 @@ def attention_parts(q: Tensor, k: Tensor, v: Tensor) -> AttentionParts:
     return AttentionParts(maximum.double(), sums[..., -1:], sums[..., :-1])
 
 
-def atlas_attention(
-    q: Tensor, k: Tensor, v: Tensor, self_k: Tensor | None = None, self_v: Tensor | None = None
-) -> Tensor:
-    """Softmax attention over all cells, in blocks of keys.
-
-    Parameters
-    ----------
-    q
-        (S, B, D), queries.
-    k, v
-        (S, N, D), keys and values of all cells.
-    self_k, self_v
-        As in `landmark_attention`; an atlas holds the querying cells already, so callers leave them out.
-
-    Returns
-    -------
-    Tensor
-        (S, B, D), a weighted mean of values; dtype of `v`.
-
-    Raises
-    ------
-    ShapeError
-        If the shapes do not fit.
-
-    Notes
-    -----
-    O(S B N D) time, O(S B `KEY_BLOCK`) memory. Where keys and values do not fit memory, add up `attention_parts` of what is
-    read.
-
-    References
-    ----------
-    scAMAC Eq. (10).
-    """
-    _check(q, k, v, self_k, self_v)
-    parts = attention_parts(q, k[:, :0], v[:, :0])
-    for start in range(0, k.shape[1], KEY_BLOCK):
-        parts = parts + attention_parts(q, k[:, start : start + KEY_BLOCK], v[:, start : start + KEY_BLOCK])
-    if self_k is not None and self_v is not None:
-        own = (q * self_k).sum(dim=-1, keepdim=True).double() / math.sqrt(q.shape[-1])
-        parts = parts + AttentionParts(own.detach(), (own - own.detach()).exp(), (own - own.detach()).exp() * self_v)
-    return parts.value().to(v.dtype)
-
-
-KEY_BLOCK = 1024
-"""Keys whose scores are held at a time."""
-
 SPATIAL_FORMS: dict[str, SpatialForm] = {
     "batch": batch_attention,
     "landmark": landmark_attention,
-    "atlas": atlas_attention,
 }
-
-TRAINING_FORMS: dict[str, SpatialForm] = {name: SPATIAL_FORMS[name] for name in ("batch", "landmark")}
-"""The forms that a gradient step can afford; attention over the atlas is for inference."""
 
 BANK_FORMS = frozenset({"landmark"})
 """The forms whose keys and values come from a bank kept with the model."""

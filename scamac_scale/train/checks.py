@@ -14,7 +14,7 @@ from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALING
 from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.nn.fusion import FUSIONS, SCALES
 from scamac_scale.nn.model import CHANNEL_FORMS
-from scamac_scale.ops.attention import BANK_FORMS, TRAINING_FORMS
+from scamac_scale.ops.attention import BANK_FORMS, SPATIAL_FORMS
 from scamac_scale.train.blocks import SUMS
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.landmarks import TARGETS, has_similarity
@@ -41,7 +41,7 @@ _CHOICES: dict[str, Mapping[str, Any]] = {
     "model.encoder_activation": ACTIVATIONS,
     "model.latent_activation": ACTIVATIONS,
     "model.output_activation": ACTIVATIONS,
-    "model.spatial_form": TRAINING_FORMS,
+    "model.spatial_form": SPATIAL_FORMS,
     "model.channel_form": CHANNEL_FORMS,
     "model.bank_choice": SELECTIONS,
     "start.landmark_choice": SELECTIONS,

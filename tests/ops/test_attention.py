@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
+from scamac_scale.infer.atlas import KEY_BLOCK
 from scamac_scale.ops.attention import (
     BANK_FORMS,
     SPATIAL_FORMS,
-    atlas_attention,
     attention_parts,
     batch_attention,
     channel_attention,
     channel_product,
 )
+from tests.support.attention import attention_by_blocks
 from tests.support.mathematics import LAWS, normal
 
 
@@ -70,11 +71,11 @@ def test_parts_over_any_split_of_the_keys_add_up_in_any_order(seed: int, n_keys:
         torch.testing.assert_close(reduce(add, parts).value(), batch_attention(q, k, v), rtol=1e-10, atol=1e-10)
 
 
-def test_atlas_attention_equals_dense_softmax_over_5000_cells_in_float32() -> None:
+def test_parts_add_up_to_dense_softmax_over_5000_cells_in_float32() -> None:
     q, k, v = (scale * normal(index, 3, 5000, 32, dtype=torch.float32) for index, scale in enumerate((2, 2, 1)))
     rows = slice(0, 5000, 50)
     scores = q[:, rows].double() @ k.double().mT / 32**0.5
     expected = torch.softmax(scores, dim=-1) @ v.double()
-    found = atlas_attention(q[:, rows], k, v)
+    found = attention_by_blocks(q[:, rows], k, v, n_block=KEY_BLOCK)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)

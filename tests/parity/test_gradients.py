@@ -18,6 +18,7 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel
 from scamac_scale.ops.corruption import corrupt
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
+from tests.support.attention import attention_by_blocks
 from tests.support.mathematics import memberships, normal
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def noisy(x: torch.Tensor) -> torch.Tensor:
     return corrupt(x, 0.0, 1.0, torch.Generator().manual_seed(0))
 
 
+ATTENTIONS = {**SPATIAL_FORMS, "parts": attention_by_blocks}
 CASES: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "corrupt": (noisy, (Z,)),
     "center_distance": (center_distance, (Z, C)),
@@ -54,8 +56,8 @@ CASES: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "reconstruction sum_genes": (RECONSTRUCTIONS["sum_genes"], (Z, Z + 1)),
     **{f"clustering {name}": (lambda z, f=form: f(z, C, U, H), (Z,)) for name, form in CLUSTERINGS.items()},
     **{f"similarity {name}": (lambda z, f=form: f(U, z), (Z,)) for name, form in SIMILARITY_LOSSES.items()},
-    **{f"attention {name}": (form, (Q, BANK_K, BANK_V)) for name, form in SPATIAL_FORMS.items()},
-    **{f"attention {name} with self": (form, (Q, BANK_K, BANK_V, K, V)) for name, form in SPATIAL_FORMS.items()},
+    **{f"attention {name}": (form, (Q, BANK_K, BANK_V)) for name, form in ATTENTIONS.items()},
+    **{f"attention {name} with self": (form, (Q, BANK_K, BANK_V, K, V)) for name, form in ATTENTIONS.items()},
 }
 
 

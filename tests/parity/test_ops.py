@@ -11,6 +11,7 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership, relative_temperature
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
 from tests.parity import reference
+from tests.support.attention import attention_by_blocks
 from tests.support.mathematics import assert_exact, memberships, normal
 
 Z, C = normal(1, 11, 4), normal(2, 3, 4)
@@ -52,13 +53,16 @@ def test_centers_equal_eq_13() -> None:
     assert_exact(ours, reference.centers(Z.numpy(), u.numpy(), h.numpy()))
 
 
-@pytest.mark.parametrize("form", SPATIAL_FORMS)
+FORMS = {**SPATIAL_FORMS, "parts": attention_by_blocks}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("with_self", [False, True])
 def test_spatial_attention_equals_eq_10(form: str, with_self: bool) -> None:
     q, k, v = normal(5, 3, 6, 4), normal(6, 3, 5, 4), normal(7, 3, 5, 4)
     own = (normal(8, 3, 6, 4), normal(9, 3, 6, 4)) if with_self else ()
     expected = [reference.spatial_attention(*(tensor[s].numpy() for tensor in (q, k, v, *own))) for s in range(3)]
-    assert_exact(SPATIAL_FORMS[form](q, k, v, *own), np.array(expected))
+    assert_exact(FORMS[form](q, k, v, *own), np.array(expected))
 
 
 def test_channel_attention_equals_eq_11() -> None:
