@@ -180,6 +180,11 @@ class NormalisedSource:
         """Bytes of all cells as `load` gives them."""
         return self.csr_bytes
 
+    @property
+    def resident(self) -> None:
+        """None: cells are normalised as they are loaded, and not kept."""
+        return
+
     def _read(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> sparse.csr_matrix:
         """Read what spans some runs that lie near each other, and pick their cells."""
         first = int(starts[0])

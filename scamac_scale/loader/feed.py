@@ -226,7 +226,7 @@ class _Run:
 
     def __init__(self, feed: Feed, plan: Plan, start: int, stop: int) -> None:
         self._source, self._plan, self._ahead = feed.source, plan, feed.ahead
-        self._resident: RowBuffer | None = getattr(feed.source, "resident", None)
+        self._resident = feed.source.resident
         self.slots = feed._take_slots()
         self.buffers = feed._take_buffers()
         self._free_slots = list(self.slots)

@@ -46,6 +46,13 @@ class CellSource(Protocol):
     def load_bytes(self) -> int:
         """Bytes of all cells as `load` gives them: tells how many fit in memory."""
 
+    @property
+    def resident(self) -> RowBuffer | None:
+        """All N cells in memory, as `load` gives them, where the source holds them; else None.
+
+        The feed then takes batches from it without loading windows.
+        """
+
     def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
         """Load runs of cells into reused memory, for the feed.
 

@@ -130,6 +130,11 @@ class StoreReader:
         return (16 if self._is_scaled else 8) * self.n_cells + 8 + self.n_values * entry_bytes
 
     @property
+    def resident(self) -> None:
+        """None: cells stay on disk."""
+        return
+
+    @property
     def _is_scaled(self) -> bool:
         return self._totals is not None and self.value_dtype.kind == "u"
 

@@ -156,7 +156,7 @@ class Stepper:
         self._atlas_step = 0
         self._health = Health(self.blocks.n_blocks, fabric.device)
         self._device_cells: DeviceCells | None = None
-        resident = getattr(source, "resident", None)
+        resident = source.resident
         if config.loader.cache == "device" and resident is not None:
             self._device_cells = DeviceCells(resident, len(source.gene_names), fabric.device)
         else:

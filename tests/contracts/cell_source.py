@@ -114,6 +114,15 @@ class CellSourceContract:
         held = buffer.indptr.nbytes + buffer.genes.nbytes + buffer.values.nbytes
         assert source.load_bytes == held + (0 if buffer.scale is None else buffer.scale.nbytes)
 
+    def test_cells_that_are_held_in_memory_are_those_that_are_read(self, source: OpenSource) -> None:
+        held = source.resident
+        if held is not None:
+            rows = np.arange(source.n_cells)
+            assert held.n_rows == source.n_cells
+            out = np.empty((source.n_cells, len(source.gene_names)), np.float32)
+            held.to_dense(rows, out)
+            np.testing.assert_array_equal(out, dense(source.read(rows)))
+
     @pytest.mark.parametrize("layout", ["dense", "csr"])
     def test_feed_delivers_an_epoch_and_a_sweep(self, source: OpenSource, expected: np.ndarray, layout: str) -> None:
         epoch = EpochPlan(source.n_cells, 70, seed=1, window_cells=128, block_cells=2)

@@ -74,6 +74,9 @@ class Contract(CellSourceContract):
         if "cell_type" in source.obs:  # a 10x file has none
             pd.testing.assert_frame_equal(source.obs, expected, check_column_type=False)
 
+    def test_cells_are_held_in_memory_where_that_was_asked_for(self, source: OpenSource) -> None:
+        assert (source.resident is not None) == (self.cache == "host")
+
     def test_values_have_the_bits_of_the_store(self, source: OpenSource, store: Path) -> None:
         other = StoreReader(store)
         mine, theirs = (found.read(np.argsort(found.source_rows)) for found in (source, other))

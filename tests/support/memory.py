@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class MatrixSource:
     """Cells of a random SciPy matrix, finished or, where `is_scaled`, counts with a scale."""
 
+    resident: RowBuffer | None = None
+
     def __init__(self, n_cells: int = 500, n_genes: int = 20, *, is_scaled: bool = False) -> None:
         self.n_cells = n_cells
         self.gene_names = tuple(f"gene{i}" for i in range(n_genes))
@@ -49,13 +51,15 @@ class MatrixSource:
 class ResidentSource(MatrixSource):
     """The same, held in memory as a cached source is."""
 
-    @property
-    def resident(self) -> RowBuffer:
-        return self._whole
+    def __init__(self, n_cells: int = 500, n_genes: int = 20, *, is_scaled: bool = False) -> None:
+        super().__init__(n_cells, n_genes, is_scaled=is_scaled)
+        self.resident = self._whole
 
 
 class ArraySource:
     """Cells from a dense array."""
+
+    resident = None
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values.astype(np.float32)
