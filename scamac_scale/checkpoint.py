@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.atomic import atomic_folder, writing
 from scamac_scale.config import ScamacConfig, config_from_dict
+from scamac_scale.durable.atomic import atomic_folder, writing
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.genes import GeneSpace
 

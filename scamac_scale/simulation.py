@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from scamac_scale.atomic import atomic_folder, writing
+from scamac_scale.durable.atomic import atomic_folder, writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator

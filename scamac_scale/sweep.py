@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from scamac_scale.faults import reach
+from scamac_scale.durable.faults import reach
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.progress import track

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from scamac_scale import __version__
-from scamac_scale.atomic import partial_folder
+from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
 from scamac_scale.ranks import find_place
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scamac_scale.atomic import writing
+from scamac_scale.durable.atomic import writing
 from scamac_scale.errors import ConfigError
 from scamac_scale.infer.spool import RowSpool
 from scamac_scale.loader.ordered import SweepPlan

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.atomic import (
+from scamac_scale.durable.atomic import (
     atomic_folder,
     check_output,
     check_room,
@@ -31,8 +31,8 @@ from scamac_scale.atomic import (
     scratch_folder,
     writing,
 )
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
-from scamac_scale.faults import reach
 from scamac_scale.infer import convert
 from scamac_scale.infer.journal import Progress, check_same, read_progress, write_progress
 from scamac_scale.infer.output import (

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.atomic import partial_folder, scratch_folder
+from scamac_scale.durable.atomic import partial_folder, scratch_folder
 from scamac_scale.infer.journal import check_same
 from scamac_scale.infer.output import UNS_KEY
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.atomic import atomic_file
+from scamac_scale.durable.atomic import atomic_file
 from scamac_scale.errors import ResumeError
 from scamac_scale.sources import cells_digest
 

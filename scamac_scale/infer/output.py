@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.atomic import check_output
+from scamac_scale.durable.atomic import check_output
 from scamac_scale.errors import InputError
 
 if TYPE_CHECKING:

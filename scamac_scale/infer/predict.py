@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scamac_scale.atomic import check_room
+from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError, choose
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.disk import DiskOutput

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.atomic import absolute, atomic_folder, check_output
 from scamac_scale.config import IngestConfig
+from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.errors import OutputError, ResumeError, StoreError, choose
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.atomic import atomic_file, flush, partial_folder, scratch_folder, writing
+from scamac_scale.durable.atomic import atomic_file, flush, partial_folder, scratch_folder, writing
 from scamac_scale.errors import ResumeError
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import google_crc32c
 import numpy as np
 from numcodecs import Blosc
 
-from scamac_scale.atomic import flush
+from scamac_scale.durable.atomic import flush
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import StoreError
-from scamac_scale.faults import reach
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.atomic import flush
 from scamac_scale.buffer import copy_rows
-from scamac_scale.faults import reach
+from scamac_scale.durable.atomic import flush
+from scamac_scale.durable.faults import reach
 from scamac_scale.store.journal import cut
 
 if TYPE_CHECKING:

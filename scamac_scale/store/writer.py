@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from scamac_scale.atomic import atomic_folder, flush, flush_tree, writing
+from scamac_scale.durable.atomic import atomic_folder, flush, flush_tree, writing
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, choose
-from scamac_scale.faults import reach
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut

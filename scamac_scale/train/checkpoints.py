@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from scamac_scale.atomic import atomic_file, writing
+from scamac_scale.durable.atomic import atomic_file, writing
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import StoreError
-from scamac_scale.faults import reach
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from scamac_scale.atomic import writing
 from scamac_scale.buffer import near_runs, rows_of, runs_of
+from scamac_scale.durable.atomic import writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

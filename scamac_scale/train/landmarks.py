@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import choose
-from scamac_scale.faults import reach
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed

@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.atomic import atomic_file, flush, writing
+from scamac_scale.durable.atomic import atomic_file, flush, writing
+from scamac_scale.durable.locks import lock
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
-from scamac_scale.locks import lock
 from scamac_scale.reduce import from_first
 from scamac_scale.train.checkpoints import Checkpoints
 from scamac_scale.train.provenance import commit, hardware, peak_memory_bytes, versions

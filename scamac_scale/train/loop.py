@@ -17,10 +17,10 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from scamac_scale.atomic import check_room
 from scamac_scale.checkpoint import FittedModel
+from scamac_scale.durable.atomic import check_room
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import StoreError, choose
-from scamac_scale.faults import reach
 from scamac_scale.links import waited_s
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scamac_scale.durable.faults import reach
 from scamac_scale.errors import ConfigError, NumericalError, choose
-from scamac_scale.faults import reach
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes

@@ -20,9 +20,9 @@ import pandas as pd
 import pytest
 
 from scamac_scale.config import IngestConfig
+from scamac_scale.durable.locks import lock, lock_file
 from scamac_scale.errors import OutputError
 from scamac_scale.ingestion.pipeline import ingest
-from scamac_scale.locks import lock, lock_file
 from scamac_scale.store.reader import StoreReader
 from tests.support.failing import contents, failures
 from tests.support.nursery import Ended, Nursery, nursery

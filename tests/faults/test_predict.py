@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import yaml
 
-from scamac_scale import atomic
-from scamac_scale.atomic import partial_folder
 from scamac_scale.checkpoint import save_model
+from scamac_scale.durable import atomic
+from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import OutputError, StoppedError
 from scamac_scale.infer import disk
 from scamac_scale.train.logs import plain

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scamac_scale.atomic import partial_folder
 from scamac_scale.cli.main import main
 from scamac_scale.config import IngestConfig
+from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import OutputError, ResumeError, StoreError
 from scamac_scale.ingestion import resume, statistics
 from scamac_scale.ingestion.open import open_raw
@@ -188,7 +188,7 @@ def test_an_old_store_in_the_place_of_the_new_one_is_not_taken_for_it(
     expected = contents(ingest(tiny_atlas, tmp_path / "b.zarr", CONFIG))
     out = ingest(tiny_atlas, tmp_path / "a.zarr", replace(CONFIG, seed=1))
     with monkeypatch.context() as patch:
-        patch.setattr("scamac_scale.atomic.flush_tree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("scamac_scale.durable.atomic.flush_tree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ingest(tiny_atlas, out, CONFIG, overwrite=True)
     partial = partial_folder(out)

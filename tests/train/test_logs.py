@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scamac_scale import locks
+from scamac_scale.durable import locks
 from scamac_scale.errors import OutputError, StoreError
 from scamac_scale.train.logs import RunFolder
 from tests.support.failing import contents, failing

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scamac_scale.durable.faults import reach
+from scamac_scale.durable.locks import lock, lock_file
 from scamac_scale.errors import OutputError, output_error
-from scamac_scale.faults import reach
-from scamac_scale.locks import lock, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

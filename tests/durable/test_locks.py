@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scamac_scale import locks
+from scamac_scale.durable import locks
+from scamac_scale.durable.locks import lock, lock_file
 from scamac_scale.errors import OutputError
-from scamac_scale.locks import lock, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from scamac_scale.locks import lock
+from scamac_scale.durable.locks import lock
 with lock(Path(sys.argv[1]), "the output"):
     print("held", flush=True)
     sys.stdin.readline()
@@ -43,7 +43,7 @@ COUNT = """
 import sys, time
 from pathlib import Path
 from scamac_scale.errors import OutputError
-from scamac_scale.locks import lock
+from scamac_scale.durable.locks import lock
 folder = Path(sys.argv[1])
 n = 0
 while n < 100:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from scamac_scale.atomic import atomic_folder, check_output, partial_folder
+from scamac_scale.durable.atomic import atomic_folder, check_output, partial_folder
+from scamac_scale.durable.locks import lock_file
 from scamac_scale.errors import OutputError
-from scamac_scale.locks import lock_file
 from scamac_scale.store.reader import StoreReader
 from tests.support.stores import Written, counts, write
 
@@ -233,7 +233,7 @@ def test_overwriting_works_with_and_without_the_exchange_of_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr("scamac_scale.atomic._exchange", lambda first, second: False)
+        monkeypatch.setattr("scamac_scale.durable.atomic._exchange", lambda first, second: False)
     for content in ("1", "2"):
         with atomic_folder(tmp_path / "a", overwrite=True, marker="file") as folder:
             (folder / "file").write_text(content)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scamac_scale import faults
+from scamac_scale.durable import faults
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PASS_THREE = "from scamac_scale.faults import reach; print([reach('train.step') for _ in range(3)])"
+PASS_THREE = "from scamac_scale.durable.faults import reach; print([reach('train.step') for _ in range(3)])"
 
 
 def run(fault: str, log: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
