@@ -204,7 +204,7 @@ class ScAMAC:
             self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
             return self
 
-        from scamac_scale.reduce import check_alike
+        from scamac_scale.durable.alike import check_alike
         from scamac_scale.train.logs import RunFolder, is_finished, result_settings
 
         run = Path(run).expanduser()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scamac_scale.errors import ConfigError, ScamacError
+from scamac_scale.errors import ScamacError
 from scamac_scale.links import group, talking
 
 if TYPE_CHECKING:
@@ -82,28 +82,6 @@ def gather_objects(value: Result, world: World) -> list[Result]:
 def barrier(world: World) -> None:
     """Wait until all ranks have come here."""
     gather_objects(None, world)
-
-
-def check_alike(facts: dict[str, Any], world: World) -> None:
-    """Refuse ranks that would do different work, and wait for one another in vain or give what no single one would.
-
-    Parameters
-    ----------
-    facts
-        Name to what must be the same everywhere.
-    world
-        As of `gather`.
-
-    Raises
-    ------
-    ConfigError
-        On all ranks, naming one that differs from rank 0, and in what.
-    """
-    of_ranks = gather_objects(facts, world)
-    for rank, other in enumerate(of_ranks):
-        names = [name for name in of_ranks[0] if other.get(name) != of_ranks[0][name]]
-        if names:
-            raise ConfigError(f"rank {rank} has another {names[0]} than rank 0; start all ranks with the same command.")
 
 
 def from_first(make: Callable[[], Result], world: World) -> Result:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.atomic import atomic_file
+from scamac_scale.durable.differences import differences, told
 from scamac_scale.errors import ResumeError
 from scamac_scale.sources import cells_digest
 
@@ -101,13 +102,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None
     ResumeError
         Naming what differs.
     """
-    differing = [name for name in now if before.get(name) != now[name]]
-    if differing:
-        named = ", ".join(_difference(name, before.get(name), now[name]) for name in differing)
+    found = list(differences({name: before.get(name) for name in now}, now))
+    if found:
+        named = told(found, digests=("model", "input"))
         raise ResumeError(f"{where} was begun otherwise: {named}. Give what it was begun with, or name another output.")
-
-
-def _difference(name: str, before: Any, now: Any) -> str:  # Any: plain data
-    if name in ("model", "input"):
-        return f"another {name}"
-    return f"{name}={now!r} (it was {before!r})"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError, choose
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
@@ -26,7 +27,7 @@ from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
 from scamac_scale.ops.fuzzy import soft_assignment
-from scamac_scale.reduce import check_alike, from_first
+from scamac_scale.reduce import from_first
 from scamac_scale.sweep import TICK_BATCHES, sweep
 from scamac_scale.world import ALONE, World
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
+from scamac_scale.durable.differences import differences, told
 from scamac_scale.errors import OutputError, ResumeError, StoreError, choose
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
@@ -19,7 +20,7 @@ from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.store import layout
-from scamac_scale.store.journal import Journal, differences, discard
+from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
 from scamac_scale.store.writer import StoreHeader, fill_store
@@ -134,14 +135,14 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         if is_replaced:
             return False
         raise
-    different = "; ".join(differences(found, {key: plan[key] for key in found}))
+    different = list(differences(found, {key: plan[key] for key in found}))
     if not different:
         discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
         return True
     if not is_replaced:
         raise ResumeError(
-            f"{path} is complete, and of another ingest: {different}. Choose another name, or replace it with overwrite."
+            f"{path} is complete, and of another ingest: {told(different)}. Choose another name, or replace it with overwrite."
         )
     return False
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.durable.atomic import atomic_file, flush, partial_folder, scratch_folder, writing
+from scamac_scale.durable.differences import differences, told
 from scamac_scale.errors import ResumeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -84,10 +85,9 @@ class Journal:
         found = read_plan(store.parent)
         if found is None:
             raise journal.damaged(store.parent / _PLAN)
-        different = "; ".join(differences(found, plan))
-        if different:
+        if different := list(differences(found, plan)):
             raise ResumeError(
-                f"What was left of {out} is of another ingest: {different}. Ask for the same again, or run without resume, "
+                f"What was left of {out} is of another ingest: {told(different)}. Ask for the same again, or run without resume, "
                 "which begins anew."
             )
         return journal
@@ -161,16 +161,6 @@ def discard(out: Path, *, if_plan: Mapping[str, Any]) -> None:
     if found is not None and not list(differences(found, if_plan)):
         with scratch_folder(out):
             pass
-
-
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Say in what two plans differ, key by key; tuples are as good as lists."""
-    for key in [*asked, *(key for key in found if key not in asked)]:
-        then, now = found.get(key), asked.get(key)
-        if isinstance(then, dict) and isinstance(now, dict):
-            yield from differences(then, now, f"{prefix}{key}.")
-        elif json.dumps(then) != json.dumps(now):
-            yield f"{prefix}{key} was {then!r}, now {now!r}"
 
 
 def cut(path: Path, n_bytes: int) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scamac_scale.durable.atomic import atomic_file, flush, writing
+from scamac_scale.durable.differences import differences, plain, told
 from scamac_scale.durable.locks import lock
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
 from scamac_scale.reduce import from_first
@@ -304,8 +305,8 @@ FREE_KEYS = frozenset(
 
 
 def result_settings(config: ScamacConfig) -> dict[str, Any]:
-    """Give the settings on which the result depends, by their full names."""
-    return {key: value for key, value in _flat(plain(asdict(config))).items() if key not in FREE_KEYS}
+    """Give the settings on which the result depends, by their full names; those that are None are left out."""
+    return {key: value for key, _, value in differences({}, asdict(config)) if key not in FREE_KEYS}
 
 
 def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
@@ -316,13 +317,10 @@ def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str)
     ConfigError
         Naming those that differ.
     """
-    then, since = _flat(plain(before)), _flat(plain(now))
-    differing = [key for key in sorted({*then, *since} - FREE_KEYS) if then.get(key) != since.get(key)]
-    if differing:
-        named = ", ".join(f"{key}={since.get(key)!r} (it was {then.get(key)!r})" for key in differing[:3])
+    found = sorted(each for each in differences(before, now) if each.key not in FREE_KEYS)
+    if found:
         raise ConfigError(
-            f"{where} cannot go on with other settings: {named}{' and others' if len(differing) > 3 else ''}; leave them as they were, or "
-            "start a new run."
+            f"{where} cannot go on with other settings: {told(found, most=3)}; leave them as they were, or start a new run."
         )
 
 
@@ -340,13 +338,6 @@ def check_same_cells(before: str | None, now: str, where: str) -> None:
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _read_rows(path: Path, n_rows: int) -> list[tuple[int, dict[str, float]]]:
     """First rows of a metrics.csv, steps and what each has; the last may be half written, and end it."""
     found: list[tuple[int, dict[str, float]]] = []
@@ -360,12 +351,3 @@ def _read_rows(path: Path, n_rows: int) -> list[tuple[int, dict[str, float]]]:
                 logger.warning("%s is damaged after %d of %d rows; the rest is lost", path, len(found), n_rows)
                 break
     return found
-
-
-def plain(value: Any) -> Any:  # Any: walks any nesting of a config
-    """Put lists for tuples, so that YAML and JSON hold plain data."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

@@ -18,6 +18,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from scamac_scale.checkpoint import FittedModel
+from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import StoreError, choose
@@ -26,7 +27,7 @@ from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import barrier, check_alike, from_first
+from scamac_scale.reduce import barrier, from_first
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.checkpoints import KEPT

@@ -267,14 +267,14 @@ def test_ranks_with_other_settings_or_other_cells_are_refused(place: Place, tmp_
     other = ingest(build_tiny_atlas(), tmp_path / "other.zarr", IngestConfig(n_genes=100, seed=1))
     fewer = ingest(build_tiny_atlas(), tmp_path / "fewer.zarr", IngestConfig(n_genes=60))
     for options, what in [
-        (("--seed", "7"), "setting"),
-        (("--run", str(tmp_path / "elsewhere")), "run folder"),
-        (("--store", str(other)), "input"),
-        (("--store", str(fewer)), "input"),
+        (("--seed", "7"), "setting than rank 0 (seed=7, there 0)"),
+        (("--run", str(tmp_path / "elsewhere")), "run folder than rank 0"),
+        (("--store", str(other)), "input than rank 0"),
+        (("--store", str(fewer)), "input than rank 0"),
     ]:
         ended = place.train(tmp_path / "run", ranks=2, rank_1=options)
         assert ended.codes == [2, 2], ended
-        assert f"rank 1 has another {what} than rank 0" in ended.errors
+        assert f"rank 1 has another {what}" in ended.errors
         assert not (tmp_path / "run").exists()
 
 

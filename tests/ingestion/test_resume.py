@@ -83,7 +83,9 @@ def test_other_settings_are_refused_and_what_is_done_stays(
 ) -> None:
     stop(tiny_atlas, tmp_path / "a.zarr", monkeypatch)
     before = contents(partial_folder(tmp_path / "a.zarr"))
-    with pytest.raises(ResumeError, match=r"config\.n_genes was 60, now 30; config\.seed was 0, now 4\. Ask") as raised:
+    with pytest.raises(
+        ResumeError, match=r"config\.n_genes=30 \(it was 60\), config\.seed=4 \(it was 0\)\. Ask"
+    ) as raised:
         ingest(tiny_atlas, tmp_path / "a.zarr", replace(CONFIG, n_genes=30, seed=4), resume=True)
     assert raised.value.exit_code == 2
     assert contents(partial_folder(tmp_path / "a.zarr")) == before
@@ -94,7 +96,7 @@ def test_a_changed_file_is_refused(tiny_atlas: Path, tmp_path: Path, monkeypatch
     data = shutil.copy(tiny_atlas, tmp_path / "x.h5ad")
     stop(data, tmp_path / "a.zarr", monkeypatch)
     os.utime(data, ns=(1, 1))
-    with pytest.raises(ResumeError, match=r"input\.modified_ns was \d+, now 1\."):
+    with pytest.raises(ResumeError, match=r"input\.modified_ns=1 \(it was \d+\)\."):
         ingest(data, tmp_path / "a.zarr", CONFIG, resume=True)
 
 
@@ -102,7 +104,7 @@ def test_a_changed_chunk_of_a_folder_is_refused(tmp_path: Path, monkeypatch: pyt
     data = simulate(tmp_path / "x.zarr", 300, n_genes=100)
     stop(data, tmp_path / "a.zarr", monkeypatch)
     os.utime(data / "X" / "data" / "c" / "0", ns=(1, 1))
-    with pytest.raises(ResumeError, match="files was '"):
+    with pytest.raises(ResumeError, match="files='"):
         ingest(data, tmp_path / "a.zarr", CONFIG, resume=True)
 
 
@@ -122,7 +124,7 @@ def test_a_complete_store_is_left_as_it_is(
         assert ingest(tiny_atlas, out, CONFIG, resume=True, overwrite=True) == out
     assert caplog.text.count("is complete already") == 2
     assert out.stat().st_ino == number
-    with pytest.raises(ResumeError, match=r"is complete, and of another ingest: config\.n_genes was 60, now 30"):
+    with pytest.raises(ResumeError, match=r"is complete, and of another ingest: config\.n_genes=30 \(it was 60\)"):
         ingest(tiny_atlas, out, replace(CONFIG, n_genes=30), resume=True)
     ingest(tiny_atlas, out, replace(CONFIG, n_genes=30), resume=True, overwrite=True)
     assert StoreReader(out).n_genes == 30
