@@ -96,13 +96,11 @@ def _on_device(model: FittedModel) -> Iterator[None]:
     if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
         yield
         return
-    model.network.cuda()
-    model.centers = model.centers.cuda()
+    model.to("cuda")
     try:
         yield
     finally:
-        model.network.cpu()
-        model.centers = model.centers.cpu()
+        model.to("cpu")
 
 
 class ScAMAC:
@@ -251,15 +249,14 @@ class ScAMAC:
         from scamac_scale.reduce import from_first
         from scamac_scale.signals import Signals
         from scamac_scale.sources import open_source
-        from scamac_scale.train.loop import fit
+        from scamac_scale.train.fit import fit
 
         with ExitStack() as stack:
             source = stack.enter_context(open_source(data, ingest=ingest, loader=self.config.loader))
             # until all is written: a signal after the last step would lose the fit, and the rest takes a moment
             signals = stack.enter_context(Signals()) if folder is not None else None
             fitted = fit(source, source.gene_space, self.config, folder, world, signals)
-            fitted.network.cpu()
-            fitted.centers = fitted.centers.cpu()
+            fitted.to("cpu")
             if folder is not None:
                 from_first(lambda: save_model(fitted, folder.model_path), world)
                 from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written

@@ -11,6 +11,7 @@ from scamac_scale.config import ScamacConfig, config_from_dict
 from scamac_scale.durable.atomic import atomic_folder, writing
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.genes import GeneSpace
+from scamac_scale.ops.fuzzy import Clusters
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +32,8 @@ class FittedModel:
     ----------
     network
         With its input scale, bank and frozen channel product, in evaluation mode.
-    centers
-        (K, D) float32.
-    temperature
-        Of Eq. (14), latent units.
+    clusters
+        Centers (K, D) float32, with the temperature of the memberships.
     genes
         How raw values become input.
     config
@@ -44,8 +43,7 @@ class FittedModel:
     """
 
     network: ScamacNetwork
-    centers: torch.Tensor
-    temperature: float
+    clusters: Clusters
     genes: GeneSpace
     config: ScamacConfig
     provenance: dict[str, Any]
@@ -53,7 +51,12 @@ class FittedModel:
     @property
     def n_clusters(self) -> int:
         """Clusters K."""
-        return len(self.centers)
+        return len(self.clusters)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move network and clusters to a device."""
+        self.network.to(device)
+        self.clusters = self.clusters.to(device)
 
 
 def save_model(model: FittedModel, path: str | Path) -> Path:
@@ -84,12 +87,12 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
             f"{path / DESCRIPTION_FILE} was not written by this program, so {path} is not replaced; choose another folder."
         )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
-    tensors["centers"] = model.centers.cpu().contiguous()
+    tensors["centers"] = model.clusters.centers.cpu().contiguous()
     description = {
         "format": FORMAT,
         "version": VERSION,
         "n_clusters": model.n_clusters,
-        "temperature": model.temperature,
+        "temperature": model.clusters.temperature,
         "genes": model.genes.to_dict(),
         "config": asdict(model.config),
         "provenance": model.provenance,
@@ -184,7 +187,8 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
         raise TypeError("versions must be names with their versions, is_count_estimated true or false")
     network.to_empty(device="cpu").load_state_dict(tensors)
-    return FittedModel(network.eval(), centers, temperature, genes, config, provenance)
+    clusters = Clusters(centers, temperature, config.loss.epsilon)
+    return FittedModel(network.eval(), clusters, genes, config, provenance)
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:

@@ -113,10 +113,10 @@ def _look_at_model(path: Path, is_verified: bool) -> Found:
         "encoder_width": model.encoder_width,
         "latent_width": model.latent_width,
         "spatial_form": model.spatial_form,
-        "temperature": fitted.temperature,
+        "temperature": fitted.clusters.temperature,
     }
     if is_verified:
-        tensors = {**fitted.network.state_dict(), "centers": fitted.centers}
+        tensors = {**fitted.network.state_dict(), "centers": fitted.clusters.centers}
         broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if broken:
             raise InputError(f"{path} holds values that are not finite in {', '.join(broken)}; train again.")

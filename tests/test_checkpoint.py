@@ -28,9 +28,9 @@ def test_a_model_comes_back_as_it_was_and_draws_no_random_numbers(tmp_path: Path
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], tensor)
-    assert torch.equal(again.centers, model.centers)
+    assert torch.equal(again.clusters.centers, model.clusters.centers)
     assert (again.config, again.genes) == (model.config, model.genes)
-    assert (again.temperature, again.provenance) == (model.temperature, model.provenance)
+    assert (again.clusters.temperature, again.provenance) == (model.clusters.temperature, model.provenance)
     assert not again.network.training
     x = torch.randn(5, 20)
     assert torch.equal(again.network(x, frozen=True).latent, model.network(x, frozen=True).latent)
@@ -62,7 +62,7 @@ def test_a_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
 def test_a_model_is_replaced_by_a_model(tmp_path: Path) -> None:
     path = save_model(fitted_model(0), tmp_path / "model")
     save_model(fitted_model(1), path)
-    assert torch.equal(load_model(path).centers, fitted_model(1).centers)
+    assert torch.equal(load_model(path).clusters.centers, fitted_model(1).clusters.centers)
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
 
 

@@ -86,9 +86,9 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
 def model_digest(model: FittedModel) -> str:
     """SHA-256 of all that a prediction takes from a model."""
     found = hashlib.sha256()
-    about = [model.temperature, model.config.loss.epsilon, model.genes.to_dict(), repr(model.config.model)]
+    about = [model.clusters.temperature, model.clusters.epsilon, model.genes.to_dict(), repr(model.config.model)]
     found.update(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.centers)]:
+    for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.clusters.centers)]:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

@@ -26,7 +26,6 @@ from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, 
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
-from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.reduce import from_first
 from scamac_scale.sweep import TICK_BATCHES, sweep
 from scamac_scale.world import ALONE, World
@@ -141,7 +140,7 @@ def check_ranks(out: str | Path | None, world: World) -> None:
 def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: World) -> Table:
     """Say what is predicted; columns of the input on rank 0 alone."""
     genes = list(model.genes.chosen)
-    widths = {LATENT_KEY: model.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
+    widths = {LATENT_KEY: model.clusters.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
     if is_denoised:
         widths[DENOISED_KEY] = len(genes)
     is_first = world.rank == 0
@@ -167,7 +166,7 @@ def _writer(
         spatial = atlas.read(start, start + n_cells) if atlas else None
         found = forward_block(network, network.scale_input(values), spatial)
         latent = found.latent[:n_cells].float()
-        u = soft_assignment(latent, model.centers, model.temperature, model.config.loss.epsilon)[0]
+        u = model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
         if DENOISED_KEY in output.table.widths:
             blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)
@@ -186,7 +185,7 @@ def description(model: FittedModel) -> dict[str, Any]:
         "seed": model.config.seed,
         "n_clusters": model.n_clusters,
         "is_count_estimated": bool(model.provenance["is_count_estimated"]),
-        "temperature": model.temperature,
-        "centers": model.centers.cpu().numpy(),
+        "temperature": model.clusters.temperature,
+        "centers": model.clusters.centers.cpu().numpy(),
         "genes": np.array(model.genes.chosen, dtype=object),
     }

@@ -92,6 +92,8 @@ class ScamacNetwork(nn.Module):
 
     Attributes
     ----------
+    config
+        As given.
     gene_mean
         (G,), mean of each gene after unit norm, before scaling; zeros until set.
     input_scale
@@ -130,6 +132,7 @@ class ScamacNetwork(nn.Module):
 
     def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig) -> None:
         super().__init__()
+        self.config = config
         width, n_bank, n_scales = config.latent_width, config.bank_cells, len(config.scales)
         self.autoencoder = MultiScaleAutoencoder(n_genes, config)
         self.projection = ScaleProjection(config)

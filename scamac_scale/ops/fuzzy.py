@@ -6,6 +6,7 @@ Distances and the weight H live in `adaptive`, and `soft_assignment` puts them t
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -88,6 +89,41 @@ def soft_assignment(z: Tensor, centers: Tensor, temperature: float, epsilon: flo
     """
     r = center_distance(z, centers.to(z))
     return membership(adaptive_distance(r, epsilon), temperature), robust_weight(r, epsilon)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The state of the fuzzy clustering between two updates of its centers.
+
+    Attributes
+    ----------
+    centers
+        (K, D).
+    temperature
+        Of Eq. (14), latent units, positive.
+    epsilon
+        Of Eqs. (12) to (14), latent units, positive.
+    weight
+        (K,) float64, sum over cells of H u in the sweep that made the centers; None before the first.
+    """
+
+    centers: Tensor
+    temperature: float
+    epsilon: float
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Clusters K."""
+        return len(self.centers)
+
+    def assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Memberships U and robust weights H of (B, D) cells, (B, K) each; see `soft_assignment`."""
+        return soft_assignment(z, self.centers, self.temperature, self.epsilon)
+
+    def to(self, device: torch.device | str) -> Clusters:
+        """Give the same clusters on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return replace(self, centers=self.centers.to(device), weight=weight)
 
 
 def relative_temperature(distance: Tensor, gamma: float) -> float:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from scamac_scale.nn.embed import embed_rows
-from scamac_scale.ops.adaptive import center_distance
+from scamac_scale.ops.adaptive import adaptive_distance, center_distance
+from scamac_scale.ops.fuzzy import Clusters, relative_temperature
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.train import consensus as members_of
-from scamac_scale.train.objective import Clusters
 from scamac_scale.train.selection import faiss_kmeans
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scamac_scale.arrays import FloatArray, IntArray
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.train.landmarks import Landmarks
+
+TEMPERATURES: dict[str, Callable[[torch.Tensor, float], float]] = {
+    "relative": lambda distance, gamma: float(relative_temperature(distance, gamma)),
+    "absolute": lambda distance, gamma: gamma,
+}
+"""Temperature of Eq. (14) from (M, K) distances of landmarks and gamma."""
 
 EMPTY_SHARE = 1e-4
 """Weight of a cluster that counts as empty, in even shares of all weight."""
@@ -63,6 +70,23 @@ CENTER_STARTS: dict[str, Callable[[FloatArray, int, int], IntArray] | None] = {
 """Name to a function of landmark latents (M, D), K and seed that labels the landmarks."""
 
 
+def clusters_at(
+    centers: torch.Tensor, z: torch.Tensor, loss: LossConfig, weight: torch.Tensor | None = None
+) -> Clusters:
+    """Put clusters together, with the temperature of Eq. (14) that fits the (M, D) landmarks `z`."""
+    distance = adaptive_distance(center_distance(z, centers), loss.epsilon)
+    temperature = TEMPERATURES[loss.temperature](distance, loss.gamma)
+    return Clusters(centers, temperature, loss.epsilon, weight)
+
+
+def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, loss: LossConfig) -> Clusters:
+    """Centers as the means of the labelled landmarks in the present latent, and the temperature they give."""
+    latent = embed_rows(network, landmarks.x)
+    n_clusters = int(landmarks.labels.max()) + 1
+    means = members_of.cluster_means(latent.double().cpu().numpy(), landmarks.labels, n_clusters)
+    return clusters_at(torch.from_numpy(means).to(latent), latent, loss)
+
+
 def empty_clusters(clusters: Clusters) -> list[int]:
     """Clusters that the sweep left with (almost) no weight: less than `EMPTY_SHARE` of an even share."""
     if clusters.weight is None:
@@ -71,7 +95,9 @@ def empty_clusters(clusters: Clusters) -> list[int]:
     return [int(index) for index in torch.nonzero(clusters.weight <= EMPTY_SHARE * even).flatten()]
 
 
-def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig) -> Clusters:
+def tend_clusters(
+    clusters: Clusters, landmarks: Landmarks, network: ScamacNetwork, *, splits_heaviest: bool, seed: int
+) -> Clusters:
     """Report clusters that have become empty and, where the config says so, split the heaviest in their place.
 
     Parameters
@@ -83,8 +109,10 @@ def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwo
         empty cluster.
     network
         For the latents of the landmarks.
-    config
-        ``train.splits_heaviest``.
+    splits_heaviest
+        As of the config.
+    seed
+        Of the run.
 
     Returns
     -------
@@ -95,7 +123,7 @@ def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwo
     if not empty:
         return clusters
     named = ", ".join(map(str, empty))
-    if not config.train.splits_heaviest or clusters.weight is None:
+    if not splits_heaviest or clusters.weight is None:
         logger.warning(
             "%d of %d clusters are empty (%s) and keep their centers; fewer clusters, or train.splits_heaviest=true, may suit "
             "these cells",
@@ -112,7 +140,7 @@ def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwo
             near = latent[center_distance(latent, centers).argmin(dim=1) == heavy].cpu().numpy()
             if len(np.unique(near, axis=0)) < 2:
                 continue  # one landmark, or the same cell again and again
-            halves = members_of.kmeans(near, 2, integer_seed(config.seed, "split", index))
+            halves = members_of.kmeans(near, 2, integer_seed(seed, "split", index))
             means = members_of.cluster_means(near.astype(np.float64), halves, 2)
             centers[[heavy, index]] = torch.from_numpy(means).to(centers)
             share = float((halves == 1).mean())
@@ -122,4 +150,4 @@ def tend_clusters(clusters: Clusters, landmarks: Landmarks, network: ScamacNetwo
     logger.warning(
         "%d clusters were empty (%s); heavy ones were split in place of %d of them", len(empty), named, len(split)
     )
-    return Clusters(centers, clusters.temperature, weight) if split else clusters
+    return replace(clusters, centers=centers, weight=weight) if split else clusters

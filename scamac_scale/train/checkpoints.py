@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 2
+VERSION = 1
+"""Of what a checkpoint holds and what a stage means; raised when either changes. There was none at first."""
 _NAME = re.compile(r"(\d{6,})-step-(\d+)-([0-9a-f]{16})\.pt")
 _PARTIAL = ".partial"
 """One name for all: what a kill has left is written over."""
@@ -80,7 +82,7 @@ class Checkpoints:
             If it cannot be written. Those before are untouched.
         """
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({"version": VERSION, **state}, buffer)
         content = buffer.getbuffer()
         files = self._files()
         number = files[-1].number + 1 if files else 0
@@ -115,7 +117,7 @@ class Checkpoints:
         Raises
         ------
         StoreError
-            If there are some, and all are damaged.
+            If there are some, and all are damaged, or the last one is of another version.
         OSError
             If one cannot be read now: that is no damage.
         """
@@ -130,6 +132,11 @@ class Checkpoints:
                 logger.warning("the checkpoint %s cannot be used (%s)", file.path, error)
                 self._damaged.append(file.path)
                 continue
+            if state.get("version") != VERSION:
+                raise StoreError(
+                    f"the checkpoint {file.path} was written by another version of this program (its format is {state.get('version', 0)}, this "
+                    f"one reads {VERSION}); go on with the version that wrote it, or start a new run."
+                )
             return state
         if files:
             named = ", ".join(str(file.path) for file in files)

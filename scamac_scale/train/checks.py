@@ -16,13 +16,13 @@ from scamac_scale.nn.fusion import FUSIONS, SCALES
 from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import BANK_FORMS, SPATIAL_FORMS
 from scamac_scale.train.blocks import SUMS
-from scamac_scale.train.centers import CENTER_STARTS
-from scamac_scale.train.landmarks import TARGETS, has_similarity
-from scamac_scale.train.objective import SIMILARITIES, TEMPERATURES, TERMS
-from scamac_scale.train.phases import OPTIMIZERS
+from scamac_scale.train.centers import CENTER_STARTS, TEMPERATURES
+from scamac_scale.train.objective import SIMILARITIES, TERMS
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for
 from scamac_scale.train.selection import SELECTIONS, import_faiss, landmark_count
 from scamac_scale.train.start import WEIGHT_STARTS, check_pca_start
+from scamac_scale.train.state import OPTIMIZERS
+from scamac_scale.train.targets import TARGETS, has_similarity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ def check_size(n_cells: int, config: ScamacConfig) -> None:
         raise ConfigError(
             f"n_clusters={config.n_clusters} exceeds the number of cells, {n_cells}; ask for fewer clusters."
         )
-    n_landmarks = landmark_count(n_cells, config)
+    n_landmarks = landmark_count(n_cells, config.start, config.n_clusters)
     needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
     if n_landmarks > MAX_CONSENSUS_LANDMARKS and (config.start.centers == "consensus" or needs_members):
         raise ConfigError(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from scamac_scale.durable.faults import reach
-from scamac_scale.errors import choose
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
@@ -19,9 +18,9 @@ from scamac_scale.reduce import barrier, from_first
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, sweep
 from scamac_scale.train.centers import CENTER_STARTS
 from scamac_scale.train.codes import CodeTable
-from scamac_scale.train.consensus import Consensus, MemberAssigner, cluster_means, find_consensus
-from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget, Target, temperature_of
+from scamac_scale.train.consensus import Consensus, MemberAssigner, find_consensus
 from scamac_scale.train.selection import SELECTIONS, landmark_count, read_cells
+from scamac_scale.train.targets import ConsensusTarget, MembershipTarget, Target, has_similarity
 from scamac_scale.train.watch import Watch
 from scamac_scale.world import ALONE, World
 
@@ -55,6 +54,16 @@ class Landmarks:
     x: torch.Tensor
     labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
+    def to_plain(self) -> list[torch.Tensor]:
+        """Rows and labels; the cells are read again."""
+        return [torch.from_numpy(self.rows), torch.from_numpy(self.labels)]
+
+    @classmethod
+    def from_plain(cls, plain: list[torch.Tensor], source: CellSource, network: ScamacNetwork) -> Landmarks:
+        """Make the landmarks that `to_plain` gave, of the same source and with the same input scale."""
+        rows, labels = (part.numpy() for part in plain)
+        return cls(rows, read_cells(source, rows, network), labels)
+
 
 def choose_landmarks(
     source: CellSource,
@@ -63,8 +72,8 @@ def choose_landmarks(
     world: World = ALONE,
 ) -> Landmarks:
     """Choose the landmarks as the config says, on rank 0, and read them."""
-    select = choose(SELECTIONS, config.start.landmark_choice, "start.landmark_choice")
-    n_landmarks = landmark_count(source.n_cells, config)
+    select = SELECTIONS[config.start.landmark_choice]
+    n_landmarks = landmark_count(source.n_cells, config.start, config.n_clusters)
     rows = from_first(lambda: select(source, network, n_landmarks, config.seed, "landmarks"), world)
     return Landmarks(rows, read_cells(source, rows, network))
 
@@ -104,9 +113,9 @@ def label_landmarks(
     if not has_similarity(config):
         return None
     if config.loss.similarity_target == "membership":
-        return MembershipTarget(config.loss.epsilon)
+        return MembershipTarget()
     assert consensus is not None
-    return _consensus_target(landmarks, consensus, network, source, (path, watch or Watch(config.train), world))
+    return _consensus_target(landmarks, consensus, network, source, path, watch or Watch(config.train), world)
 
 
 def _find_labels(
@@ -137,20 +146,16 @@ def _find_labels(
     return labels, consensus
 
 
-def has_similarity(config: ScamacConfig) -> bool:
-    """Tell whether any step has Eq. (15)."""
-    return config.loss.similarity != "off" and any("similarity" in phase.terms for phase in config.train.phases)
-
-
 def _consensus_target(
     landmarks: Landmarks,
     consensus: Consensus,
     network: ScamacNetwork,
     source: CellSource,
-    place: tuple[Path | None, Watch, World],
+    path: Path | None,
+    watch: Watch,
+    world: World,
 ) -> ConsensusTarget:
     """Clusters of every cell in every member, by the nearest center; the landmarks keep their own."""
-    path, watch, world = place
     device = network.gene_mean.device
     sources = {"input": landmarks.x.numpy(), "latent": embed_rows(network, landmarks.x).cpu().numpy()}
     assigner = MemberAssigner(consensus, sources, device)
@@ -174,8 +179,11 @@ def _consensus_target(
     with watch.sweep("members") as (in_flight, tick):
         is_same = in_flight is not None and in_flight.get("members") == digest  # other hardware may find other members
         turns = in_flight["turns"] if in_flight and is_same else 0
-        options: dict[str, Any] = {"turns": turns, "tick": lambda turn, _: tick(lambda: so_far(turn))}
-        sweep(source, assign, 0, label="members", plan=plan, **options)
+
+        def look(turn: int, done: int) -> None:
+            tick(lambda: so_far(turn))
+
+        sweep(source, assign, 0, label="members", plan=plan, turns=turns, tick=look)
     barrier(world)  # the clusters of the landmarks are written over what others wrote
     if world.rank == 0:
         table.write(landmarks.rows, labels)
@@ -185,15 +193,3 @@ def _consensus_target(
     table.known_digest = from_first(table.digest, world) if path else ""
     target = ConsensusTarget(table, np.array([member.weight for member in members]))
     return ConsensusTarget(table, target.weights, from_first(lambda: float(target.uu_square), world))
-
-
-TARGETS = dict.fromkeys(("consensus", "membership"))
-"""U of Eq. (15): the stacked memberships of the consensus members, or the memberships of the clusters, as printed."""
-
-
-def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig) -> Clusters:
-    """Centers as the means of the labelled landmarks in the present latent, and the temperature they give."""
-    latent = embed_rows(network, landmarks.x)
-    means = cluster_means(latent.double().cpu().numpy(), landmarks.labels, int(landmarks.labels.max()) + 1)
-    centers = torch.from_numpy(means).to(latent)
-    return Clusters(centers, temperature_of(latent, centers, config.loss))

@@ -158,7 +158,7 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             return None
         check_same_settings(saved["config"], asdict(self._config), str(self.path))
-        logger.info("%s goes on from step %d", self.path, saved["step"])
+        logger.info("%s goes on from step %d", self.path, saved["state"]["step"])
         return saved
 
     @property
@@ -191,7 +191,7 @@ class RunFolder:
             flush(self.path / METRICS_FILE)
         before.unlink(missing_ok=True)
         self.n_logged = len(rows)
-        board = {"purge_step": saved["step"]} if saved else {}
+        board = {"purge_step": saved["state"]["step"]} if saved else {}
         return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="", **board)]
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -201,13 +201,13 @@ class RunFolder:
                 each.log_metrics(values, step)
         self.n_logged += 1
 
-    def save(self, state: State) -> None:
-        """Write a checkpoint, with the settings, what tells the cells and the rows of metrics.csv so far; on rank 0."""
+    def save(self, state: State, in_flight: State | None = None) -> None:
+        """Write a checkpoint: the state of the fit and of a sweep in flight, the settings, the cells, the rows of metrics.csv."""
         with writing(self.path):
             for each in self.loggers:
                 each.save()
         about = {"config": plain(asdict(self._config)), "data": self.cells_digest, "n_logged": self.n_logged}
-        self.checkpoints.save({**state, **about}, state["step"])
+        self.checkpoints.save({"state": state, "in_flight": in_flight, **about}, state["step"])
 
     def __enter__(self) -> Self:
         return self

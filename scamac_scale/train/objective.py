@@ -6,124 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from scamac_scale.errors import choose
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
-from scamac_scale.ops.adaptive import adaptive_distance, center_distance
-from scamac_scale.ops.fuzzy import relative_temperature, soft_assignment
 from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, unit_rows
 from scamac_scale.reduce import block_gather, sum_over_ranks, tree_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.arrays import IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import NetworkOutput
+    from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.ops.similarity import PairMeans
-    from scamac_scale.train.codes import CodeTable
+    from scamac_scale.train.targets import Target
     from scamac_scale.world import World
-
-
-@dataclass
-class Clusters:
-    """The state of the fuzzy clustering between two sweeps.
-
-    Attributes
-    ----------
-    centers
-        (K, D) float32, on the device of the network.
-    temperature
-        Of Eq. (14), latent units.
-    weight
-        (K,) float64, sum over cells of H u in the sweep that made the centers; None before the first.
-    """
-
-    centers: torch.Tensor
-    temperature: float
-    weight: torch.Tensor | None = None
-
-
-class MembershipTarget:
-    """U of Eq. (15) as printed: memberships of the batch in the current clusters, held constant."""
-
-    uu_square = None
-
-    def __init__(self, epsilon: float) -> None:
-        self.epsilon = epsilon
-
-    def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters) -> torch.Tensor:
-        """(B, K) memberships."""
-        return soft_assignment(latent.detach(), clusters.centers, clusters.temperature, self.epsilon)[0]
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class ConsensusTarget:
-    """U of Eq. (15) from many clusterings: stacked one-hot memberships of the consensus members.
-
-    U U^T is then the weighted share of members in which two cells fall together, and every row has length 1.
-
-    Parameters
-    ----------
-    table
-        Cluster of each cell in each of the R members.
-    weights
-        (R,) how often each member counts.
-    uu_square
-        Where it is known.
-
-    Attributes
-    ----------
-    uu_square
-        () float64, squared Frobenius norm of U^T U over all cells.
-    """
-
-    def __init__(self, table: CodeTable, weights: FloatArray, uu_square: float | None = None) -> None:
-        self.table = table
-        self.weights = weights
-        self._uu_square = uu_square
-        shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-        self.offsets = np.concatenate([[0], np.cumsum(table.sizes)[:-1]])
-        self.width = int(table.sizes.sum())
-        self.values = torch.from_numpy(np.sqrt(shares)).float()
-        self._shares = shares
-
-    @cached_property
-    def uu_square(self) -> torch.Tensor:
-        """Counted once: the codes do not change."""
-        if self._uu_square is None:
-            self._uu_square = self.table.square_of_shares(self._shares, torch.get_num_threads())
-        return torch.tensor(self._uu_square, dtype=torch.float64)
-
-    def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> Codes:
-        """(B, C) rows of unit length."""
-        columns = torch.from_numpy(self.table.read(rows).astype(np.int64) + self.offsets).to(latent.device)
-        return Codes(columns, self.values.to(latent.device), self.width)
-
-    def close(self) -> None:
-        """Give the table back."""
-        self.table.close()
-
-
-Target = MembershipTarget | ConsensusTarget
-
-
-TEMPERATURES: dict[str, Callable[[torch.Tensor, float], float]] = {
-    "relative": lambda distance, gamma: float(relative_temperature(distance, gamma)),
-    "absolute": lambda distance, gamma: gamma,
-}
-
-
-def temperature_of(z: torch.Tensor, centers: torch.Tensor, config: LossConfig) -> float:
-    """Temperature of Eq. (14), from the (M, D) landmarks `z` and their (K, D) centers."""
-    distance = adaptive_distance(center_distance(z, centers), config.epsilon)
-    return choose(TEMPERATURES, config.temperature, "loss.temperature")(distance, config.gamma)
 
 
 @dataclass(frozen=True)
@@ -140,7 +41,7 @@ class Scene:
         Of the network on the noisy input.
     clusters, target
         None before the centers are found.
-    atlas
+    pairs
         What Eq. (15) needs of all cells; None pairs the cells of the batch.
     n_cells
         N, cells of the atlas.
@@ -153,7 +54,7 @@ class Scene:
     out: NetworkOutput
     clusters: Clusters | None = None
     target: Target | None = None
-    atlas: PairMeans | None = None
+    pairs: PairMeans | None = None
     n_cells: int = 0
     batch_cells: int = 0
 
@@ -202,9 +103,9 @@ class Objective:
 
     def similarity(self, scene: Scene) -> torch.Tensor:
         """Eq. (15): these cells against all cells, where their sums are known, or their pairs."""
-        if scene.atlas is not None:
+        if scene.pairs is not None:
             scale = self.similarity_scale(scene.n_cells) * scene.share
-            return atlas_similarity(scene.u, scene.latent, scene.atlas) * scale
+            return atlas_similarity(scene.u, scene.latent, scene.pairs) * scale
         return self._similarity(scene.u, scene.latent) * self.similarity_scale(len(scene.latent))
 
     def clustering(self, scene: Scene) -> torch.Tensor:
@@ -212,7 +113,7 @@ class Objective:
         assert scene.clusters is not None
         latent, clusters = scene.latent, scene.clusters
         with torch.no_grad():
-            u, h = soft_assignment(latent, clusters.centers, clusters.temperature, self.config.epsilon)
+            u, h = clusters.assign(latent)
         value = self._cluster(latent, clusters.centers, u, h)
         return value if self.config.clustering == "sum" else value * scene.share
 
@@ -239,7 +140,7 @@ class Objective:
         list of Tensor
             One for each scene; over all blocks of all ranks they add up to the term of the batch.
         """
-        if name != "similarity" or scenes[0].atlas is not None or len(sizes) == 1:
+        if name != "similarity" or scenes[0].pairs is not None or len(sizes) == 1:
             return [self.term(name, scene) for scene in scenes]
         # Pairs of cells reach across blocks.
         z = block_gather([scene.latent for scene in scenes], sizes, world)
@@ -254,14 +155,14 @@ class Objective:
     @torch.no_grad()
     def followed(self, scenes: Sequence[Scene], world: World) -> PairMeans | None:
         """Move what Eq. (15) knows of all cells along with those of a batch, which have moved."""
-        momentum, atlas = self.config.similarity_momentum, scenes[0].atlas
-        if atlas is None or momentum == 0:
-            return atlas
+        momentum, pairs = self.config.similarity_momentum, scenes[0].pairs
+        if pairs is None or momentum == 0:
+            return pairs
         parts = [
             gram_matrices(scene.u if isinstance(scene.u, Codes) else unit_rows(scene.u), unit_rows(scene.latent))
             for scene in scenes
         ]
-        return follow_batch(atlas, sum_over_ranks(tree_sum(parts), world), momentum)
+        return follow_batch(pairs, sum_over_ranks(tree_sum(parts), world), momentum)
 
 
 TERMS: dict[str, Callable[[Objective, Scene], torch.Tensor]] = {

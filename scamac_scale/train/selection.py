@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scamac_scale.errors import MissingExtraError, choose
+from scamac_scale.errors import MissingExtraError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan
 from scamac_scale.randomness import integer_seed, numpy_generator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scamac_scale.arrays import FloatArray, IntArray
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import StartConfig
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
@@ -31,11 +31,11 @@ POINTS_PER_CENTER = 64
 logger = logging.getLogger(__name__)
 
 
-def landmark_count(n_cells: int, config: ScamacConfig) -> int:
+def landmark_count(n_cells: int, start: StartConfig, n_clusters: int | str) -> int:
     """Landmark cells: as configured, more for very many clusters, never more than there are cells."""
-    wanted = config.start.landmark_cells
-    if isinstance(config.n_clusters, int):
-        wanted = max(wanted, LANDMARKS_PER_CLUSTER * config.n_clusters)
+    wanted = start.landmark_cells
+    if isinstance(n_clusters, int):
+        wanted = max(wanted, LANDMARKS_PER_CLUSTER * n_clusters)
     return min(wanted, n_cells)
 
 
@@ -97,8 +97,8 @@ random, or nearest to the centers of faiss k-means on latents, where sparse regi
 def choose_bank(
     source: CellSource,
     network: ScamacNetwork,
-    config: ScamacConfig,
-    choice: str | None = None,
+    choice: str,
+    seed: int,
     world: World = ALONE,
 ) -> torch.Tensor:
     """Choose the cells of the bank.
@@ -109,10 +109,10 @@ def choose_bank(
         N cells.
     network
         Its bank says how many; its latents may serve the choice.
-    config
-        ``seed`` and ``model.bank_choice``.
     choice
-        Key of `SELECTIONS` in place of that of the config, for a time before there are latents.
+        Key of `SELECTIONS`; only random ones can be had before there are latents.
+    seed
+        Of the run.
     world
         This rank, and how many there are: rank 0 chooses.
 
@@ -121,8 +121,8 @@ def choose_bank(
     Tensor
         (M, G) scaled input, on the CPU.
     """
-    select = choose(SELECTIONS, choice or config.model.bank_choice, "model.bank_choice")
-    rows = from_first(lambda: select(source, network, len(network.bank_cells), config.seed, "bank"), world)
+    n_cells = len(network.bank_cells)
+    rows = from_first(lambda: SELECTIONS[choice](source, network, n_cells, seed, "bank"), world)
     return read_cells(source, rows, network)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scamac_scale.arrays import FloatArray, IntArray
-    from scamac_scale.config import ModelConfig, ScamacConfig
+    from scamac_scale.config import InputConfig, ModelConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 def fit_input_scale(
     network: ScamacNetwork,
     source: CellSource,
-    gene_sd: float | None,
-    is_centered: bool,
+    config: InputConfig,
     world: World = ALONE,
     in_flight: InFlight | None = None,
     tick: Tick = no_tick,
@@ -50,10 +49,8 @@ def fit_input_scale(
         Its `gene_mean` (G,) and `input_scale` () are written.
     source
         N cells.
-    gene_sd
-        Mean standard deviation of a gene afterwards, or None to leave the scale at 1.
-    is_centered
-        Whether gene means are subtracted.
+    config
+        Whether gene means are subtracted, and the mean standard deviation of a gene afterwards.
     world
         This rank, and how many there are.
     in_flight, tick
@@ -69,11 +66,11 @@ def fit_input_scale(
 
     sums = sum_over_cells(source, part, label="gene moments", world=world, in_flight=in_flight, tick=tick)
     mean, square = sums / source.n_cells
-    if is_centered:
+    if config.center:
         network.gene_mean.copy_(mean)
-    if gene_sd is not None:
+    if config.gene_sd is not None:
         sd = float((square - mean.square()).clamp_min(0.0).sqrt().mean())
-        network.input_scale.fill_(gene_sd / sd if sd > 0 else 1.0)
+        network.input_scale.fill_(config.gene_sd / sd if sd > 0 else 1.0)
 
 
 class _Moments(NamedTuple):
@@ -181,7 +178,8 @@ def check_pca_start(model: ModelConfig) -> None:
 def start_from_pca(
     network: ScamacNetwork,
     source: CellSource,
-    config: ScamacConfig,
+    n_cells: int,
+    seed: int,
     world: World = ALONE,
     tick: Tick = no_tick,
 ) -> None:
@@ -192,8 +190,10 @@ def start_from_pca(
     network
         Its weights are written. Units beyond the pairs keep their random input weights and start with no influence.
     source
-        N cells; a random sample of ``start.pca_cells`` where N is larger.
-    config
+        N cells.
+    n_cells
+        Size of the random sample that is taken where N is larger.
+    seed
         Of the run.
     world
         This rank, and how many there are.
@@ -205,9 +205,9 @@ def start_from_pca(
     ConfigError
         If the latent or output activation is not linear, or the encoder is too narrow for the pairs.
     """
-    model = config.model
+    model = network.config
     check_pca_start(model)
-    rows = sample_rows(source.n_cells, config.start.pca_cells, config.seed, "pca")
+    rows = sample_rows(source.n_cells, n_cells, seed, "pca")
     if len(rows) < source.n_cells:
         logger.info("principal components of a random sample of %d of %d cells", len(rows), source.n_cells)
     mean, axes = principal_components(network, source, model.latent_width, rows, world, tick)
@@ -239,7 +239,8 @@ def start_from_pca(
 def _keep_kaiming(
     network: ScamacNetwork,
     source: CellSource,
-    config: ScamacConfig,
+    n_cells: int,
+    seed: int,
     world: World = ALONE,
     tick: Tick = no_tick,
 ) -> None:
@@ -249,7 +250,8 @@ def _keep_kaiming(
 def _start_from_identity(
     network: ScamacNetwork,
     source: CellSource,
-    config: ScamacConfig,
+    n_cells: int,
+    seed: int,
     world: World = ALONE,
     tick: Tick = no_tick,
 ) -> None:
@@ -260,8 +262,9 @@ def _start_from_identity(
             torch.nn.init.zeros_(layer.bias)
 
 
-WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, ScamacConfig, World, Tick], None]] = {
+WEIGHT_STARTS: dict[str, Callable[[ScamacNetwork, CellSource, int, int, World, Tick], None]] = {
     "pca": start_from_pca,
     "kaiming": _keep_kaiming,
     "identity": _start_from_identity,
 }
+"""Name to a function of network, source, cells of its sample, seed, world and tick that sets the weights."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
 from scamac_scale.config import TrainConfig
 from scamac_scale.errors import NumericalError
-from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums, soft_assignment
+from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums
 from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.sweep import sum_over_cells
-from scamac_scale.train.objective import Clusters, ConsensusTarget
+from scamac_scale.train.targets import ConsensusTarget
 from scamac_scale.train.watch import Watch
 from scamac_scale.world import ALONE, World
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
-    from scamac_scale.train.objective import Target
+    from scamac_scale.ops.fuzzy import Clusters
+    from scamac_scale.train.targets import Target
 
 Sum = TypeVar("Sum")
 
@@ -74,7 +76,6 @@ class Sweeps:
     def fuzzy(
         self,
         start: Clusters,
-        epsilon: float,
         *,
         label: str,
         target: Target | None = None,
@@ -86,8 +87,6 @@ class Sweeps:
         ----------
         start
             Centers and temperature of the memberships.
-        epsilon
-            Of Eqs. (12) to (14).
         label
             Shown beside the progress bar.
         target
@@ -115,7 +114,7 @@ class Sweeps:
 
         def add(x: torch.Tensor, batch: Batch) -> _Sums:
             z, product = self.network.embed_and_sum(x)
-            u, h = soft_assignment(z, start.centers, start.temperature, epsilon)
+            u, h = start.assign(z)
             if isinstance(target, ConsensusTarget):
                 grams: Grams | None = _grams(target.of(batch.rows, z, start), z, is_final)
             else:
@@ -130,8 +129,8 @@ class Sweeps:
             raise NumericalError(
                 f"a center is not finite after {label}; lower the learning rate, or look at metrics.csv."
             )
-        atlas = None if sums.grams is None or target is None else pair_means(sums.grams, target.uu_square)
-        return Clusters(centers, start.temperature, sums.centers.weight), atlas
+        pairs = None if sums.grams is None or target is None else pair_means(sums.grams, target.uu_square)
+        return replace(start, centers=centers, weight=sums.centers.weight), pairs
 
     def similarity(self, clusters: Clusters, target: Target, label: str = "similarity") -> PairMeans:
         """Sum over all cells what Eq. (15) needs of them.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scamac_scale.config import IngestConfig
+from scamac_scale.config import IngestConfig, InputConfig
 from scamac_scale.infer.atlas import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.ordered import SweepPlan
@@ -21,9 +21,9 @@ from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.sweep import sweep
 from scamac_scale.train.codes import CodeTable
-from scamac_scale.train.objective import Clusters, ConsensusTarget, MembershipTarget
 from scamac_scale.train.start import fit_input_scale, principal_components
 from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.train.targets import ConsensusTarget, MembershipTarget
 from scamac_scale.world import World
 from tests.support.fitted import fitted_model
 from tests.support.launch import run_ranks
@@ -54,7 +54,7 @@ def model_of(store: Path) -> FittedModel:
 def targets(n_cells: int) -> dict[str, Any]:
     table = CodeTable(n_cells, SIZES)
     table.write(np.arange(n_cells), np.arange(n_cells)[:, None] % SIZES)
-    return {"membership": MembershipTarget(EPSILON), "consensus": ConsensusTarget(table, np.array([1.0, 3.0]))}
+    return {"membership": MembershipTarget(), "consensus": ConsensusTarget(table, np.array([1.0, 3.0]))}
 
 
 def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
@@ -64,8 +64,8 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
     model = model_of(store)
     network = model.network
     with open_source(store) as source:
-        clusters = Clusters(model.centers, model.temperature)
-        fit_input_scale(network, source, 0.5, True, world)
+        clusters = model.clusters
+        fit_input_scale(network, source, InputConfig(), world)
         found["gene mean"], found["input scale"] = network.gene_mean.clone(), network.input_scale.clone()
         mean, axes = principal_components(network, source, 4, np.arange(source.n_cells), world)
         found["principal mean"], found["principal axes"] = torch.from_numpy(mean), torch.from_numpy(axes.copy())
@@ -73,7 +73,7 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
         sweeps.freeze()
         found["mean product"] = network.mean_product.clone()
         for name, target in targets(source.n_cells).items():
-            centers, atlas = sweeps.fuzzy(clusters, EPSILON, label="", target=target, is_final=True)
+            centers, atlas = sweeps.fuzzy(clusters, label="", target=target, is_final=True)
             assert atlas is not None
             found["centers"], found["weight"] = centers.centers, centers.weight
             for field, value in zip(atlas._fields, atlas, strict=True):
@@ -130,8 +130,8 @@ def one_shot(store: Path) -> dict[str, torch.Tensor]:
         z = network(x, frozen=True).latent
         q, k, v = network.spatial_parts(x)
     expected["mean product"] = network.mean_product
-    u, _ = soft_assignment(z, model.centers.double(), model.temperature, EPSILON)
-    weight = u * robust_weight(torch.cdist(z, model.centers.double()), EPSILON)
+    u, _ = soft_assignment(z, model.clusters.centers.double(), model.clusters.temperature, EPSILON)
+    weight = u * robust_weight(torch.cdist(z, model.clusters.centers.double()), EPSILON)
     expected["weight"] = weight.sum(dim=0)
     expected["centers"] = weight.T @ z / weight.sum(dim=0)[:, None]
     z_hat = z / z.norm(dim=1, keepdim=True)
@@ -185,9 +185,7 @@ def sums_of_few(world: World, store: Path, folder: Path) -> tuple[torch.Tensor, 
     with open_source(store) as source:
         sweeps = Sweeps(model.network, source, world)
         sweeps.freeze()
-        found, atlas = sweeps.fuzzy(
-            Clusters(model.centers, model.temperature), EPSILON, label="", target=MembershipTarget(EPSILON)
-        )
+        found, atlas = sweeps.fuzzy(model.clusters, label="", target=MembershipTarget())
         assert atlas is not None
         attention = AtlasAttention(model.network, source, folder, world)
         attention.compute()

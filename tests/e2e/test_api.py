@@ -23,7 +23,7 @@ def same_weights(a: ScAMAC, b: ScAMAC) -> bool:
     states = [model.fitted.network.state_dict() for model in (a, b)]
     return all(
         np.array_equal(states[0][name].numpy(), states[1][name].numpy()) for name in states[0]
-    ) and np.array_equal(a.fitted.centers.numpy(), b.fitted.centers.numpy())
+    ) and np.array_equal(a.fitted.clusters.centers.numpy(), b.fitted.clusters.centers.numpy())
 
 
 def test_the_four_types_are_found(model: ScAMAC, store: Path) -> None:

@@ -8,6 +8,7 @@ from scamac_scale.checkpoint import FittedModel
 from scamac_scale.config import ModelConfig, ScamacConfig, TrainConfig
 from scamac_scale.genes import GeneSpace
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.ops.fuzzy import Clusters
 
 N_CLUSTERS = 3
 GENES = tuple(f"gene{index:03d}" for index in range(20))
@@ -26,4 +27,10 @@ def fitted_model(seed: int = 0, genes: tuple[str, ...] = GENES, **settings: obje
         network.refresh_bank()
         centers = torch.randn(N_CLUSTERS, config.model.latent_width)
     space = GeneSpace(kind="counts", target_sum=1000.0, filtered=genes, chosen=genes)
-    return FittedModel(network, centers, 0.5, space, config, {"versions": {"torch": "2"}, "is_count_estimated": True})
+    return FittedModel(
+        network,
+        Clusters(centers, 0.5, config.loss.epsilon),
+        space,
+        config,
+        {"versions": {"torch": "2"}, "is_count_estimated": True},
+    )

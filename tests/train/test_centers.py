@@ -10,9 +10,9 @@ import torch
 from scamac_scale.config import ModelConfig, ScamacConfig
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.train.centers import empty_clusters, tend_clusters
 from scamac_scale.train.landmarks import Landmarks
-from scamac_scale.train.objective import Clusters
 
 G, D = 12, 4
 CONFIG = ScamacConfig(model=ModelConfig(encoder_width=8, latent_width=D, bank_cells=3))
@@ -33,7 +33,7 @@ def state(network: ScamacNetwork) -> tuple[Landmarks, Clusters]:
     latent = embed_rows(network, x)
     centers = torch.stack([latent[:40].mean(dim=0), latent[40:].mean(dim=0), latent.mean(dim=0) + 1000])
     weight = torch.tensor([40.0, 20.0, 1e-9], dtype=torch.float64)
-    return Landmarks(np.arange(60), x), Clusters(centers, 0.5, weight)
+    return Landmarks(np.arange(60), x), Clusters(centers, 0.5, 0.01, weight)
 
 
 def test_a_cluster_without_weight_is_reported_and_keeps_its_center(
@@ -42,7 +42,7 @@ def test_a_cluster_without_weight_is_reported_and_keeps_its_center(
     landmarks, clusters = state(network)
     assert empty_clusters(clusters) == [2]
     with caplog.at_level(logging.WARNING):
-        found = tend_clusters(clusters, landmarks, network, CONFIG)
+        found = tend_clusters(clusters, landmarks, network, splits_heaviest=False, seed=0)
     assert found is clusters
     assert "1 of 3 clusters are empty (2)" in caplog.text
 
@@ -50,15 +50,16 @@ def test_a_cluster_without_weight_is_reported_and_keeps_its_center(
 def test_full_clusters_are_left_alone_without_a_word(network: ScamacNetwork, caplog: pytest.LogCaptureFixture) -> None:
     landmarks, clusters = state(network)
     full = replace(clusters, weight=torch.ones(3, dtype=torch.float64))
-    assert tend_clusters(full, landmarks, network, CONFIG) is full
-    assert tend_clusters(replace(clusters, weight=None), landmarks, network, CONFIG).weight is None
+    assert tend_clusters(full, landmarks, network, splits_heaviest=False, seed=0) is full
+    assert (
+        tend_clusters(replace(clusters, weight=None), landmarks, network, splits_heaviest=False, seed=0).weight is None
+    )
     assert caplog.text == ""
 
 
 def test_the_heaviest_cluster_is_split_on_request(network: ScamacNetwork, caplog: pytest.LogCaptureFixture) -> None:
     landmarks, clusters = state(network)
-    config = replace(CONFIG, train=replace(CONFIG.train, splits_heaviest=True))
-    found = tend_clusters(clusters, landmarks, network, config)
+    found = tend_clusters(clusters, landmarks, network, splits_heaviest=True, seed=0)
     latent = embed_rows(network, landmarks.x)
     halves = torch.stack([latent[:20].mean(dim=0), latent[20:40].mean(dim=0)])
     distance = torch.cdist(halves, found.centers[[0, 2]])
@@ -66,7 +67,7 @@ def test_the_heaviest_cluster_is_split_on_request(network: ScamacNetwork, caplog
     torch.testing.assert_close(found.centers[1], clusters.centers[1], rtol=0, atol=0)
     assert "1 clusters were empty (2); heavy ones were split in place of 1 of them" in caplog.text
     assert empty_clusters(found) == []
-    again = tend_clusters(clusters, landmarks, network, config)
+    again = tend_clusters(clusters, landmarks, network, splits_heaviest=True, seed=0)
     torch.testing.assert_close(again.centers, found.centers, rtol=0, atol=0)
 
 
@@ -75,6 +76,5 @@ def test_landmarks_that_cannot_be_split_leave_the_clusters_as_they_are(
 ) -> None:
     landmarks, clusters = state(network)
     same = Landmarks(landmarks.rows, landmarks.x[:1].expand(60, -1).contiguous())
-    config = replace(CONFIG, train=replace(CONFIG.train, splits_heaviest=True))
-    assert tend_clusters(clusters, same, network, config) is clusters
+    assert tend_clusters(clusters, same, network, splits_heaviest=True, seed=0) is clusters
     assert "in place of 0 of them" in caplog.text

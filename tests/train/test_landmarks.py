@@ -9,10 +9,10 @@ import pytest
 
 from scamac_scale import IngestConfig, ingest
 from scamac_scale.sources import open_source
+from scamac_scale.train.fit import build_network
 from scamac_scale.train.landmarks import choose_landmarks, label_landmarks
-from scamac_scale.train.loop import build_network
-from scamac_scale.train.objective import ConsensusTarget
 from scamac_scale.train.start import fit_input_scale, start_from_pca
+from scamac_scale.train.targets import ConsensusTarget
 from scamac_scale.train.watch import Watch
 from tests.support.settings import QUICK
 
@@ -38,8 +38,8 @@ def test_a_sweep_in_flight_is_taken_up_by_the_same_members_only(
     watch = Watch(CONFIG.train, write=saved.append)
     with open_source(store, loader=CONFIG.loader) as source:
         network = build_network(source, CONFIG)
-        fit_input_scale(network, source, 0.5, True)
-        start_from_pca(network, source, CONFIG)
+        fit_input_scale(network, source, CONFIG.input)
+        start_from_pca(network, source, 1000, CONFIG.seed)
 
         def label() -> str:
             landmarks = choose_landmarks(source, network, CONFIG)

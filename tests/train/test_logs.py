@@ -54,7 +54,7 @@ def test_opening_a_run_loses_nothing_whatever_call_fails(tmp_path: Path, number:
         assert contents(path / "checkpoints") == held, state.failed
         with suppress(_Killed), RunFolder(path, QUICK, resume=True) as run:
             assert run.saved is not None
-            assert run.saved["step"] == 10
+            assert run.saved["state"]["step"] == 10
             assert run.n_logged == 3, state.failed
             raise _Killed
         assert metrics(path) == rows

@@ -4,10 +4,12 @@ import torch
 
 from scamac_scale.config import InputConfig, LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
+from scamac_scale.train.centers import clusters_at
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Member
-from scamac_scale.train.objective import ConsensusTarget, Objective, temperature_of
+from scamac_scale.train.objective import Objective
 from scamac_scale.train.phases import block_noise
+from scamac_scale.train.targets import ConsensusTarget
 
 
 def members() -> tuple[Member, ...]:
@@ -31,14 +33,13 @@ def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_associati
     np.testing.assert_allclose(float(target.uu_square), (together**2).sum(), rtol=1e-12)
 
 
-def test_temperature_is_relative_or_absolute_and_others_are_refused() -> None:
+def test_temperature_is_relative_or_absolute() -> None:
     z, c = torch.randn(50, 4), torch.randn(3, 4)
-    absolute = temperature_of(z, c, LossConfig(temperature="absolute", gamma=0.7))
+    absolute = clusters_at(c, z, LossConfig(temperature="absolute", gamma=0.7)).temperature
     assert absolute == 0.7
-    relative = temperature_of(z, c, LossConfig(gamma=0.1))
-    torch.testing.assert_close(temperature_of(10 * z, 10 * c, LossConfig(gamma=0.1)), 10 * relative, rtol=0.02, atol=0)
-    with pytest.raises(ConfigError, match=r"loss\.temperature='relativ'.*relative"):
-        temperature_of(z, c, LossConfig(temperature="relativ"))
+    relative = clusters_at(c, z, LossConfig(gamma=0.1)).temperature
+    larger = clusters_at(10 * c, 10 * z, LossConfig(gamma=0.1)).temperature
+    torch.testing.assert_close(larger, 10 * relative, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def network(source: ArraySource) -> ScamacNetwork:
     config = ScamacConfig(model=ModelConfig(encoder_width=24, latent_width=6, bank_cells=8))
     torch.manual_seed(0)
     network = ScamacNetwork(G, config.model, config.input)
-    fit_input_scale(network, source, 0.5, True)
-    start_from_pca(network, source, config)
+    fit_input_scale(network, source, config.input)
+    start_from_pca(network, source, config.start.pca_cells, config.seed)
     return network.eval()
 
 

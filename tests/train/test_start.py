@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
+from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig, StartConfig
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
@@ -35,7 +35,7 @@ SMALL = ScamacConfig(model=ModelConfig(encoder_width=24, latent_width=6, bank_ce
 
 def test_input_has_unit_cells_centered_genes_and_the_mean_sd_asked_for(source: ArraySource) -> None:
     network = make(SMALL)
-    fit_input_scale(network, source, 0.5, True)
+    fit_input_scale(network, source, InputConfig())
     x = network.scale_input(torch.from_numpy(source.values)).numpy()
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(x.std(axis=0).mean(), 0.5, rtol=1e-5)
@@ -46,7 +46,7 @@ def test_input_has_unit_cells_centered_genes_and_the_mean_sd_asked_for(source: A
 def test_input_is_left_alone_in_the_paper_config(source: ArraySource) -> None:
     config = replace(SMALL, input=InputConfig(unit_norm=False, center=False, gene_sd=None))
     network = make(config)
-    fit_input_scale(network, source, None, False)
+    fit_input_scale(network, source, InputConfig(gene_sd=None, center=False))
     values = torch.from_numpy(source.values)
     torch.testing.assert_close(network.scale_input(values), values)
 
@@ -55,7 +55,7 @@ def test_streamed_components_equal_scikit_learn(source: ArraySource) -> None:
     from sklearn.decomposition import PCA
 
     network = make(SMALL)
-    fit_input_scale(network, source, 0.5, True)
+    fit_input_scale(network, source, InputConfig())
     mean, axes = principal_components(network, source, 5, np.arange(N_CELLS))
     x = network.scale_input(torch.from_numpy(source.values)).double().numpy()
     expected = PCA(5, svd_solver="full").fit(x).components_
@@ -67,8 +67,8 @@ def test_streamed_components_equal_scikit_learn(source: ArraySource) -> None:
 def test_network_starts_as_the_linear_pca_autoencoder(source: ArraySource, activation: str) -> None:
     config = replace(SMALL, model=replace(SMALL.model, encoder_activation=activation))
     network = make(config)
-    fit_input_scale(network, source, 0.5, True)
-    start_from_pca(network, source, config)
+    fit_input_scale(network, source, InputConfig())
+    start_from_pca(network, source, config.start.pca_cells, config.seed)
     x = network.scale_input(torch.from_numpy(source.values))
     with torch.no_grad():
         out = network(x, frozen=False)
@@ -84,17 +84,17 @@ def test_network_starts_as_the_linear_pca_autoencoder(source: ArraySource, activ
 def test_pca_start_says_what_it_cannot_do(source: ArraySource) -> None:
     leaky = replace(SMALL, model=replace(SMALL.model, latent_activation="leaky_relu"))
     with pytest.raises(ConfigError, match=r"start\.weights to 'kaiming'"):
-        start_from_pca(make(leaky), source, leaky)
+        start_from_pca(make(leaky), source, 1000, 0)
     narrow = replace(SMALL, model=replace(SMALL.model, encoder_width=10))
     with pytest.raises(ConfigError, match="encoder_width >= 2"):
-        start_from_pca(make(narrow), source, narrow)
+        start_from_pca(make(narrow), source, 1000, 0)
 
 
 def test_more_components_than_cells_leave_the_rest_at_zero(source: ArraySource) -> None:
     few = ArraySource(source.values[:4])
     network = make(SMALL)
-    fit_input_scale(network, few, 0.5, True)
-    start_from_pca(network, few, SMALL)
+    fit_input_scale(network, few, InputConfig())
+    start_from_pca(network, few, 1000, 0)
     with torch.no_grad():
         hidden = network(network.scale_input(torch.from_numpy(few.values)), frozen=False).hidden
     assert hidden[:, 3:].abs().max() < 1e-6
@@ -109,9 +109,9 @@ def test_samples_are_sorted_distinct_and_a_function_of_seed_and_purpose() -> Non
 
 
 def test_landmarks_grow_with_the_clusters_and_stop_at_the_cells() -> None:
-    assert landmark_count(10_000, ScamacConfig()) == 1000
-    assert landmark_count(10_000, ScamacConfig(n_clusters=500)) == 2500
-    assert landmark_count(300, ScamacConfig(n_clusters=200)) == 300
+    assert landmark_count(10_000, StartConfig(), "auto") == 1000
+    assert landmark_count(10_000, StartConfig(), 500) == 2500
+    assert landmark_count(300, StartConfig(), 200) == 300
 
 
 def test_read_cells_gives_the_rows_asked_for(source: ArraySource) -> None:
@@ -123,7 +123,7 @@ def test_read_cells_gives_the_rows_asked_for(source: ArraySource) -> None:
 
 def test_identity_start_passes_the_first_genes_through(source: ArraySource) -> None:
     network = make(SMALL)
-    WEIGHT_STARTS["identity"](network, source, SMALL)
+    WEIGHT_STARTS["identity"](network, source, 1000, 0)
     x = torch.rand(5, N_GENES)
     hidden = network(x, frozen=False).hidden
     torch.testing.assert_close(hidden, x[:, : SMALL.model.latent_width])

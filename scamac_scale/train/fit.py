@@ -1,0 +1,216 @@
+"""The whole fit, from a source of cells to a fitted model: takes the stages of the recipe one by one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from scamac_scale.checkpoint import FittedModel
+from scamac_scale.durable.alike import check_alike
+from scamac_scale.durable.atomic import check_room
+from scamac_scale.durable.faults import reach
+from scamac_scale.links import waited_s
+from scamac_scale.nn.embed import embed_rows
+from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.ops.similarity import similarity_from_means
+from scamac_scale.randomness import integer_seed
+from scamac_scale.reduce import barrier, from_first
+from scamac_scale.sources import cells_digest
+from scamac_scale.train.centers import clusters_at, empty_clusters
+from scamac_scale.train.checkpoints import KEPT
+from scamac_scale.train.checks import check_ranks, check_settings, check_size
+from scamac_scale.train.logs import check_same_cells
+from scamac_scale.train.memory import memory_explained
+from scamac_scale.train.phases import Stepper
+from scamac_scale.train.provenance import commit, versions
+from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
+from scamac_scale.train.state import FitState
+from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.train.watch import Watch
+from scamac_scale.world import ALONE, World
+
+if TYPE_CHECKING:
+    from scamac_scale.config import ScamacConfig
+    from scamac_scale.genes import GeneSpace
+    from scamac_scale.signals import Signals
+    from scamac_scale.sources import OpenSource
+    from scamac_scale.train.logs import RunFolder
+
+
+def fit(
+    source: OpenSource,
+    genes: GeneSpace,
+    config: ScamacConfig,
+    run: RunFolder | None = None,
+    world: World = ALONE,
+    signals: Signals | None = None,
+) -> FittedModel:
+    """Fit scAMAC to all cells of a source.
+
+    Parameters
+    ----------
+    source
+        N cells, log-normalised values of G genes.
+    genes
+        Kept with the model.
+    config
+        The whole run.
+    run
+        Where metrics and checkpoints go, and where an earlier one may be taken up; None keeps nothing.
+    world
+        This rank, and how many there are; several need `run`, in a folder that all of them see.
+    signals
+        Entered; what stops the fit. None where nothing does, or there is no `run`.
+
+    Returns
+    -------
+    FittedModel
+        On the device of the fit; the same on all ranks.
+
+    Raises
+    ------
+    ConfigError
+        If K exceeds the number of cells, or settings are at odds.
+    InputError
+        If there are too few cells.
+    NumericalError
+        If the loss or a center is not finite.
+    StoppedError
+        After a signal, once a checkpoint is saved.
+    LostRankError
+        If another rank does not answer.
+
+    Notes
+    -----
+    Memory does not grow with the cells: a few batches, samples of them and sums. The clusters of all cells in all members of
+    the consensus, about 48 bytes per cell, lie in a file once they are more than some MB.
+    """
+    check_settings(config)
+    check_size(source.n_cells, config)
+    check_ranks(source.n_cells, config, world, has_folder=run is not None)
+    with ExitStack() as stack:
+        stack.enter_context(memory_explained(config))
+        if run is not None:
+            run.cells_digest = cells_digest(source)
+            check_alike({"input": run.cells_digest}, world)
+        fabric = launch(config)
+        state = _first_state(build_network(source, config).to(fabric.device), source, config, run, world)
+        stack.callback(state.close)
+        stages = recipe(config)
+        left = stages_left(stages, state)
+        tools = gather_tools(fabric, state, source, config, run, world, signals)
+        barrier(world)  # some have opened their cells sooner than others: sweeps are less patient
+        for stage, following in zip(left, [*(stage.name for stage in left[1:]), DONE], strict=False):
+            stage.work(tools, state)
+            state.times.mark(stage.part)
+            state.stage = following
+            if stage is stages[FIRST_SAVE - 1]:
+                from_first(lambda: _check_room(state, config, run), world)
+                tools.watch.save()  # finds out early whether it can be written
+            tools.watch.stage()
+        return _model(tools, state, genes)
+
+
+FIRST_SAVE = 2
+"""Stages before the first checkpoint: it shows at once whether there is room for the next ones."""
+
+
+def _first_state(
+    network: ScamacNetwork, source: OpenSource, config: ScamacConfig, run: RunFolder | None, world: World
+) -> FitState:
+    """Begin, or take up what a checkpoint holds."""
+    if run is None or run.saved is None:
+        return FitState(network)
+    check_same_cells(run.saved["data"], run.cells_digest, str(run.path))
+    return FitState.from_plain(run.saved["state"], network, config, source, run.code_path, world)
+
+
+def gather_tools(
+    fabric: Fabric,
+    state: FitState,
+    source: OpenSource,
+    config: ScamacConfig,
+    run: RunFolder | None = None,
+    world: World = ALONE,
+    signals: Signals | None = None,
+) -> Tools:
+    """Make what the stages work with; the watch saves this very state."""
+    stepper = Stepper(fabric, state.network, source, config, world=world, run=run)
+    save = None if run is None else lambda in_flight: run.save(state.to_plain(), in_flight)
+    is_cuda = fabric.device.type == "cuda"
+    watch = Watch(config.train, world, signals, save, check=lambda: stepper.check(state.step), is_cuda=is_cuda)
+    if run is not None and run.saved is not None:
+        watch.in_flight = run.saved["in_flight"]
+    return Tools(config, source, world, watch, stepper, Sweeps(state.network, source, world, watch), run)
+
+
+def _check_room(state: FitState, config: ScamacConfig, run: RunFolder | None) -> None:
+    """Refuse a disk without room for the checkpoints that are kept and the one that is written meanwhile."""
+    if run is not None:
+        n_bytes = sum(tensor.nbytes for tensor in state.network.state_dict().values())
+        moments = 2 * sum(weight.nbytes for weight in state.network.parameters())  # of Adam, for each phase
+        check_room(run.checkpoints.folder, (KEPT + 1) * (n_bytes + (1 + len(config.train.phases)) * moments))
+
+
+def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
+    assert state.clusters is not None
+    assert state.landmarks is not None
+    latent, config = embed_rows(state.network, state.landmarks.x), tools.config
+    clusters = clusters_at(state.clusters.centers, latent, config.loss, state.clusters.weight)
+    state.times.mark("last sweep")
+    provenance: dict[str, Any] = {
+        "n_cells": tools.source.n_cells,
+        "n_clusters": len(clusters),
+        "is_count_estimated": config.n_clusters == "auto",
+        "empty_clusters": empty_clusters(clusters),
+        "steps": state.step,
+        "similarity_over_all_pairs": None
+        if state.last_pairs is None
+        else float(similarity_from_means(state.last_pairs)),
+        "similarity_weight": state.weights.get("similarity"),
+        "processes": tools.world.size,
+        "checkpoints": tools.watch.n_saved,
+        "seconds_in_collectives": round(waited_s(), 3),
+        "seconds_by_part": {**state.times.parts, "checkpoints": round(tools.watch.seconds, 3)},
+        "versions": versions(),
+        "commit": commit(),
+    }
+    reach("train.model")
+    return FittedModel(state.network.eval(), clusters, genes, config, provenance)
+
+
+def launch(config: ScamacConfig) -> Fabric:
+    """Fabric on one device of this process: CUDA where there is one, in bf16 where it has that.
+
+    Notes
+    -----
+    Fabric places and casts; the ranks are ours (`reduce`): its launcher kills all processes as soon as one has ended, also those that
+    are saving.
+    """
+    accelerator = config.train.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    is_bf16 = config.train.precision == "bf16-mixed"
+    if config.train.precision == "auto":
+        is_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=[torch.cuda.current_device()] if accelerator == "cuda" else 1,
+        precision="bf16-mixed" if is_bf16 else "32-true",
+        plugins=[LightningEnvironment()],  # one process, whatever the environment says
+    )
+    fabric.launch()
+    return fabric
+
+
+def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:
+    """Make a network with random weights that depend on the seed alone."""
+    model = replace(config.model, bank_cells=min(config.model.bank_cells, source.n_cells))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(integer_seed(config.seed, "weights"))
+        return ScamacNetwork(len(source.gene_names), model, config.input)

@@ -1,0 +1,235 @@
+"""The recipe of a fit: its stages in order, each a function of the tools and the state.
+
+Scale of the input -> start of the weights -> pretraining -> landmarks labelled -> rounds of (steps, exact sweep) -> one fuzzy
+sweep. A fit can be stopped and resumed between two stages, and inside long ones. To add a stage, write its function and name it in
+`recipe`. Everything random is keyed by the seed, everything summed over all cells is a sweep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from scamac_scale.errors import StoreError
+from scamac_scale.ops.similarity import similarity_from_means
+from scamac_scale.train.centers import landmark_clusters, tend_clusters
+from scamac_scale.train.landmarks import choose_landmarks, label_landmarks
+from scamac_scale.train.selection import choose_bank
+from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
+from scamac_scale.train.state import PHASE, PRETRAINING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from scamac_scale.config import ScamacConfig
+    from scamac_scale.ops.fuzzy import Clusters
+    from scamac_scale.sources import OpenSource
+    from scamac_scale.train.logs import RunFolder
+    from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.state import FitState
+    from scamac_scale.train.sweeps import Sweeps
+    from scamac_scale.train.watch import Watch
+    from scamac_scale.world import World
+
+DONE = "done"
+"""In place of the next stage: none is left."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the stages work with; none of it changes while a fit goes on.
+
+    Attributes
+    ----------
+    config
+        Of the run.
+    source
+        N cells.
+    world
+        This rank, and how many there are.
+    watch
+        Saves and stops.
+    stepper
+        Takes gradient steps.
+    sweeps
+        Sums over all cells.
+    run
+        Its folder; None keeps nothing.
+    """
+
+    config: ScamacConfig
+    source: OpenSource
+    world: World
+    watch: Watch
+    stepper: Stepper
+    sweeps: Sweeps
+    run: RunFolder | None
+
+
+class Stage(NamedTuple):
+    """One step of the recipe.
+
+    Attributes
+    ----------
+    name
+        In checkpoints; no two are alike.
+    work
+        Moves the state on; what it does can be done again from its start.
+    part
+        Of the fit, for which its time counts.
+    needs
+        Fields of the state that must have been found.
+    """
+
+    name: str
+    work: Callable[[Tools, FitState], None]
+    part: str
+    needs: tuple[str, ...] = ()
+
+
+def recipe(config: ScamacConfig) -> list[Stage]:
+    """List all stages of a fit, in order."""
+    found = ("landmarks", "clusters")
+    stages = [
+        Stage("gene moments", scale_input, "gene moments"),
+        Stage("start", start_weights, "start"),
+        Stage("pretraining", pretrain, "pretraining"),
+        Stage("bank", renew_bank, "pretraining"),
+        Stage("freeze", freeze, "pretraining"),
+        Stage("landmarks", find_clusters, "landmarks"),
+    ]
+    for index in range(config.train.rounds):
+        stages += [
+            Stage(f"round {index + 1}", partial(take_round, index=index), "rounds", found),
+            Stage(f"sweep {index + 1}", partial(end_round, index=index), "rounds", found),
+        ]
+    return [
+        *stages,
+        Stage("last freeze", partial(freeze, label="last freeze"), "last sweep"),
+        Stage("last sweep", sweep_last, "last sweep", found),
+    ]
+
+
+def stages_left(stages: Sequence[Stage], state: FitState) -> Sequence[Stage]:
+    """Give the stages that a state has not seen.
+
+    Raises
+    ------
+    StoreError
+        If the state stands before a stage that is not in the recipe, or lacks what the stage needs.
+    """
+    names = [stage.name for stage in stages]
+    if state.stage == DONE:
+        return []
+    if not state.stage:
+        return stages
+    if state.stage not in names:
+        raise StoreError(
+            f"the checkpoint stands before the stage {state.stage!r}, which a fit of these settings does not have (it has "
+            f"{', '.join(names)}); go on with the version that wrote it, or start a new run."
+        )
+    left = stages[names.index(state.stage) :]
+    missing = [name for name in left[0].needs if getattr(state, name) is None]
+    if missing:
+        raise StoreError(
+            f"the checkpoint stands before the stage {state.stage!r} and lacks its {' and '.join(missing)}; start a new run."
+        )
+    return left
+
+
+# ---------------------------------------------------------------------- the stages
+
+
+def scale_input(tools: Tools, state: FitState) -> None:
+    """Set the gene means and the scale of the input."""
+    with tools.watch.sweep("gene moments") as (in_flight, tick):
+        config, source = tools.config.input, tools.source
+        fit_input_scale(state.network, source, config, tools.world, in_flight=in_flight, tick=tick)
+
+
+def start_weights(tools: Tools, state: FitState) -> None:
+    """Set the first weights, and a first bank of random cells."""
+    config, network, source, world = tools.config, state.network, tools.source, tools.world
+    with tools.watch.sweep("principal components") as (_, tick):
+        WEIGHT_STARTS[config.start.weights](network, source, config.start.pca_cells, config.seed, world, tick)
+    network.start_attention(choose_bank(source, network, "random", config.seed, world).to(network.gene_mean.device))
+
+
+def pretrain(tools: Tools, state: FitState) -> None:
+    """Take the steps before the centers are found."""
+    tools.stepper.take(state, PRETRAINING, tools.sweeps, label="pretraining")
+
+
+def renew_bank(tools: Tools, state: FitState) -> None:
+    """Choose the cells of the bank by their latents, where the config says so."""
+    network, choice = state.network, tools.config.model.bank_choice
+    if network.has_bank and choice != "random":
+        network.refresh_bank()  # for the latents by which the cells are chosen
+        network.bank_cells.copy_(choose_bank(tools.source, network, choice, tools.config.seed, tools.world))
+
+
+def freeze(tools: Tools, state: FitState, label: str = "freeze") -> None:
+    """Renew the bank, and Eq. (11)'s product over all cells."""
+    tools.sweeps.freeze(label)
+
+
+def find_clusters(tools: Tools, state: FitState) -> None:
+    """Label the landmarks, and find the clusters, the target of Eq. (15) and its weight."""
+    config, network, source = tools.config, state.network, tools.source
+    landmarks = choose_landmarks(source, network, config, tools.world)
+    path = tools.run.code_path if tools.run else None
+    state.target = label_landmarks(landmarks, network, source, config, path=path, watch=tools.watch, world=tools.world)
+    state.landmarks = landmarks
+    state.clusters = landmark_clusters(landmarks, network, config.loss)
+    state.weights["clustering"] = config.loss.clustering_weight
+    if state.target is not None:
+        weight = config.loss.similarity_weight
+        state.weights["similarity"] = tools.stepper.similarity_weight(state) if weight is None else weight
+
+
+def take_round(tools: Tools, state: FitState, index: int) -> None:
+    """Take the steps of one round, phase after phase."""
+    train = tools.config.train
+    if state.phase == state.phase_step == 0:
+        state.pairs_step = state.step
+    for number in range(state.phase, len(train.phases)):
+        state.phase = number
+        tools.stepper.take(state, f"{PHASE}{number}", tools.sweeps, label=f"round {index + 1}/{train.rounds}")
+    state.phase = 0
+
+
+def end_round(tools: Tools, state: FitState, index: int) -> None:
+    """Renew the bank, the centers and what Eq. (15) needs of all cells, in one sweep."""
+    config = tools.config
+    state.network.refresh_bank()
+    label = f"sweep {index + 1}/{config.train.rounds}"
+    target = state.target if config.loss.similarity == "atlas" else None
+    clusters, state.pairs = tools.sweeps.fuzzy(_first_clusters(tools, state), label=label, target=target)
+    if state.pairs is not None:
+        tools.stepper.log({"similarity_atlas": float(similarity_from_means(state.pairs))}, state.step)
+    state.clusters = _tended(tools, state, clusters)
+    if state.clusters is not clusters:
+        state.pairs = None  # the sums are of the clusters before
+
+
+def sweep_last(tools: Tools, state: FitState) -> None:
+    """Update the centers once more, and sum Eq. (15) over all pairs, with nothing moving any more."""
+    start = _first_clusters(tools, state)
+    clusters, state.last_pairs = tools.sweeps.fuzzy(start, label="last sweep", target=state.target, is_final=True)
+    state.clusters = _tended(tools, state, clusters)
+
+
+def _first_clusters(tools: Tools, state: FitState) -> Clusters:
+    """Clusters that a sweep starts from."""
+    assert state.landmarks is not None
+    assert state.clusters is not None
+    if tools.config.train.carries_centers:
+        return state.clusters
+    return landmark_clusters(state.landmarks, state.network, tools.config.loss)
+
+
+def _tended(tools: Tools, state: FitState, clusters: Clusters) -> Clusters:
+    assert state.landmarks is not None
+    splits, seed = tools.config.train.splits_heaviest, tools.config.seed
+    return tend_clusters(clusters, state.landmarks, state.network, splits_heaviest=splits, seed=seed)
