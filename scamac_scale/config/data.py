@@ -1,0 +1,108 @@
+"""Settings of what is read: raw files, the input of the network, and how cells come from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scamac_scale.config.choices import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How a raw file becomes a training store."""
+
+    kind: str = "auto"
+    """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected on the full pass)."""
+    matrix: str = "X"
+    """Where the values lie: X, raw, or the name of a layer."""
+    n_genes: int = 2000
+    """Highly variable genes to keep; all that pass the filter where there are fewer."""
+    min_cell_fraction: float = 0.05
+    """A gene is kept if at least this share of the cells expresses it, 0 to 1."""
+    target_sum: float | None = None
+    """Total that every cell is scaled to; null takes the median total, as scanpy does."""
+    block_cells: int = 4096
+    """Cells read and written at a time; memory grows with it."""
+    profile: str = "fast"
+    """How the store is written: fast (not compressed) or small (half of the space, twice the reading time)."""
+    shuffle: bool = True
+    """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
+    seed: int = 0
+    """Of the random order."""
+    shuffle_bytes: int = 2**28
+    """Bytes of memory for the shuffle; with fewer, the cells go through more files on disk."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.n_genes >= 1, f"ingest.n_genes={self.n_genes}; it must be at least 1.")
+        require(
+            0.0 <= self.min_cell_fraction <= 1.0,
+            f"ingest.min_cell_fraction={self.min_cell_fraction}; it is a share of cells, 0 to 1.",
+        )
+        require(
+            self.target_sum is None or self.target_sum > 0,
+            f"ingest.target_sum={self.target_sum}; it must be positive, or null for the median.",
+        )
+        require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
+        require(self.seed >= 0, f"ingest.seed={self.seed}; it must not be negative.")
+        require(self.shuffle_bytes >= 1, f"ingest.shuffle_bytes={self.shuffle_bytes}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """What the network sees: log-normalised values, rescaled, plus noise in training."""
+
+    unit_norm: bool = True
+    """Scale each cell to Euclidean length 1."""
+    center: bool = True
+    """Subtract the mean of each gene."""
+    gene_sd: float | None = 0.5
+    """Multiply everything by one number so that the mean standard deviation of a gene is this; null leaves it."""
+    noise_low: float = -0.5
+    """Lower bound of the uniform noise added in training; the published code has 0."""
+    noise_high: float = 0.5
+    """Upper bound of the uniform noise added in training; the published code has 1. Noise of mean 0 leaves clean cells,
+    which inference sees, where training saw them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(
+            self.gene_sd is None or self.gene_sd > 0,
+            f"input.gene_sd={self.gene_sd}; it must be positive, or null to leave the scale alone.",
+        )
+        require(
+            self.noise_low <= self.noise_high,
+            f"input.noise_low={self.noise_low} lies above input.noise_high={self.noise_high}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How cells come from disk."""
+
+    cache: str = "auto"
+    """Where all cells are kept after one reading: none, host, device, or auto (host if they fit `cache_bytes`). The batches
+    are the same."""
+    cache_bytes: int = 2**30
+    """Bytes that cache=auto may take."""
+    window_bytes: int = 2**28
+    """Most that the cells which are mixed with one another may take, in bytes as float32 CSR; memory is three such windows,
+    or half of that from a store of counts."""
+    threads: int | None = None
+    """Reader threads; null takes the cores, at most 4."""
+    ahead: int = 2
+    """Windows that are read beyond the one in use."""
+    densify: str = "auto"
+    """Where sparse rows become dense: host, device, or auto (measured at the start of a run on a GPU)."""
+    balance_by: str | None = None
+    """Column of obs whose classes training sees equally often; null takes the cells as they are."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.cache_bytes >= 0, f"loader.cache_bytes={self.cache_bytes}; it must not be negative.")
+        require(self.window_bytes >= 1, f"loader.window_bytes={self.window_bytes}; it must be at least 1.")
+        require(
+            self.threads is None or self.threads >= 1,
+            f"loader.threads={self.threads}; it must be at least 1, or null for the number of cores.",
+        )
+        require(self.ahead >= 1, f"loader.ahead={self.ahead}; it must be at least 1.")

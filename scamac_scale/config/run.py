@@ -1,0 +1,84 @@
+"""The settings of one whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scamac_scale.config.choices import require
+from scamac_scale.config.data import InputConfig, LoaderConfig
+from scamac_scale.config.model import LossConfig, ModelConfig
+from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScamacConfig:
+    """One whole run."""
+
+    n_clusters: int | str = "auto"
+    """Number of clusters K, or auto."""
+    seed: int = 0
+    """Every random choice derives from it."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """What the network sees."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes and forms of the network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The objective."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Weights and centers at the beginning."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How cells come from disk."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        """Check the number of clusters."""
+        if isinstance(self.n_clusters, str):
+            require(
+                self.n_clusters == "auto",
+                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
+            )
+        else:
+            require(
+                type(self.n_clusters) is int,
+                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
+            )
+            require(self.n_clusters >= 1, f"n_clusters={self.n_clusters}; it must be at least 1.")
+        require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
+        require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")
+
+
+def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
+    """Rebuild settings from plain data.
+
+    Parameters
+    ----------
+    values
+        As ``dataclasses.asdict`` gives them.
+
+    Returns
+    -------
+    ScamacConfig
+        Checked anew.
+    """
+
+    def phase(fields: dict[str, Any]) -> PhaseConfig:
+        return PhaseConfig(**{**fields, "terms": tuple(fields["terms"])})
+
+    start = {**values["start"], "components": tuple(values["start"]["components"])}
+    train = {
+        **values["train"],
+        "pretrain": phase(values["train"]["pretrain"]),
+        "phases": tuple(phase(fields) for fields in values["train"]["phases"]),
+    }
+    return ScamacConfig(
+        n_clusters=values["n_clusters"],
+        seed=values["seed"],
+        input=InputConfig(**values["input"]),
+        model=ModelConfig(**{**values["model"], "scales": tuple(values["model"]["scales"])}),
+        loss=LossConfig(**values["loss"]),
+        start=StartConfig(**start),
+        loader=LoaderConfig(**values["loader"]),
+        train=TrainConfig(**train),
+    )

@@ -1,0 +1,125 @@
+"""Settings of the fit: how it begins, its phases, rounds and devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scamac_scale.config.choices import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """One stretch of gradient steps."""
+
+    terms: tuple[str, ...] = ("reconstruction", "layers")
+    """Terms of the objective: reconstruction, layers (both of Eq. 5), similarity, clustering."""
+    epochs: float = 10
+    """Passes over the cells."""
+    min_steps: int = 0
+    """At least so many steps, however few the cells."""
+    max_steps: int | None = None
+    """At most so many steps, however many the cells; null sets no limit."""
+    optimizer: str = "adamw"
+    """adamw, adam or sgd."""
+    learning_rate: float | None = None
+    """Step size; null takes 1e-3 at 256 cells a batch, growing with the batch."""
+    schedule: str = "constant"
+    """constant or cosine (to zero at the last step of the last round)."""
+    is_noisy: bool = True
+    """Whether uniform noise is added to the input."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.epochs >= 0, f"epochs={self.epochs}; it must not be negative.")
+        require(
+            self.max_steps is None or self.max_steps >= self.min_steps,
+            f"max_steps={self.max_steps} lies below min_steps={self.min_steps}.",
+        )
+        require(
+            self.learning_rate is None or self.learning_rate > 0,
+            f"learning_rate={self.learning_rate}; it must be positive, or null for the default.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """How the weights and the centers begin."""
+
+    weights: str = "pca"
+    """pca (the linear PCA autoencoder), kaiming, or identity (as the published code)."""
+    pca_cells: int = 100_000
+    """Cells of the covariance; a random sample of so many where the atlas has more."""
+    centers: str = "consensus"
+    """consensus, ward, kmeans, faiss_kmeans (extra cpu or gpu) or random."""
+    landmark_cells: int = 1000
+    """Cells on which the centers are found."""
+    landmark_choice: str = "random"
+    """How they are chosen: random, or kmeans (by faiss on latents; sparse regions get more than their share)."""
+    components: tuple[int, ...] = (10, 20, 40)
+    """Principal components of the spaces that the consensus members cluster in."""
+    cut_height: float = 0.6
+    """Where the consensus tree is cut when the number of clusters is not given, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.landmark_cells >= 2, f"start.landmark_cells={self.landmark_cells}; it must be at least 2.")
+        require(self.pca_cells >= 2, f"start.pca_cells={self.pca_cells}; it must be at least 2.")
+        require(len(self.components) > 0, "start.components is empty; name at least one number.")
+        require(min(self.components) >= 1, f"start.components={self.components}; each must be at least 1.")
+        require(0 < self.cut_height < 1, f"start.cut_height={self.cut_height}; it lies between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop: batches, rounds, devices."""
+
+    batch_cells: int | None = None
+    """Cells in a global batch; null takes 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
+    pretrain: PhaseConfig = field(default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000))
+    """Before the centers are found."""
+    rounds: int = 4
+    """Rounds of (phases, exact sweep)."""
+    phases: tuple[PhaseConfig, ...] = field(
+        default_factory=lambda: (
+            PhaseConfig(
+                terms=("reconstruction", "layers", "similarity", "clustering"),
+                epochs=3,
+                min_steps=50,
+                max_steps=1000,
+                schedule="cosine",
+            ),
+        )
+    )
+    """The phases of one round, in order."""
+    carries_centers: bool = False
+    """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
+    splits_heaviest: bool = False
+    """Whether a cluster that a sweep leaves empty takes half of the heaviest one; otherwise it keeps its center."""
+    accelerator: str = "auto"
+    """cpu, cuda or auto (cuda where there is one)."""
+    precision: str = "auto"
+    """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
+    sums: str = "blocks"
+    """How gradients are summed: blocks (of the global batch, by a fixed tree: the same bits on 1, 2, 4 or 8 processes) or ranks (each
+    process takes its share at once: faster at small batches, rounded otherwise on another number of processes)."""
+    checkpoint_every_s: float = 300.0
+    """Seconds between two checkpoints."""
+    checkpoint_every_steps: int | None = None
+    """Gradient steps between two checkpoints, if that is sooner; null leaves it to the time."""
+    timeout_s: float = 60.0
+    """Seconds that processes wait for one another in steps and sweeps."""
+    setup_timeout_s: float = 1800.0
+    """And elsewhere: at the start, and while one of them finds the clusters or saves."""
+    log_every_s: float = 10.0
+    """Seconds between plain progress lines where there is no terminal."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(
+            self.batch_cells is None or self.batch_cells >= 1,
+            f"train.batch_cells={self.batch_cells}; it must be at least 1, or null for the default.",
+        )
+        require(self.rounds >= 0, f"train.rounds={self.rounds}; it must not be negative.")
+        for name in ("checkpoint_every_s", "checkpoint_every_steps", "timeout_s", "setup_timeout_s"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"train.{name}={value}; it must be positive.")
