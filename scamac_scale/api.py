@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from scamac_scale.config import IngestConfig, ScamacConfig
-from scamac_scale.errors import InputError, choose
+from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, check_value
+from scamac_scale.errors import InputError
 from scamac_scale.ranks import find_place
 from scamac_scale.simulation import simulate
 
@@ -123,7 +123,7 @@ class ScAMAC:
     """
 
     def __init__(
-        self, n_clusters: int | str | None = None, *, seed: int | None = None, config: ScamacConfig | None = None
+        self, n_clusters: Count | None = None, *, seed: int | None = None, config: ScamacConfig | None = None
     ) -> None:
         settings = config or ScamacConfig()
         if n_clusters is not None:
@@ -270,7 +270,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
-        attention: str = "trained",
+        attention: Attention = "trained",
         resume: bool = False,
     ) -> ad.AnnData: ...
 
@@ -282,7 +282,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
-        attention: str = "trained",
+        attention: Attention = "trained",
         resume: bool = False,
     ) -> Path: ...
 
@@ -293,7 +293,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
-        attention: str = "trained",
+        attention: Attention = "trained",
         resume: bool = False,
     ) -> ad.AnnData | Path:
         """Predict cells, those of the fit or new ones.
@@ -324,7 +324,7 @@ class ScAMAC:
         Raises
         ------
         ConfigError
-            If several processes have no `out`, or `out` was begun with another model, data or other options.
+            If several processes have no `out`, `out` was begun with another model, data or other options, or `attention` is not known.
         InputError
             If the data does not fit the model.
         OutputError
@@ -335,13 +335,13 @@ class ScAMAC:
             If another process does not answer.
         """
         from scamac_scale.infer.output import check_target
-        from scamac_scale.infer.predict import ATTENTIONS, check_ranks, predict
+        from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.reduce import from_first
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
         out = None if out is None else Path(out).expanduser()
-        choose(ATTENTIONS, attention, "attention")
+        check_value(Attention, attention, "attention")
         check_ranks(out, place.world)
         with self._joined(place) as world:
             if out is not None:

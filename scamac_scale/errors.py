@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 Entry = TypeVar("Entry")
@@ -115,9 +115,30 @@ def choose(options: Mapping[str, Entry], name: str, where: str) -> Entry:
     """
     if name in options:
         return options[name]
-    near = difflib.get_close_matches(name, options, n=1)
+    raise unknown_name(options, name, where)
+
+
+def unknown_name(known: Iterable[str], name: object, where: str) -> ConfigError:
+    """Make the error about a choice that does not exist.
+
+    Parameters
+    ----------
+    known
+        The names that do.
+    name
+        What came instead.
+    where
+        The config key.
+
+    Returns
+    -------
+    ConfigError
+        To be raised; it lists the known names and the nearest one.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{where}={name!r} is not known; it is one of {', '.join(sorted(options))}.{hint}")
+    return ConfigError(f"{where}={name!r} is not known; it is one of {', '.join(known)}.{hint}")
 
 
 _ADVICE = {

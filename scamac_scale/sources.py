@@ -12,7 +12,7 @@ import numpy as np
 
 from scamac_scale.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.config import IngestConfig, LoaderConfig
-from scamac_scale.errors import InputError, choose
+from scamac_scale.errors import InputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
@@ -277,7 +277,7 @@ def cached(source: OpenSource, cache: str, cache_bytes: int) -> OpenSource:
     OpenSource
         The source itself, or one that holds its cells. The values, and the order of a plan, are the same.
     """
-    return CachedSource(source) if choose(CACHES, cache, "loader.cache")(source, cache_bytes) else source
+    return CachedSource(source) if CACHES[cache](source, cache_bytes) else source
 
 
 CACHES: dict[str, Callable[[OpenSource, int], bool]] = {

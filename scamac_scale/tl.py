@@ -9,12 +9,12 @@ from scamac_scale.config import IngestConfig
 if TYPE_CHECKING:
     import anndata as ad
 
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import Count, ScamacConfig
 
 
 def scamac(
     adata: ad.AnnData,
-    n_clusters: int | str | None = None,
+    n_clusters: Count | None = None,
     *,
     seed: int | None = None,
     config: ScamacConfig | None = None,

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scamac_scale.buffer import RowBuffer
 from scamac_scale.config import IngestConfig, LoaderConfig
-from scamac_scale.errors import ConfigError, InputError, StoreError
+from scamac_scale.errors import InputError, StoreError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
@@ -144,11 +144,6 @@ def test_cells_are_kept_in_memory_only_where_they_fit(store: Path, tiny_atlas: P
 def test_a_cache_can_be_asked_for_or_not(store: Path, cache: str, is_cached: bool) -> None:
     with open_source(store, loader=LoaderConfig(cache=cache, cache_bytes=1)) as source:
         assert isinstance(source, CachedSource) == is_cached
-
-
-def test_an_unknown_cache_lists_the_known_ones(store: Path) -> None:
-    with pytest.raises(ConfigError, match=r"loader\.cache.*auto"):
-        open_source(store, loader=LoaderConfig(cache="disk"))
 
 
 @pytest.mark.parametrize("kind", ["counts", "linear"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
-from scamac_scale.config import IngestConfig, ScamacConfig
+from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _declare_train(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--n-clusters",
         "--n_clusters",
-        type=int | str,
+        type=Count,
         default="auto",
         metavar="K|auto",
         help="Number of clusters; auto estimates it, which is right within one only about two times in five.",
@@ -147,10 +147,10 @@ def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
     parser.add_argument(
         "--attention",
-        type=str,
+        type=Attention,
         default="trained",
-        help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input; the time grows "
-        "with the square of their number).",
+        help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input, in a time that "
+        "grows with the square of their number).",
     )
     declare_ranks(parser)
     parser.add_argument(

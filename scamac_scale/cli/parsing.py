@@ -11,19 +11,48 @@ import re
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from scamac_scale.config import check_value, type_hints
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Any: argparse takes values of every type
 OPTIONAL: dict[str, Any] = {"default": argparse.SUPPRESS}
 """Options that are absent from the result, and from ``--print_config``, unless they are given."""
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Says each list of names once: in front of the help, as in ``--loader.cache {auto,none,host,device}``."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        hint = _hint(action)
+        if get_origin(hint) is tuple and _has_names(hint):
+            return text.replace("type: %(type)s", "type: list of names")
+        return text.replace("type: %(type)s, ", "") if _has_names(hint) else text
+
+
+class Parser(ArgumentParser):
+    """Has this help also where it makes parsers of its own, as for ``--train.phases.help``."""
+
+    def __init__(self, **options: Any) -> None:  # Any: as of ArgumentParser
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
+
+
+def _hint(action: argparse.Action) -> Any:  # Any: what type hints are
+    """Type of an option, None where it is of none; jsonargparse has no public way to tell."""
+    return getattr(action, "_typehint", None)
+
+
+def _has_names(hint: Any) -> bool:  # Any: what type hints are
+    """Whether a type is a Literal, or a tuple or union with one."""
+    return any(get_origin(part) is Literal for part in (hint, *get_args(hint)))
 
 
 def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = False) -> ArgumentParser:
@@ -53,7 +82,7 @@ def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = F
         import_path_allowlist=["scamac_scale.config"],
     )
     prog = f"scamac-scale {name}"
-    parser = ArgumentParser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} {usage} [options]",
         description=summary,
@@ -120,7 +149,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str], config: type | None, pref
     Raises
     ------
     ConfigError
-        If an argument or config key is unknown (names the nearest known one), missing, or of the wrong type.
+        If an argument, a config key or the name of a choice is unknown (names the nearest known one), or a value is missing or
+        of the wrong type.
     """
     try:
         args: Namespace = parser.instantiate(parser.parse_args(list(argv)))
@@ -129,7 +159,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str], config: type | None, pref
         raise
     except (argparse.ArgumentError, TypeError, ValueError, KeyError) as error:
         known = {*_options(parser), *(_keys(config, prefix) if config else ())}
-        message = _diagnosis(argv, sorted(known)) or _one_line(str(error))
+        types = {action.dest: hint for action in parser._actions if (hint := _hint(action)) is not None}
+        message = _diagnosis(argv, sorted(known), types) or _one_line(str(error))
         raise ConfigError(f"{message} See `{parser.prog} --help`.") from error
 
 
@@ -141,7 +172,7 @@ def _options(parser: ArgumentParser) -> Iterator[str]:
 
 def _keys(config: type, prefix: str) -> Iterator[str]:
     """Every dotted key of a config; the fields of a listed dataclass stand below the key of the list."""
-    hints = get_type_hints(config)
+    hints = type_hints(config)
     for field in fields(config):
         key, hint = prefix + field.name, hints[field.name]
         nested = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
@@ -150,14 +181,15 @@ def _keys(config: type, prefix: str) -> Iterator[str]:
             yield from _keys(nested, key + ".")
 
 
-def _diagnosis(argv: Sequence[str], known: Sequence[str]) -> str | None:
+# Any: what type hints are
+def _diagnosis(argv: Sequence[str], known: Sequence[str], types: Mapping[str, Any]) -> str | None:
     for at, argument in enumerate(argv):
         if argument == "--":
             return None
-        name, has_value, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if not name.startswith("--"):
             continue
-        if not has_value and at + 1 < len(argv):
+        if not equals and at + 1 < len(argv):
             value = argv[at + 1]
         if name[2:] not in known and name[2:].replace("-", "_") not in known:
             return f"Unknown option {name}. {_nearest(name[2:], known, '--')}"
@@ -169,7 +201,27 @@ def _diagnosis(argv: Sequence[str], known: Sequence[str]) -> str | None:
             if key not in known:
                 where = value if name == "--config" else name
                 return f"Unknown config key {key} in {where}. {_nearest(key, known, '')}"
+        if not equals and (not value or value.startswith("--")):
+            continue  # it has no value, or is a flag
+        key = "" if name == "--config" else name[2:].replace("-", "_")
+        try:
+            _check_names(types, key, value if get_origin(types.get(key)) is Literal else content)
+        except ConfigError as error:
+            return str(error)
     return None
+
+
+def _check_names(types: Mapping[str, Any], key: str, content: Any) -> None:  # Any: type hints, and what YAML holds
+    """Refuse unknown names in the value of a key, or of the keys below it."""
+    if key in types:
+        if content is False and "off" in get_args(types[key]):
+            raise ConfigError(f"{key}=off is false in YAML; write 'off', with its quotes.")
+        check_value(types[key], content, key)
+    elif isinstance(content, str) and any(name.startswith(f"{key}.") for name in types) and Path(content).is_file():
+        _check_names(types, key, _read_config(content))
+    elif isinstance(content, dict):
+        for name, part in content.items():
+            _check_names(types, f"{key}.{name}" if key else name, part)
 
 
 def _read_config(path: str) -> Any:  # Any: what YAML holds

@@ -1,17 +1,20 @@
 """Every setting of the program: frozen dataclasses, one per part.
 
-A config is data: numbers, names and booleans. Names of choices are keys of the dicts that list them (``SPATIAL_FORMS``,
-``STARTS`` and so on), which report an unknown name together with the known ones. Nothing here imports torch, so that the
+A config is data: numbers, names and booleans. The names that a field may take stand in its type, see ``choices.py``; another
+one is refused, together with the nearest known one, when the dataclass is made. Nothing here imports torch, so that the
 command line can read these classes at once. The defaults are the recipe for all data; ``configs/paper.yaml`` holds the
 sizes and readings of the paper.
 """
 
+from scamac_scale.config.choices import Attention, Count, check_value, type_hints
 from scamac_scale.config.data import IngestConfig, InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
 from scamac_scale.config.run import ScamacConfig, config_from_dict
 from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
 
 __all__ = [
+    "Attention",
+    "Count",
     "IngestConfig",
     "InputConfig",
     "LoaderConfig",
@@ -21,5 +24,7 @@ __all__ = [
     "ScamacConfig",
     "StartConfig",
     "TrainConfig",
+    "check_value",
     "config_from_dict",
+    "type_hints",
 ]

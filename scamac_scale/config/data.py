@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scamac_scale.config.choices import require
+from scamac_scale.config.choices import Cache, Densify, Kind, Profile, check_names, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
     """How a raw file becomes a training store."""
 
-    kind: str = "auto"
+    kind: Kind = "auto"
     """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected on the full pass)."""
     matrix: str = "X"
     """Where the values lie: X, raw, or the name of a layer."""
@@ -23,7 +23,7 @@ class IngestConfig:
     """Total that every cell is scaled to; null takes the median total, as scanpy does."""
     block_cells: int = 4096
     """Cells read and written at a time; memory grows with it."""
-    profile: str = "fast"
+    profile: Profile = "fast"
     """How the store is written: fast (not compressed) or small (half of the space, twice the reading time)."""
     shuffle: bool = True
     """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
@@ -33,7 +33,8 @@ class IngestConfig:
     """Bytes of memory for the shuffle; with fewer, the cells go through more files on disk."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        check_names(self, "ingest.")
         require(self.n_genes >= 1, f"ingest.n_genes={self.n_genes}; it must be at least 1.")
         require(
             0.0 <= self.min_cell_fraction <= 1.0,
@@ -80,7 +81,7 @@ class InputConfig:
 class LoaderConfig:
     """How cells come from disk."""
 
-    cache: str = "auto"
+    cache: Cache = "auto"
     """Where all cells are kept after one reading: none, host, device, or auto (host if they fit `cache_bytes`). The batches
     are the same."""
     cache_bytes: int = 2**30
@@ -92,13 +93,14 @@ class LoaderConfig:
     """Reader threads; null takes the cores, at most 4."""
     ahead: int = 2
     """Windows that are read beyond the one in use."""
-    densify: str = "auto"
+    densify: Densify = "auto"
     """Where sparse rows become dense: host, device, or auto (measured at the start of a run on a GPU)."""
     balance_by: str | None = None
     """Column of obs whose classes training sees equally often; null takes the cells as they are."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        check_names(self, "loader.")
         require(self.cache_bytes >= 0, f"loader.cache_bytes={self.cache_bytes}; it must not be negative.")
         require(self.window_bytes >= 1, f"loader.window_bytes={self.window_bytes}; it must be at least 1.")
         require(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from scamac_scale.config.choices import require
+from scamac_scale.config.choices import Count, check_names, check_value, require
 from scamac_scale.config.data import InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
 from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
@@ -15,7 +15,7 @@ from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
 class ScamacConfig:
     """One whole run."""
 
-    n_clusters: int | str = "auto"
+    n_clusters: Count = "auto"
     """Number of clusters K, or auto."""
     seed: int = 0
     """Every random choice derives from it."""
@@ -33,18 +33,12 @@ class ScamacConfig:
     """The loop."""
 
     def __post_init__(self) -> None:
-        """Check the number of clusters."""
-        if isinstance(self.n_clusters, str):
-            require(
-                self.n_clusters == "auto",
-                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
-            )
-        else:
-            require(
-                type(self.n_clusters) is int,
-                f"n_clusters={self.n_clusters!r}; it must be a whole number or 'auto'.",
-            )
-            require(self.n_clusters >= 1, f"n_clusters={self.n_clusters}; it must be at least 1.")
+        """Check the number of clusters and the seed."""
+        check_names(self)
+        require(
+            self.n_clusters == "auto" or self.n_clusters >= 1,
+            f"n_clusters={self.n_clusters}; it must be at least 1.",
+        )
         require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
         require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")
 
@@ -61,7 +55,13 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
     -------
     ScamacConfig
         Checked anew.
+
+    Raises
+    ------
+    ConfigError
+        If a value cannot be used.
     """
+    check_value(ScamacConfig, values, "")
 
     def phase(fields: dict[str, Any]) -> PhaseConfig:
         return PhaseConfig(**{**fields, "terms": tuple(fields["terms"])})

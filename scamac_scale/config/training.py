@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scamac_scale.config.choices import require
+from scamac_scale.config.choices import (
+    Accelerator,
+    CenterStart,
+    Optimizer,
+    Precision,
+    Schedule,
+    Selection,
+    Sums,
+    Term,
+    WeightStart,
+    check_names,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseConfig:
     """One stretch of gradient steps."""
 
-    terms: tuple[str, ...] = ("reconstruction", "layers")
+    terms: tuple[Term, ...] = ("reconstruction", "layers")
     """Terms of the objective: reconstruction, layers (both of Eq. 5), similarity, clustering."""
     epochs: float = 10
     """Passes over the cells."""
@@ -19,17 +31,18 @@ class PhaseConfig:
     """At least so many steps, however few the cells."""
     max_steps: int | None = None
     """At most so many steps, however many the cells; null sets no limit."""
-    optimizer: str = "adamw"
+    optimizer: Optimizer = "adamw"
     """adamw, adam or sgd."""
     learning_rate: float | None = None
     """Step size; null takes 1e-3 at 256 cells a batch, growing with the batch."""
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     """constant or cosine (to zero at the last step of the last round)."""
     is_noisy: bool = True
     """Whether uniform noise is added to the input."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        check_names(self)
         require(self.epochs >= 0, f"epochs={self.epochs}; it must not be negative.")
         require(
             self.max_steps is None or self.max_steps >= self.min_steps,
@@ -45,15 +58,15 @@ class PhaseConfig:
 class StartConfig:
     """How the weights and the centers begin."""
 
-    weights: str = "pca"
+    weights: WeightStart = "pca"
     """pca (the linear PCA autoencoder), kaiming, or identity (as the published code)."""
     pca_cells: int = 100_000
     """Cells of the covariance; a random sample of so many where the atlas has more."""
-    centers: str = "consensus"
+    centers: CenterStart = "consensus"
     """consensus, ward, kmeans, faiss_kmeans (extra cpu or gpu) or random."""
     landmark_cells: int = 1000
     """Cells on which the centers are found."""
-    landmark_choice: str = "random"
+    landmark_choice: Selection = "random"
     """How they are chosen: random, or kmeans (by faiss on latents; sparse regions get more than their share)."""
     components: tuple[int, ...] = (10, 20, 40)
     """Principal components of the spaces that the consensus members cluster in."""
@@ -61,7 +74,8 @@ class StartConfig:
     """Where the consensus tree is cut when the number of clusters is not given, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        check_names(self, "start.")
         require(self.landmark_cells >= 2, f"start.landmark_cells={self.landmark_cells}; it must be at least 2.")
         require(self.pca_cells >= 2, f"start.pca_cells={self.pca_cells}; it must be at least 2.")
         require(len(self.components) > 0, "start.components is empty; name at least one number.")
@@ -95,11 +109,11 @@ class TrainConfig:
     """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
     splits_heaviest: bool = False
     """Whether a cluster that a sweep leaves empty takes half of the heaviest one; otherwise it keeps its center."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """cpu, cuda or auto (cuda where there is one)."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
-    sums: str = "blocks"
+    sums: Sums = "blocks"
     """How gradients are summed: blocks (of the global batch, by a fixed tree: the same bits on 1, 2, 4 or 8 processes) or ranks (each
     process takes its share at once: faster at small batches, rounded otherwise on another number of processes)."""
     checkpoint_every_s: float = 300.0
@@ -114,7 +128,8 @@ class TrainConfig:
     """Seconds between plain progress lines where there is no terminal."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        check_names(self, "train.")
         require(
             self.batch_cells is None or self.batch_cells >= 1,
             f"train.batch_cells={self.batch_cells}; it must be at least 1, or null for the default.",

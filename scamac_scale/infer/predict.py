@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scamac_scale.config import Attention, check_value
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
-from scamac_scale.errors import ConfigError, InputError, choose
+from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.disk import DiskOutput
 from scamac_scale.infer.finished import IDENTITY, is_finished
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ATTENTIONS = dict.fromkeys(("trained", "atlas"))
-"""Over which cells spatial attention goes: those of training (its bank, or the block of cells), or all of the input."""
-
 
 def predict(
     model: FittedModel,
@@ -51,7 +49,7 @@ def predict(
     out: str | Path | None = None,
     *,
     is_denoised: bool = False,
-    attention: str = "trained",
+    attention: Attention = "trained",
     world: World = ALONE,
     resume: bool = False,
 ) -> ad.AnnData | Path:
@@ -68,7 +66,7 @@ def predict(
     is_denoised
         Also write the reconstruction, log-normalised units, N x G float32.
     attention
-        ``trained``: the spatial attention of training. ``atlas``: over all cells of the source, Eq. (10) as printed; O(N^2) time,
+        ``trained``: the spatial attention of training (over its bank, or the block of cells). ``atlas``: over all cells of the source, Eq. (10) as printed; O(N^2) time,
         and 12 bytes per scale, latent column and cell of disk beside the output.
     world
         This rank, and how many there are: each predicts some of the cells, into one output that all of them see.
@@ -83,7 +81,7 @@ def predict(
     Raises
     ------
     ConfigError
-        If several ranks have no output on disk, or not the same model and input.
+        If several ranks have no output on disk, or not the same model and input, or `attention` is not known.
     InputError
         If the source has no cells, or its columns cannot be written.
     OutputError
@@ -93,7 +91,7 @@ def predict(
     StoppedError
         After SIGTERM, SIGINT or SIGUSR1, where there is an output on disk: what was done is kept.
     """
-    choose(ATTENTIONS, attention, "attention")
+    check_value(Attention, attention, "attention")
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
     network = model.network.eval()

@@ -13,7 +13,7 @@ import numpy as np
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
-from scamac_scale.errors import OutputError, ResumeError, StoreError, choose
+from scamac_scale.errors import OutputError, ResumeError, StoreError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
@@ -85,7 +85,6 @@ def ingest(
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
-    choose(layout.PROFILES, config.profile, "ingest.profile")
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:

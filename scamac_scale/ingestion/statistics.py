@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numba
 import numpy as np
 
-from scamac_scale.errors import InputError, choose
+from scamac_scale.errors import InputError
 from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.ingestion.raw import read_blocks
@@ -129,7 +129,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     """
     if census is None:
         census = take_census(raw, config.block_cells)
-    kind = choose(KIND_RULES, config.kind, "ingest.kind")(raw, census)
+    kind = KIND_RULES[config.kind](raw, census)
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
     totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells)
     n_empty = int((totals == 0).sum())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scamac_scale.errors import ConfigError, choose
+from scamac_scale.errors import ConfigError
 from scamac_scale.loader.collate import SparseBatch
 from scamac_scale.loader.feed import Batch, Feed
 
@@ -192,4 +192,4 @@ DENSIFY: dict[str, Callable[[LoaderConfig, CellSource, Plan, torch.device], str]
 
 def densify_layout(config: LoaderConfig, source: CellSource, plan: Plan, device: torch.device) -> str:
     """Choose the layout that a feed needs for a setting of ``loader.densify``."""
-    return LAYOUTS[choose(DENSIFY, config.densify, "loader.densify")(config, source, plan, device)]
+    return LAYOUTS[DENSIFY[config.densify](config, source, plan, device)]

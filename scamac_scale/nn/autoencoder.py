@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 from torch.nn import functional as F
 
-from scamac_scale.errors import choose
 from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
@@ -60,11 +59,6 @@ class MultiScaleAutoencoder(nn.Module):
     config
         Widths H and D, activations.
 
-    Raises
-    ------
-    ConfigError
-        If an activation is not known.
-
     Notes
     -----
     The paper prints LeakyReLU for all four layers; our default has none on the hidden and output layers (config). Random
@@ -82,9 +76,9 @@ class MultiScaleAutoencoder(nn.Module):
         self.w2 = nn.Linear(config.encoder_width, config.latent_width)
         self.w3 = nn.Linear(config.latent_width, config.encoder_width)
         self.w4 = nn.Linear(config.encoder_width, n_genes)
-        self._encoder = choose(ACTIVATIONS, config.encoder_activation, "model.encoder_activation")
-        self._latent = choose(ACTIVATIONS, config.latent_activation, "model.latent_activation")
-        self._output = choose(ACTIVATIONS, config.output_activation, "model.output_activation")
+        self._encoder = ACTIVATIONS[config.encoder_activation]
+        self._latent = ACTIVATIONS[config.latent_activation]
+        self._output = ACTIVATIONS[config.output_activation]
         self._slope = config.negative_slope
 
     def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,12 +5,12 @@ The attention in between lives in `nn.synergy` and `nn.integration`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import nn
 
-from scamac_scale.errors import choose
+from scamac_scale.config.choices import Scale
 from scamac_scale.nn.autoencoder import ACTIVATIONS
 from scamac_scale.ops.checks import full_precision
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ModelConfig
 
-SCALES = ("encoding", "hidden", "decoding")
+SCALES: tuple[Scale, ...] = get_args(Scale)
 """The layers whose features are fused, in the order in which they are stacked."""
 
 
@@ -32,11 +32,6 @@ class ScaleProjection(nn.Module):
     ----------
     config
         Widths H and D, activation, scales.
-
-    Raises
-    ------
-    ConfigError
-        If a scale is not known.
 
     Notes
     -----
@@ -50,13 +45,11 @@ class ScaleProjection(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        for name in config.scales:
-            choose(dict.fromkeys(SCALES), name, "model.scales")
         self._scales = [name for name in SCALES if name in config.scales]
         self.w11 = nn.Linear(config.encoder_width, config.latent_width)
         self.w22 = nn.Linear(config.encoder_width, config.latent_width)
         self.norm = nn.LayerNorm(config.latent_width)
-        self._activation = choose(ACTIVATIONS, config.latent_activation, "model.latent_activation")
+        self._activation = ACTIVATIONS[config.latent_activation]
         self._slope = config.negative_slope
 
     def forward(self, encoding: Tensor, hidden: Tensor, decoding: Tensor) -> Tensor:

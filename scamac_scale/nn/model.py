@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scamac_scale.errors import ShapeError, choose
+from scamac_scale.errors import ShapeError
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
 from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
@@ -113,11 +113,6 @@ class ScamacNetwork(nn.Module):
     follows_product
         Whether a gradient step takes Eq. (11)'s product from the running mean over the atlas.
 
-    Raises
-    ------
-    ConfigError
-        If a form is not known.
-
     References
     ----------
     scAMAC Figure 1.
@@ -139,13 +134,13 @@ class ScamacNetwork(nn.Module):
         self.synergy = Synergy(config)
         self.integration = Integration(config.integration_kernel)
         self.synergy_norm = nn.LayerNorm(width)
-        self.fusion = choose(FUSIONS, config.fusion, "model.fusion")(width)
+        self.fusion = FUSIONS[config.fusion](width)
         self.has_synergy, self.has_integration = config.has_synergy, config.has_integration
         self.has_bank = config.has_synergy and config.spatial_form in BANK_FORMS
         self.mixes_batch = config.has_synergy and not self.has_bank
         self.is_unit_norm = input.unit_norm
         self.channel_momentum = CHANNEL_MOMENTUM
-        self.follows_product = choose(CHANNEL_FORMS, config.channel_form, "model.channel_form")
+        self.follows_product = CHANNEL_FORMS[config.channel_form]
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("bank_cells", torch.zeros(n_bank, n_genes))

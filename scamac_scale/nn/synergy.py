@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
-from scamac_scale.errors import choose
 from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
 from scamac_scale.ops.checks import full_precision
 
@@ -40,11 +39,6 @@ class Synergy(nn.Module):
     config
         Width D, spatial form.
 
-    Raises
-    ------
-    ConfigError
-        If the spatial form is not known.
-
     Notes
     -----
     All maps are D x D, act on each cell alone and are shared by the scales: weights that act on cells, as "projection" in
@@ -65,7 +59,7 @@ class Synergy(nn.Module):
         self.w_vc = nn.Linear(width, width)
         self.w_p = nn.Linear(width, width)
         self.w_s = nn.Linear(width, width)
-        self._attend = choose(SPATIAL_FORMS, config.spatial_form, "model.spatial_form")
+        self._attend = SPATIAL_FORMS[config.spatial_form]
 
     def project_bank(self, normalised: Tensor) -> Bank:
         """Keys and values for spatial attention.

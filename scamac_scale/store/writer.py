@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from scamac_scale.durable.atomic import atomic_folder, flush, flush_tree, writing
 from scamac_scale.durable.faults import reach
-from scamac_scale.errors import InputError, choose
+from scamac_scale.errors import InputError
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
@@ -286,7 +286,7 @@ class _ValueWriter:
         self._dtype = header.value_dtype
         self._lengths: list[NDArray[np.int64]] = []
         self._n_noted_rows = self._n_noted_parts = self._n_noted_values = 0
-        profile = choose(layout.PROFILES, header.config.profile, "ingest.profile")
+        profile = layout.PROFILES[header.config.profile]
         with writing(out):
             self._group = root.create_group("X")
             self._arrays, self._writers = {}, {}

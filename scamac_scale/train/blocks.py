@@ -45,10 +45,6 @@ def count_blocks(batch_cells: int, world: World, sums: str) -> int:
     return world.n_blocks(most) if sums == "blocks" else world.size
 
 
-SUMS = dict.fromkeys(("blocks", "ranks"))
-"""How gradients are summed: over fixed blocks by a fixed tree, or as each rank has them."""
-
-
 class Blocks:
     """The blocks of this rank.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scamac_scale.errors import choose
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
@@ -87,11 +86,10 @@ class Objective:
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        self._reconstruct = choose(RECONSTRUCTIONS, config.reconstruction, "loss.reconstruction")
-        self._cluster = choose(CLUSTERINGS, config.clustering, "loss.clustering")
-        choose(SIMILARITIES, config.similarity, "loss.similarity")
-        self._similarity = choose(SIMILARITY_LOSSES, config.similarity_form, "loss.similarity_form")
-        self.similarity_scale = choose(SIMILARITY_SCALINGS, config.similarity_scaling, "loss.similarity_scaling")
+        self._reconstruct = RECONSTRUCTIONS[config.reconstruction]
+        self._cluster = CLUSTERINGS[config.clustering]
+        self._similarity = SIMILARITY_LOSSES[config.similarity_form]
+        self.similarity_scale = SIMILARITY_SCALINGS[config.similarity_scaling]
 
     def reconstruction(self, scene: Scene) -> torch.Tensor:
         """First term of Eq. (5)."""
@@ -119,7 +117,7 @@ class Objective:
 
     def term(self, name: str, scene: Scene) -> torch.Tensor:
         """One term by its name in ``train.pretrain.terms`` or ``train.phases``: the part of these cells in that of their batch."""
-        return choose(TERMS, name, "train.phases.terms")(self, scene)
+        return TERMS[name](self, scene)
 
     def of_blocks(self, name: str, scenes: Sequence[Scene], sizes: Sequence[int], world: World) -> list[torch.Tensor]:
         """One term of a batch that is cut into blocks.
@@ -171,7 +169,5 @@ TERMS: dict[str, Callable[[Objective, Scene], torch.Tensor]] = {
     "similarity": Objective.similarity,
     "clustering": Objective.clustering,
 }
-SIMILARITIES = dict.fromkeys(("atlas", "batch", "off"))
-"""Which cells Eq. (15) pairs with those of a batch: all cells, those of the batch, or none."""
 
 CLUSTER_TERMS = frozenset({"similarity", "clustering"})

@@ -250,7 +250,7 @@ class Stepper:
             Scene(clean, rows, out, state.clusters, state.target, state.pairs, self.source.n_cells, sum(sizes))
             for clean, rows, out in zip(torch.split(x, own), rows_of_blocks, outputs, strict=True)
         ]
-        names = [name for name in phase.terms if _is_ready(name, state)]
+        names: list[str] = [name for name in phase.terms if _is_ready(name, state)]
         of_blocks = {name: self.objective.of_blocks(name, scenes, sizes, world) for name in names}
         terms = [{name: of_blocks[name][index] for name in names} for index in range(len(own))]
         losses = [weighted_total(of_block, state.weights) for of_block in terms]

@@ -102,7 +102,6 @@ class ConsensusTarget:
 
 
 Target = MembershipTarget | ConsensusTarget
-TARGETS = dict.fromkeys(("consensus", "membership"))
 """U of Eq. (15): the stacked memberships of the consensus members, or the memberships of the clusters, as printed."""
 
 

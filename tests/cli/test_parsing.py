@@ -84,6 +84,59 @@ def test_a_wrong_value_names_key_value_and_what_was_expected(
 
 
 @pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (
+            ["--loader.cache", "hots"],
+            "loader.cache='hots' is not known; it is one of auto, device, host, none. Did you mean 'host'?",
+        ),
+        (["--loader.cache=hots"], "Did you mean 'host'?"),
+        (["--loader", "{cache: hots}"], "loader.cache='hots' is not known"),
+        (["--loader.cache", "[host]"], "loader.cache='[host]' is not known"),
+        (["--loader.cache"], "--loader.cache: expected one argument"),
+        (["--loader.cache", "--seed", "3"], "--loader.cache: expected one argument"),
+        (
+            ["--model.scales", "[encoding, hiden]"],
+            "model.scales='hiden' is not known; it is one of decoding, encoding, hidden. Did you mean 'hidden'?",
+        ),
+        (["--model.scales", "hidden"], "model.scales='hidden'; it takes a list of names, such as [hidden]."),
+        (["--train.pretrain.optimizer", "adm"], "train.pretrain.optimizer='adm' is not known"),
+        (["--train.phases", "[{terms: [layrs]}]"], "train.phases[0].terms='layrs' is not known"),
+        (["--n-clusters", "3.5"], "n_clusters=3.5; it must be a whole number or 'auto'."),
+        (["--loss.similarity", "off", "--train.precision", "32"], "train.precision='32' is not known"),
+        (["--loss", "{similarity: off}"], "loss.similarity=off is false in YAML; write 'off', with its quotes."),
+    ],
+)
+def test_a_name_that_is_none_is_refused_before_any_data_is_opened(argv: list[str], words: str, capsys: Capture) -> None:
+    assert words in refusal(capsys, "--store", "nowhere", "--run", "nowhere", *argv)
+
+
+def test_a_misspelt_name_in_a_file_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "run.yaml").write_text("loader: {cache: hots}")
+    (tmp_path / "loader.yaml").write_text("cache: hots")
+    for argv in (["--config", str(tmp_path / "run.yaml")], ["--loader", str(tmp_path / "loader.yaml")]):
+        assert "loader.cache='hots' is not known; it is one of auto, device, host, none." in refusal(capsys, *argv)
+
+
+def test_a_misspelt_name_of_another_command_is_refused(capsys: Capture) -> None:
+    assert main(["predict", "--run", "nowhere", "--input", "a", "--out", "b.zarr", "--attention", "atlass"]) == 2
+    assert (
+        "attention='atlass' is not known; it is one of atlas, trained. Did you mean 'atlas'?" in capsys.readouterr().err
+    )
+    assert main(["ingest", "nowhere", "--out", "b.zarr", "--ingest.kind", "count"]) == 2
+    assert "ingest.kind='count' is not known; it is one of auto, counts, linear, log." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--train.phases.help"]])
+def test_help_lists_the_names_of_a_choice_in_front(argv: list[str], capsys: Capture) -> None:
+    assert main(["train", *argv]) == 0
+    text = capsys.readouterr().out
+    assert "optimizer {adamw,adam,sgd}" in text
+    assert "type: list of names" in " ".join(text.split())
+    assert "Literal" not in text
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [("a: [", "is not YAML"), ("- 3", "does not hold keys and values"), (None, "cannot be read")],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scamac_scale.config import IngestConfig
-from scamac_scale.errors import ConfigError, InputError, OutputError
+from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
 
@@ -158,8 +158,3 @@ def test_a_shuffled_store_is_the_permutation_of_its_seed(tiny_atlas: Path, tmp_p
     np.testing.assert_array_equal(orders[0], orders[1])
     assert (orders[0] == orders[2]).mean() < 0.1
     assert np.corrcoef(orders[0], np.arange(300))[0, 1] < 0.2
-
-
-def test_an_unknown_profile_is_refused_before_any_work(tiny_atlas: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ingest.profile.*fast, small"):
-        ingest(tiny_atlas, tmp_path / "a.zarr", IngestConfig(profile="tiny"))

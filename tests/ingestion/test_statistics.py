@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scamac_scale.config import IngestConfig
-from scamac_scale.errors import ConfigError, InputError
+from scamac_scale.errors import InputError
 from scamac_scale.ingestion import statistics
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import RawMatrix
@@ -313,14 +313,6 @@ def test_large_values_are_no_logarithms(tiny_adata: ad.AnnData) -> None:
     tiny_adata.X.data[0] = 100.0
     with pytest.raises(InputError, match=r"ingest\.kind=log, but X holds .* which is no logarithm"):
         measure(open_raw(tiny_adata), config(kind="log"))
-
-
-def test_an_unknown_kind_lists_the_known_ones(tiny_adata: ad.AnnData) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"ingest\.kind='count' is not known; it is one of auto, counts, linear, log\. Did you mean 'counts'",
-    ):
-        measure(open_raw(tiny_adata), config(kind="count"))
 
 
 # --- streaming

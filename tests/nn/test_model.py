@@ -203,16 +203,6 @@ def test_the_state_holds_all_that_inference_needs() -> None:
     torch.testing.assert_close(other(x, frozen=True).latent, network(x, frozen=True).latent, rtol=0, atol=0)
 
 
-def test_unknown_forms_list_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"model\.spatial_form='landmarks'.*batch, landmark.*mean 'landmark'"):
-        make_network(spatial_form="landmarks")
-    with pytest.raises(ConfigError, match=r"model\.fusion"):
-        make_network(fusion="sum")
-    for layer in ("encoder", "latent", "output"):
-        with pytest.raises(ConfigError, match=rf"model\.{layer}_activation='relu'"):
-            make_network(**{f"{layer}_activation": "relu"})
-
-
 def test_another_number_of_genes_is_refused() -> None:
     network = make_network()
     for call in (network, network.embed, network.channel_sum, network.scale_input):

@@ -7,7 +7,6 @@ from scamac_scale.errors import ConfigError
 from scamac_scale.train.centers import clusters_at
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Member
-from scamac_scale.train.objective import Objective
 from scamac_scale.train.phases import block_noise
 from scamac_scale.train.targets import ConsensusTarget
 
@@ -40,26 +39,6 @@ def test_temperature_is_relative_or_absolute() -> None:
     relative = clusters_at(c, z, LossConfig(gamma=0.1)).temperature
     larger = clusters_at(10 * c, 10 * z, LossConfig(gamma=0.1)).temperature
     torch.testing.assert_close(larger, 10 * relative, rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("field", "where"),
-    [
-        ("reconstruction", "loss.reconstruction"),
-        ("clustering", "loss.clustering"),
-        ("similarity_form", "loss.similarity_form"),
-        ("similarity_scaling", "loss.similarity_scaling"),
-    ],
-)
-def test_unknown_forms_are_refused_by_name(field: str, where: str) -> None:
-    with pytest.raises(ConfigError, match=where):
-        Objective(LossConfig(**{field: "nonsense"}))
-
-
-def test_unknown_terms_are_refused_by_name() -> None:
-    objective = Objective(LossConfig())
-    with pytest.raises(ConfigError, match="reconstruction"):
-        objective.term("reconstructions", None)
 
 
 def test_noise_is_a_function_of_seed_step_and_block() -> None:
