@@ -12,11 +12,12 @@ class IngestConfig:
     """How a raw file becomes a training store."""
 
     kind: Kind = "auto"
-    """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected on the full pass)."""
+    """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected while all cells are
+    read)."""
     matrix: str = "X"
     """Where the values lie: X, raw, or the name of a layer."""
     n_genes: int = 2000
-    """Highly variable genes to keep; all that pass the filter where there are fewer."""
+    """Number of highly variable genes to keep; all genes that pass the filter where there are fewer."""
     min_cell_fraction: float = 0.05
     """A gene is kept if at least this share of the cells expresses it, 0 to 1."""
     target_sum: float | None = None
@@ -28,9 +29,9 @@ class IngestConfig:
     shuffle: bool = True
     """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
     seed: int = 0
-    """Of the random order."""
+    """Seed of the random order in which the cells are written."""
     shuffle_bytes: int = 2**28
-    """Bytes of memory for the shuffle; with fewer, the cells go through more files on disk."""
+    """Memory for the shuffle, in bytes; with fewer, the cells go through more files on disk."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -82,19 +83,20 @@ class LoaderConfig:
     """How cells come from disk."""
 
     cache: Cache = "auto"
-    """Where all cells are kept after one reading: none, host, device, or auto (host if they fit `cache_bytes`). The batches
-    are the same."""
+    """Where all cells are kept after one reading, with the same batches: none, host, device, or auto (host if they fit
+    loader.cache_bytes)."""
     cache_bytes: int = 2**30
-    """Bytes that cache=auto may take."""
+    """Memory that loader.cache=auto may take, in bytes."""
     window_bytes: int = 2**28
-    """Most that the cells which are mixed with one another may take, in bytes as float32 CSR; memory is three such windows,
-    or half of that from a store of counts."""
+    """Size of the window of cells that are mixed with one another, in bytes as float32 CSR; memory is three such
+    windows, or half of that from a store of counts."""
     threads: int | None = None
-    """Reader threads; null takes the cores, at most 4."""
+    """Number of reader threads; null takes the cores, at most 4."""
     ahead: int = 2
-    """Windows that are read beyond the one in use."""
+    """Number of windows that are read beyond the one in use."""
     densify: Densify = "auto"
-    """Where sparse rows become dense: host, device, or auto (measured at the start of a run on a GPU)."""
+    """Where sparse rows become dense: host, device, or auto (on a GPU the faster one, measured at the start of a run;
+    else host)."""
     balance_by: str | None = None
     """Column of obs whose classes training sees equally often; null takes the cells as they are."""
 

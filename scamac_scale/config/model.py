@@ -32,31 +32,35 @@ class ModelConfig:
     latent_width: int = 32
     """Width D of the hidden layer and of the fused latent."""
     encoder_activation: Activation = "leaky_relu"
-    """Activation of the encoding and decoding layers, Eqs. (1) and (3)."""
+    """Activation of the encoding and decoding layers, Eqs. (1) and (3): leaky_relu or linear (none)."""
     latent_activation: Activation = "linear"
-    """Activation of the hidden layer and of the two projections, Eqs. (2), (6) and (7)."""
+    """Activation of the hidden layer and of the two projections, Eqs. (2), (6) and (7): leaky_relu or linear (none)."""
     output_activation: Activation = "linear"
-    """Activation of the output layer, Eq. (4)."""
+    """Activation of the output layer, Eq. (4): leaky_relu or linear (none)."""
     negative_slope: float = 0.01
-    """Slope of LeakyReLU below zero."""
+    """Slope of leaky_relu below zero, above 0 and at most 1."""
     scales: tuple[Scale, ...] = ("encoding", "hidden", "decoding")
-    """The layers that are fused to the latent; hidden alone is a plain autoencoder."""
+    """Layers that are fused to the latent: encoding, hidden, decoding; hidden alone is a plain autoencoder."""
     has_synergy: bool = True
-    """Whether the scales attend (MSS, Eqs. 9 to 11); without it they go on as they are."""
+    """Whether the scales attend to other cells (MSS, Eqs. 9 to 11); without it they go on as they are."""
     has_integration: bool = True
     """Whether the scales are weighed (MSI, Figure 3); without it all count alike."""
     spatial_form: SpatialForm = "landmark"
-    """Spatial attention, Eq. (10), in training: landmark (a bank of cells) or batch (the cells of the batch, as printed)."""
+    """Spatial attention, Eq. (10), in training: landmark (over a bank of cells) or batch (over the cells of the batch,
+    as printed)."""
     channel_form: ChannelForm = "atlas"
-    """Whose mean of QᵀK serves channel attention, Eq. (11), in training: atlas (a running mean over all cells) or batch."""
+    """Mean of QᵀK that serves channel attention, Eq. (11), in training: atlas (a running mean over all cells) or batch
+    (the mean of the batch)."""
     bank_cells: int = 256
-    """Cells M in the bank of landmark attention."""
+    """Number M of cells in the bank of landmark attention."""
     bank_choice: Selection = "random"
-    """How they are chosen: random, or kmeans (by faiss on the latents after pretraining; sparse regions get more than their share)."""
+    """How the cells of the bank are chosen: random, or kmeans (by faiss on the latents after pretraining; sparse
+    regions get more than their share)."""
     integration_kernel: int = 3
-    """Width of the convolution over the three scales (Figure 3); odd."""
+    """Width of the convolution over the scales (Figure 3), in scales; odd."""
     fusion: Fusion = "residual"
-    """How Z is put together: residual (mean over scales of Z' plus the gated attention) or gated_sum."""
+    """How Z is put together: residual (mean over scales of Z' plus the gated attention) or gated_sum (sum over scales
+    of the gated attention alone)."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -80,34 +84,39 @@ class LossConfig:
     """The terms of the objective and their weights."""
 
     reconstruction: Reconstruction = "mean"
-    """Eq. (5) as a mean over entries (mean), or summed over genes and averaged over cells (sum_genes)."""
+    """Eq. (5): mean (over cells and genes) or sum_genes (summed over genes, averaged over cells)."""
     clustering: Clustering = "mean"
-    """Eq. (12) as a mean over cells (mean) or summed (sum)."""
+    """Eq. (12): mean (over cells) or sum (over cells, as printed)."""
     clustering_weight: float = 0.01
-    """Factor of Eq. (12)."""
+    """Factor of Eq. (12) in the objective."""
     similarity: Similarity = "atlas"
-    """Which cells Eq. (15) pairs with those of a batch: atlas (all cells), batch (those of the batch) or off."""
+    """Which cells Eq. (15) pairs with those of a batch: atlas (all cells), batch (those of the batch) or off (none)."""
     similarity_refresh_steps: int | None = None
-    """Gradient steps after which the sums over all cells for `similarity`=atlas are taken anew, which costs a sweep; null: after
-    every round, with the sweep that is there anyway."""
+    """Gradient steps after which the sums over all cells behind loss.similarity=atlas are taken anew, which costs a
+    sweep; null takes them once a round, with the sweep that is there anyway."""
     similarity_momentum: float = 0.1
-    """Weight of each batch in these sums between two sweeps, 0 to 1, so that they follow the cells; 0 leaves them as swept."""
+    """Weight of each batch in the sums over all cells behind loss.similarity=atlas, 0 to 1, so that they follow the
+    cells between two sweeps; 0 leaves them as swept."""
     similarity_target: SimilarityTarget = "consensus"
-    """U of Eq. (15): consensus (multi-scale memberships of the consensus members) or membership (as printed)."""
+    """U of Eq. (15): consensus (multi-scale memberships of the consensus members) or membership (of the clusters, as
+    printed)."""
     similarity_form: SimilarityForm = "auto"
-    """How Eq. (15) within a batch is computed: direct, gram, or auto (the cheaper one); the value is the same."""
+    """How Eq. (15) within a batch is computed, with the same value: direct (pair by pair), gram (by Gram matrices) or
+    auto (the cheaper one)."""
     similarity_scaling: SimilarityScaling = "pairs"
-    """Eq. (15) over the number of pairs (pairs) or over the number of cells (paper)."""
+    """What Eq. (15) is divided by: pairs (the number of pairs) or paper (the number of cells)."""
     similarity_weight: float | None = None
-    """Factor of Eq. (15); null measures it once, from `similarity_gradient_ratio`."""
+    """Factor of Eq. (15) in the objective; null measures it once, from loss.similarity_gradient_ratio."""
     similarity_gradient_ratio: float = 10.0
-    """Gradient norm of Eq. (15) at the hidden layer, as a multiple of the reconstruction's."""
+    """Gradient norm of Eq. (15) at the hidden layer, as a multiple of that of the reconstruction; used where
+    loss.similarity_weight is null."""
     epsilon: float = 0.01
-    """The epsilon of Eqs. (12) to (14)."""
+    """The epsilon of Eqs. (12) to (14), in latent units."""
     temperature: Temperature = "relative"
-    """Of Eq. (14): relative (gamma times the mean gap between nearest and second center) or absolute (gamma)."""
+    """Temperature of the memberships, Eq. (14): relative (loss.gamma times the mean gap between the nearest and the
+    second center) or absolute (loss.gamma)."""
     gamma: float = 0.1
-    """See `temperature`; the paper has absolute 1."""
+    """Factor of the temperature, or the temperature itself, as loss.temperature says; the paper has 1 (absolute)."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""

@@ -16,7 +16,7 @@ class ScamacConfig:
     """One whole run."""
 
     n_clusters: Count = "auto"
-    """Number of clusters K, or auto."""
+    """Number of clusters K, or auto (estimated)."""
     seed: int = 0
     """Every random choice derives from it."""
     input: InputConfig = field(default_factory=InputConfig)
@@ -24,13 +24,13 @@ class ScamacConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """Sizes and forms of the network."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """The objective."""
+    """Terms of the objective and their weights."""
     start: StartConfig = field(default_factory=StartConfig)
     """Weights and centers at the beginning."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """How cells come from disk."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The loop."""
+    """Batches, rounds and devices."""
 
     def __post_init__(self) -> None:
         """Check the number of clusters and the seed."""

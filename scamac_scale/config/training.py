@@ -24,19 +24,20 @@ class PhaseConfig:
     """One stretch of gradient steps."""
 
     terms: tuple[Term, ...] = ("reconstruction", "layers")
-    """Terms of the objective: reconstruction, layers (both of Eq. 5), similarity, clustering."""
+    """Terms of the objective: reconstruction and layers (the two of Eq. 5), similarity (Eq. 15), clustering (Eq.
+    12)."""
     epochs: float = 10
-    """Passes over the cells."""
+    """Length of the phase, in passes over the cells."""
     min_steps: int = 0
-    """At least so many steps, however few the cells."""
+    """Least number of gradient steps, however few the cells."""
     max_steps: int | None = None
-    """At most so many steps, however many the cells; null sets no limit."""
+    """Largest number of gradient steps, however many the cells; null sets no limit."""
     optimizer: Optimizer = "adamw"
-    """adamw, adam or sgd."""
+    """Rule of the gradient steps: adamw (Adam with decoupled weight decay), adam or sgd."""
     learning_rate: float | None = None
     """Step size; null takes 1e-3 at 256 cells a batch, growing with the batch."""
     schedule: Schedule = "constant"
-    """constant or cosine (to zero at the last step of the last round)."""
+    """Course of the learning rate: constant, or cosine (falls to zero at the last step of the last round)."""
     is_noisy: bool = True
     """Whether uniform noise is added to the input."""
 
@@ -59,19 +60,22 @@ class StartConfig:
     """How the weights and the centers begin."""
 
     weights: WeightStart = "pca"
-    """pca (the linear PCA autoencoder), kaiming, or identity (as the published code)."""
+    """First weights: pca (the linear autoencoder of the principal components), kaiming (random) or identity (as the
+    published code)."""
     pca_cells: int = 100_000
-    """Cells of the covariance; a random sample of so many where the atlas has more."""
+    """Number of cells from which the principal components are taken; a random sample where the atlas has more."""
     centers: CenterStart = "consensus"
-    """consensus, ward, kmeans, faiss_kmeans (extra cpu or gpu) or random."""
+    """How the first centers are found on the landmark cells: consensus (of several clusterings), ward, kmeans,
+    faiss_kmeans (needs the extra cpu or gpu) or random."""
     landmark_cells: int = 1000
-    """Cells on which the centers are found."""
+    """Number of landmark cells, on which the centers are found."""
     landmark_choice: Selection = "random"
-    """How they are chosen: random, or kmeans (by faiss on latents; sparse regions get more than their share)."""
+    """How the landmark cells are chosen: random, or kmeans (by faiss on the latents; sparse regions get more than their
+    share)."""
     components: tuple[int, ...] = (10, 20, 40)
-    """Principal components of the spaces that the consensus members cluster in."""
+    """Numbers of principal components, one for each space in which the members of the consensus cluster."""
     cut_height: float = 0.6
-    """Where the consensus tree is cut when the number of clusters is not given, 0 to 1."""
+    """Height at which the consensus tree is cut when the number of clusters is not given, 0 to 1."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -90,9 +94,9 @@ class TrainConfig:
     batch_cells: int | None = None
     """Cells in a global batch; null takes 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
     pretrain: PhaseConfig = field(default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000))
-    """Before the centers are found."""
+    """Gradient steps before the centers are found."""
     rounds: int = 4
-    """Rounds of (phases, exact sweep)."""
+    """Number of rounds, each of which takes the phases and then an exact sweep over all cells."""
     phases: tuple[PhaseConfig, ...] = field(
         default_factory=lambda: (
             PhaseConfig(
@@ -106,24 +110,28 @@ class TrainConfig:
     )
     """The phases of one round, in order."""
     carries_centers: bool = False
-    """Carry the swept centers from round to round to the end; otherwise they restart from the landmarks."""
+    """Whether the swept centers are carried from round to round to the end; otherwise they restart from the
+    landmarks."""
     splits_heaviest: bool = False
     """Whether a cluster that a sweep leaves empty takes half of the heaviest one; otherwise it keeps its center."""
     accelerator: Accelerator = "auto"
-    """cpu, cuda or auto (cuda where there is one)."""
+    """Device of the fit: cpu, cuda, or auto (cuda where there is one)."""
     precision: Precision = "auto"
-    """32-true, bf16-mixed, or auto (bf16 where the device has it)."""
+    """Precision of the wide layers: 32-true (float32), bf16-mixed (bfloat16) or auto (bfloat16 where the device has
+    it)."""
     sums: Sums = "blocks"
-    """How gradients are summed: blocks (of the global batch, by a fixed tree: the same bits on 1, 2, 4 or 8 processes) or ranks (each
-    process takes its share at once: faster at small batches, rounded otherwise on another number of processes)."""
+    """How gradients are summed: blocks (of the global batch, by a fixed tree: the same bits on 1, 2, 4 or 8 processes)
+    or ranks (each process takes its share at once: faster at small batches, rounded otherwise on another number of
+    processes)."""
     checkpoint_every_s: float = 300.0
     """Seconds between two checkpoints."""
     checkpoint_every_steps: int | None = None
-    """Gradient steps between two checkpoints, if that is sooner; null leaves it to the time."""
+    """Gradient steps between two checkpoints, if that is sooner than train.checkpoint_every_s; null leaves it to the
+    time."""
     timeout_s: float = 60.0
     """Seconds that processes wait for one another in steps and sweeps."""
     setup_timeout_s: float = 1800.0
-    """And elsewhere: at the start, and while one of them finds the clusters or saves."""
+    """Seconds that processes wait for one another at the start, and while one of them finds the clusters or saves."""
     log_every_s: float = 10.0
     """Seconds between plain progress lines where there is no terminal."""
 
