@@ -14,6 +14,7 @@ import feed_memory
 import numpy as np
 import torch
 from record import measure
+from scamac_scale.train.loop import build_network, launch
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.ingestion.pipeline import ingest
@@ -22,7 +23,6 @@ from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.landmarks import Landmarks, landmark_clusters
-from scamac_scale.train.loop import build_network, launch
 from scamac_scale.train.objective import ConsensusTarget
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.selection import read_cells, sample_rows

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
 import time
-import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.durable.atomic import atomic_file, flush, writing
+from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.differences import differences, plain, told
 from scamac_scale.durable.locks import lock
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
 from scamac_scale.reduce import from_first
 from scamac_scale.train.checkpoints import Checkpoints
 from scamac_scale.train.provenance import commit, hardware, peak_memory_bytes, versions
+from scamac_scale.train.writers import MetricsLog
 from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from lightning.fabric.loggers.logger import Logger
 
     from scamac_scale.config import ScamacConfig
     from scamac_scale.train.checkpoints import State
@@ -36,14 +32,14 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
-METRICS_BEFORE = ".metrics-before.csv"
+EVENTS_FOLDER = "tensorboard"
 CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = ".lock"
 NFS_FILE = ".nfs"
 """Begins the names that a client of NFS gives to files which are removed while they are open."""
-OWN_NAMES = frozenset(
-    (RUN_FILE, CONFIG_FILE, METRICS_FILE, METRICS_BEFORE, CHECKPOINT_FOLDER, LOCK_FILE, "model", "tensorboard")
-) | {f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, "model")}
+OWN_NAMES = frozenset((RUN_FILE, CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER, CHECKPOINT_FOLDER, LOCK_FILE, "model")) | {
+    f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, "model")
+}
 """What a run writes into its folder, beside the lists of cells with losses that are not finite."""
 
 
@@ -71,10 +67,6 @@ class RunFolder:
         The folder.
     saved
         State of the checkpoint to go on from; None at the start of a run.
-    loggers
-        For Fabric: metrics.csv and TensorBoard files in the folder; none on ranks but 0.
-    n_logged
-        Rows of metrics.csv.
     cells_digest
         Of the cells that are fitted, by `sources.cells_digest`; set by the fit.
 
@@ -99,8 +91,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
         self._config = config
         self._start_s = time.time()
-        self.loggers: list[Logger] = []
-        self.n_logged = 0
+        self._metrics: MetricsLog | None = None  # of rank 0
         self.cells_digest = ""
         self._lock = ExitStack()
         self.saved: State | None = from_first(lambda: self._open(resume), world)
@@ -123,7 +114,8 @@ class RunFolder:
             try:
                 saved = None if is_new else self._find_checkpoint(resume)
                 self.checkpoints.folder.mkdir(exist_ok=True)  # first: it tells a run from other folders
-                self.loggers = self._make_loggers(saved)
+                n_rows, step = (saved["n_logged"], saved["state"]["step"]) if saved else (0, None)
+                self._metrics = MetricsLog(self.path / METRICS_FILE, self.path / EVENTS_FOLDER, n_rows, step)
                 if saved is None:
                     settings = yaml.safe_dump(plain(asdict(self._config)), sort_keys=False)
                     with atomic_file(self.path / CONFIG_FILE) as partial:
@@ -171,41 +163,22 @@ class RunFolder:
         """Where the clusters of all cells in the consensus members lie, until the run has finished."""
         return self.checkpoints.folder / "codes"
 
-    def _make_loggers(self, saved: State | None) -> list[Logger]:
-        from lightning.fabric.loggers.csv_logs import CSVLogger
-        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-
-        before, rows = self.path / METRICS_BEFORE, []
-        if saved is not None:
-            if not before.exists() and (self.path / METRICS_FILE).exists():
-                (self.path / METRICS_FILE).rename(before)  # the logger removes what it finds, and writes it again later
-            rows = _read_rows(before, saved["n_logged"])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Experiment logs directory")  # it holds what goes on
-            table = CSVLogger(root_dir=self.path.parent, name=self.path.name, version="", flush_logs_every_n_steps=50)
-            _ = table.experiment  # opens metrics.csv now
-        for step, values in rows:
-            table.log_metrics(dict(values), step)
-        if rows:
-            table.save()
-            flush(self.path / METRICS_FILE)
-        before.unlink(missing_ok=True)
-        self.n_logged = len(rows)
-        board = {"purge_step": saved["state"]["step"]} if saved else {}
-        return [table, TensorBoardLogger(root_dir=self.path, name="tensorboard", version="", **board)]
+    @property
+    def n_logged(self) -> int:
+        """Rows of metrics.csv; none on ranks but 0."""
+        return self._metrics.n_rows if self._metrics else 0
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Add a row to metrics.csv, and points to TensorBoard."""
         with writing(self.path):
-            for each in self.loggers:
-                each.log_metrics(values, step)
-        self.n_logged += 1
+            if self._metrics is not None:
+                self._metrics.add(values, step)
 
     def save(self, state: State, in_flight: State | None = None) -> None:
         """Write a checkpoint: the state of the fit and of a sweep in flight, the settings, the cells, the rows of metrics.csv."""
         with writing(self.path):
-            for each in self.loggers:
-                each.save()
+            if self._metrics is not None:
+                self._metrics.save()
         about = {"config": plain(asdict(self._config)), "data": self.cells_digest, "n_logged": self.n_logged}
         self.checkpoints.save({"state": state, "in_flight": in_flight, **about}, state["step"])
 
@@ -226,8 +199,8 @@ class RunFolder:
                 return
             try:
                 with writing(self.path):
-                    for each in self.loggers:
-                        each.finalize("success" if error is None else "failed")
+                    if self._metrics is not None:
+                        self._metrics.close()
                     if error is not None:
                         self._write({"finished": False, "error": str(error) or type(error).__name__})
             except OutputError:
@@ -254,8 +227,8 @@ class RunFolder:
         if self.world.rank != 0:
             return
         with writing(self.path):
-            for each in self.loggers:
-                each.save()
+            if self._metrics is not None:
+                self._metrics.save()
             self._write({"finished": True, "cells_digest": self.cells_digest, **report})
             self.code_path.unlink(missing_ok=True)
 
@@ -336,18 +309,3 @@ def check_same_cells(before: str | None, now: str, where: str) -> None:
         raise ConfigError(
             f"{where} was started with other cells or genes than these; give the data that it was started with, or start a new run."
         )
-
-
-def _read_rows(path: Path, n_rows: int) -> list[tuple[int, dict[str, float]]]:
-    """First rows of a metrics.csv, steps and what each has; the last may be half written, and end it."""
-    found: list[tuple[int, dict[str, float]]] = []
-    if not path.exists():
-        return found
-    with path.open(newline="") as file:
-        for row in islice(csv.DictReader(file), n_rows):
-            try:
-                found.append((int(row.pop("step")), {name: float(value) for name, value in row.items() if value}))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                logger.warning("%s is damaged after %d of %d rows; the rest is lost", path, len(found), n_rows)
-                break
-    return found
