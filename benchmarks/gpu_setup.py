@@ -14,7 +14,6 @@ import feed_memory
 import numpy as np
 import torch
 from record import measure
-from scamac_scale.train.loop import build_network, launch
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.ingestion.pipeline import ingest
@@ -22,9 +21,11 @@ from scamac_scale.randomness import numpy_generator
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.train.codes import CodeTable
+from scamac_scale.train.fit import build_network
 from scamac_scale.train.landmarks import Landmarks, landmark_clusters
 from scamac_scale.train.objective import ConsensusTarget
 from scamac_scale.train.phases import Stepper
+from scamac_scale.train.placement import launch
 from scamac_scale.train.selection import read_cells, sample_rows
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 

@@ -97,13 +97,14 @@ def prepared(
     store: Path, batch_cells: int, n_rounds: int, world: World | None = None, sums: str = "blocks"
 ) -> Iterator[Prepared]:
     """Open a store and go through the steps before the first round, but for pretraining and the consensus."""
-    from scamac_scale.train.loop import build_network, launch
 
     from scamac_scale.nn.embed import embed_rows
     from scamac_scale.sources import open_source
+    from scamac_scale.train.fit import build_network
     from scamac_scale.train.landmarks import Landmarks
     from scamac_scale.train.objective import Clusters, temperature_of
     from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.placement import launch
     from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
     from scamac_scale.train.start import fit_input_scale, start_from_pca
     from scamac_scale.world import ALONE

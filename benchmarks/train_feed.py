@@ -34,11 +34,12 @@ BASELINE = "memory"
 
 def make_stepper(path: Path, cache: str, batch_cells: int) -> tuple[Stepper, Any]:
     """Build a network of the default recipe over a store; gives the open source, too."""
-    from scamac_scale.train.loop import build_network, launch
 
     from scamac_scale.config import PhaseConfig, ScamacConfig
     from scamac_scale.sources import open_source
+    from scamac_scale.train.fit import build_network
     from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.placement import launch
 
     config = ScamacConfig()
     train = replace(config.train, batch_cells=batch_cells, pretrain=PhaseConfig(epochs=1), accelerator="cpu")

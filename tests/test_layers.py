@@ -158,6 +158,11 @@ def test_a_package_is_imported_only_in_its_homes(package: str) -> None:
     assert foreign == []
 
 
+def test_lightning_has_one_module() -> None:
+    homes = {path.stem for path in modules() if any(name.startswith("lightning") for _, name in imported(path))}
+    assert homes == {"placement"}
+
+
 def test_the_table_has_no_circle() -> None:
     done: set[str] = set()
     while remaining := {part: needs - done for part, needs in ARROWS.items() if part not in done}:

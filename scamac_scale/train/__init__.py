@@ -1,1 +1,1 @@
-"""The fit: start, consensus, loop, logs. The only home of lightning."""
+"""The fit: start, consensus, loop, logs. The only home of lightning, in `placement`."""

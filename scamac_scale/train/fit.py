@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from scamac_scale.checkpoint import FittedModel
 from scamac_scale.durable.alike import check_alike
@@ -27,6 +25,7 @@ from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.logs import check_same_cells
 from scamac_scale.train.memory import memory_explained
 from scamac_scale.train.phases import Stepper
+from scamac_scale.train.placement import launch
 from scamac_scale.train.provenance import commit, versions
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
 from scamac_scale.train.state import FitState
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from scamac_scale.signals import Signals
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.logs import RunFolder
+    from scamac_scale.train.placement import Placement
 
 
 def fit(
@@ -131,7 +131,7 @@ def _first_state(
 
 
 def gather_tools(
-    fabric: Fabric,
+    fabric: Placement,
     state: FitState,
     source: OpenSource,
     config: ScamacConfig,
@@ -182,30 +182,6 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
     }
     reach("train.model")
     return FittedModel(state.network.eval(), clusters, genes, config, provenance)
-
-
-def launch(config: ScamacConfig) -> Fabric:
-    """Fabric on one device of this process: CUDA where there is one, in bf16 where it has that.
-
-    Notes
-    -----
-    Fabric places and casts; the ranks are ours (`reduce`): its launcher kills all processes as soon as one has ended, also those that
-    are saving.
-    """
-    accelerator = config.train.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    is_bf16 = config.train.precision == "bf16-mixed"
-    if config.train.precision == "auto":
-        is_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=[torch.cuda.current_device()] if accelerator == "cuda" else 1,
-        precision="bf16-mixed" if is_bf16 else "32-true",
-        plugins=[LightningEnvironment()],  # one process, whatever the environment says
-    )
-    fabric.launch()
-    return fabric
 
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:

@@ -31,13 +31,12 @@ from scamac_scale.world import ALONE, World
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from lightning.fabric import Fabric
-
     from scamac_scale.config import InputConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.logs import RunFolder
+    from scamac_scale.train.placement import Placement
     from scamac_scale.train.state import FitState
     from scamac_scale.train.sweeps import Sweeps
 
@@ -97,7 +96,7 @@ class Stepper:
     Parameters
     ----------
     fabric
-        Launched.
+        From `placement.launch`.
     network
         On the device of `fabric`.
     source
@@ -119,7 +118,7 @@ class Stepper:
 
     def __init__(
         self,
-        fabric: Fabric,
+        fabric: Placement,
         network: ScamacNetwork,
         source: OpenSource,
         config: ScamacConfig,

@@ -12,8 +12,9 @@ import torch
 from scamac_scale import IngestConfig, ingest
 from scamac_scale.ops.similarity import Grams, PairMeans, gram_matrices, unit_rows
 from scamac_scale.sources import open_source
-from scamac_scale.train.fit import build_network, gather_tools, launch
+from scamac_scale.train.fit import build_network, gather_tools
 from scamac_scale.train.objective import Objective, Scene
+from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import Tools, end_round, find_clusters, freeze, scale_input, start_weights, take_round
 from scamac_scale.train.state import FitState
 from scamac_scale.train.sweeps import Sweeps

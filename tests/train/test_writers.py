@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scamac_scale.train.writers import SAVE_EVERY_ROWS, EventFile, MetricsTable
-from tests.faults.failing import failing
+from tests.support.failing import failing
 
 if TYPE_CHECKING:
     from pathlib import Path
