@@ -32,10 +32,10 @@ from scamac_scale.store.layout import PROFILES
 from scamac_scale.train.centers import CENTER_STARTS, TEMPERATURES
 from scamac_scale.train.logs import plain
 from scamac_scale.train.objective import TERMS
+from scamac_scale.train.optimizers import OPTIMIZERS
 from scamac_scale.train.schedule import SCHEDULES
 from scamac_scale.train.selection import SELECTIONS
 from scamac_scale.train.start import WEIGHT_STARTS
-from scamac_scale.train.state import OPTIMIZERS
 
 HOMES: dict[str, Mapping[str, object]] = {
     "ingest.kind": KIND_RULES,

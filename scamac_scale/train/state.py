@@ -14,10 +14,10 @@ import torch
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.train.landmarks import Landmarks
+from scamac_scale.train.optimizers import OPTIMIZERS
 from scamac_scale.train.targets import target_from_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
@@ -31,12 +31,6 @@ Plain = dict[str, Any]
 
 PRETRAINING, PHASE = "pretraining", "phase "
 """Keys of the optimizers: that of the pretraining, and one for each phase of a round, by its number."""
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
 
 
 class Times:
