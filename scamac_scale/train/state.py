@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.train.landmarks import Landmarks
@@ -19,6 +17,8 @@ from scamac_scale.train.targets import target_from_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.nn.model import ScamacNetwork
