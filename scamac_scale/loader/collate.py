@@ -71,6 +71,9 @@ class Slot(Protocol):
     def batch(self) -> Any:  # Any: a Tensor or a SparseBatch
         """Give the batch that was written; valid until the slot is filled again."""
 
+    def beside(self) -> Tensor:
+        """Give (B, G) float32 memory beside the batch that was written; valid as long as that is."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of the memory."""
@@ -95,8 +98,11 @@ class DenseSlot:
 
     def batch(self) -> Tensor:
         """Give (B, G) float32."""
-        size = self._n_cells * self._n_genes
-        return self._memory.room("values", size, torch.float32).view(self._n_cells, self._n_genes)
+        return self._memory.matrix("values", self._n_cells, self._n_genes)
+
+    def beside(self) -> Tensor:
+        """Give (B, G) float32, as they were left."""
+        return self._memory.matrix("beside", self._n_cells, self._n_genes)
 
     @property
     def nbytes(self) -> int:
@@ -137,6 +143,10 @@ class SparseSlot:
             self._n_genes,
         )
 
+    def beside(self) -> Tensor:
+        """Give (B, G) float32, as they were left."""
+        return self._memory.matrix("beside", self._n_cells, self._n_genes)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the memory."""
@@ -157,6 +167,9 @@ class _Memory:
             wanted = size if held is None or held.dtype != dtype else int(size * _SLACK)
             self._held[name] = held = _allocate(wanted, dtype, is_pinned=self._is_pinned)
         return held[:size]
+
+    def matrix(self, name: str, n_rows: int, n_columns: int) -> Tensor:
+        return self.room(name, n_rows * n_columns, torch.float32).view(n_rows, n_columns)
 
     @property
     def nbytes(self) -> int:

@@ -58,7 +58,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Generator[Batch
     if device.type != "cuda":
         for batch in batches:
             is_sparse = isinstance(batch.values, SparseBatch)
-            yield Batch(batch.rows, batch.values.to_dense()) if is_sparse else batch
+            yield batch._replace(values=batch.values.to_dense()) if is_sparse else batch
         return
     stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch.cuda is not typed
     staged: _Staged | None = None

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from torch import Tensor
 
 from scamac_scale.buffer import RowBuffer
 from scamac_scale.errors import ConfigError, PlanError, choose
@@ -30,6 +33,10 @@ AHEAD = 2
 """Windows that are loaded beyond the one in use."""
 
 
+Beside = Callable[[int, Tensor], object]
+"""Writes something of a step into the (B, G) memory beside its batch."""
+
+
 class Batch(NamedTuple):
     """Some cells, ready for the network.
 
@@ -40,10 +47,13 @@ class Batch(NamedTuple):
     values
         (B, G) float32 log-normalised values on the host, or a `SparseBatch`. The memory is reused: it is valid until the
         next batch of the same run is taken; ``clone`` what must live longer.
+    beside
+        (B, G) float32 on the host, what `Feed.run` was told to write beside the values; its memory may be written over.
     """
 
     rows: NDArray[np.int64]
     values: Any  # a Tensor, or a SparseBatch where the layout is csr
+    beside: Tensor | None = None
 
 
 def default_threads() -> int:
@@ -145,7 +155,9 @@ class Feed:
         buffers = [*self._spare_buffers, *(buffer for run in runs for buffer in run.buffers)]
         return sum(slot.nbytes for slot in slots) + sum(buffer.nbytes for buffer in buffers)
 
-    def run(self, plan: Plan, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def run(
+        self, plan: Plan, start: int = 0, stop: int | None = None, *, beside: Beside | None = None
+    ) -> Iterator[Batch]:
         """Read batches.
 
         Parameters
@@ -154,6 +166,8 @@ class Feed:
             Which cells; its methods are called in the reader threads.
         start, stop
             First step, and the one after the last; the default is one pass. Steps may go on through any number of epochs.
+        beside
+            ``beside(step, out)`` writes something of each batch into (B, G) float32 memory, in a reader thread, ahead of its use.
 
         Yields
         ------
@@ -176,12 +190,12 @@ class Feed:
         if not self._is_open:
             raise RuntimeError("This feed was closed; make another one.")
         refuse_fork(self._pid)
-        run = _Run(self, plan, start, plan.n_batches if stop is None else stop)
+        run = _Run(self, plan, start, plan.n_batches if stop is None else stop, beside)
         self._runs.add(run)
         held: Slot | None = None
         try:
             for held, rows in run.batches():
-                yield Batch(rows, held.batch())
+                yield Batch(rows, held.batch(), None if beside is None else held.beside())
         finally:
             run.stop()
             self._runs.discard(run)
@@ -224,8 +238,8 @@ class _Fill(NamedTuple):
 class _Run:
     """The threads of one run, and what they share, all of it behind one lock."""
 
-    def __init__(self, feed: Feed, plan: Plan, start: int, stop: int) -> None:
-        self._source, self._plan, self._ahead = feed.source, plan, feed.ahead
+    def __init__(self, feed: Feed, plan: Plan, start: int, stop: int, beside: Beside | None) -> None:
+        self._source, self._plan, self._ahead, self._beside = feed.source, plan, feed.ahead, beside
         self._resident = feed.source.resident
         self.slots = feed._take_slots()
         self.buffers = feed._take_buffers()
@@ -359,6 +373,8 @@ class _Run:
                 task.slot.fill([(self._resident, share.rows)])
             else:
                 task.slot.fill([(self._buffer(piece.window, piece.part), piece.places) for piece in share.pieces])
+            if self._beside is not None:
+                self._beside(task.step, task.slot.beside())
             found = task.slot, share
         except BaseException as raised:  # noqa: BLE001  raised again in the consumer, by `batches`
             found = raised

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch.nn import functional as F
 
 from scamac_scale.errors import ShapeError
@@ -108,7 +109,7 @@ SIMILARITY_LOSSES: dict[str, SimilarityLoss] = {
 }
 
 
-def atlas_similarity(u: Tensor | Codes, z: Tensor, atlas: PairMeans) -> Tensor:
+def atlas_similarity(u: Tensor | Codes, z: Tensor, atlas: PairMeans, share: Tensor | None = None) -> Tensor:
     """Similarity loss over the pairs of a batch cell and any cell of the atlas, whose part is constant.
 
     Parameters
@@ -119,11 +120,13 @@ def atlas_similarity(u: Tensor | Codes, z: Tensor, atlas: PairMeans) -> Tensor:
         (B, D), latent.
     atlas
         Of all cells, the batch among them, as `u` and `z` were when the sums were taken.
+    share
+        (P, B / P), of each cell in the mean over the batch; None counts all alike.
 
     Returns
     -------
     Tensor
-        (), this batch's estimate of the loss over all N^2 pairs: over the batches of one pass, the values average to that
+        (), or (P,), one for each block of cells; this batch's estimate of the loss over all N^2 pairs: over the batches of one pass, the values average to that
         loss and the gradients to its gradient. One value may fall below 0; at least float32.
 
     Raises
@@ -158,9 +161,13 @@ def atlas_similarity(u: Tensor | Codes, z: Tensor, atlas: PairMeans) -> Tensor:
         else:
             require_equal(len(u), len(z), "cells of u and z")
             pulled = unit_rows(u.detach()).to(z_hat.dtype) @ uz
-        moving = ((z_hat @ zz - 2.0 * pulled) * z_hat).sum() / len(z)
-        value = atlas.uu_square.to(z_hat.dtype) + moving.detach()
-        return value + 2.0 * (moving - moving.detach())
+        blocks = z_hat.view(
+            1 if share is None else len(share), -1, z_hat.shape[1]
+        )  # products of one shape, however many
+        product = torch.bmm(blocks, zz.expand(len(blocks), *zz.shape)).view_as(z_hat)
+        moving = ((product - 2.0 * pulled) * z_hat).sum(dim=1)
+        value = atlas.uu_square.to(z_hat.dtype) + moving.detach() + 2.0 * (moving - moving.detach())
+        return value.mean() if share is None else (value.view_as(share) * share).sum(dim=1)
 
 
 SIMILARITY_SCALINGS: dict[str, Callable[[int], float]] = {"pairs": lambda n_cells: 1.0, "paper": float}

@@ -77,14 +77,14 @@ def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     Parameters
     ----------
     terms
-        Scalars by name, at least one.
+        By name, at least one; scalars, or (P,) each, one value for each block.
     weights
         A factor for each name; others are ignored.
 
     Returns
     -------
     Tensor
-        (), added in the order of `terms`.
+        As each term, added in the order of `terms`.
 
     Raises
     ------
@@ -96,4 +96,4 @@ def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     missing = [name for name in terms if name not in weights]
     if missing:
         raise ConfigError(f"no weight for the terms {', '.join(missing)}; weights are given for {', '.join(weights)}.")
-    return torch.stack([term * weights[name] for name, term in terms.items()]).sum()
+    return torch.stack([term * weights[name] for name, term in terms.items()]).sum(dim=0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 from torch.nn import functional as F
 
+from scamac_scale.nn.layers import Linear
 from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ class MultiScaleAutoencoder(nn.Module):
 
     def __init__(self, n_genes: int, config: ModelConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(n_genes, config.encoder_width)
-        self.w2 = nn.Linear(config.encoder_width, config.latent_width)
-        self.w3 = nn.Linear(config.latent_width, config.encoder_width)
-        self.w4 = nn.Linear(config.encoder_width, n_genes)
+        self.w1 = Linear(n_genes, config.encoder_width)
+        self.w2 = Linear(config.encoder_width, config.latent_width)
+        self.w3 = Linear(config.latent_width, config.encoder_width)
+        self.w4 = Linear(config.encoder_width, n_genes)
         self._encoder = ACTIVATIONS[config.encoder_activation]
         self._latent = ACTIVATIONS[config.latent_activation]
         self._output = ACTIVATIONS[config.output_activation]

@@ -12,6 +12,7 @@ from torch import nn
 
 from scamac_scale.config.choices import Scale
 from scamac_scale.nn.autoencoder import ACTIVATIONS
+from scamac_scale.nn.layers import LayerNorm, Linear
 from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class ScaleProjection(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._scales = [name for name in SCALES if name in config.scales]
-        self.w11 = nn.Linear(config.encoder_width, config.latent_width)
-        self.w22 = nn.Linear(config.encoder_width, config.latent_width)
-        self.norm = nn.LayerNorm(config.latent_width)
+        self.w11 = Linear(config.encoder_width, config.latent_width)
+        self.w22 = Linear(config.encoder_width, config.latent_width)
+        self.norm = LayerNorm(config.latent_width)
         self._activation = ACTIVATIONS[config.latent_activation]
         self._slope = config.negative_slope
 
@@ -74,7 +75,7 @@ class ScaleProjection(nn.Module):
                 "hidden": lambda: hidden.to(dtype),
                 "decoding": lambda: self._activation(self.w22(decoding.to(dtype)), self._slope),
             }
-            return torch.stack([features[name]() for name in self._scales])
+            return torch.stack([features[name]() for name in self._scales], dim=-3)
 
     def normalise(self, projected: Tensor) -> Tensor:
         """Layer norm over D, per scale and cell.
@@ -128,8 +129,8 @@ class ResidualFusion(nn.Module):
         Tensor
             (B, D), Z.
         """
-        attended = (gate.unsqueeze(-1) * synergy).mean(dim=0)
-        return projected.mean(dim=0) + self.alpha * attended
+        attended = (gate.unsqueeze(-1) * synergy).mean(dim=-3)
+        return projected.mean(dim=-3) + self.alpha.unsqueeze(-2) * attended
 
 
 class GatedSum(nn.Module):
@@ -146,7 +147,7 @@ class GatedSum(nn.Module):
 
     def forward(self, projected: Tensor, synergy: Tensor, gate: Tensor) -> Tensor:
         """Fuse; see `ResidualFusion.forward`. `projected` enters through `synergy` only."""
-        return (gate.unsqueeze(-1) * synergy).sum(dim=0)
+        return (gate.unsqueeze(-1) * synergy).sum(dim=-3)
 
 
 FUSIONS: dict[str, Callable[[int], nn.Module]] = {"residual": ResidualFusion, "gated_sum": GatedSum}

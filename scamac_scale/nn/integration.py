@@ -58,7 +58,13 @@ class Integration(nn.Module):
             (S, B), between 0 and 1.
         """
         with full_precision(synergy):
-            kernel = self.conv.weight.reshape(-1)
-            pooled = functional.pad(synergy.mean(dim=-1).T, (len(kernel) // 2, len(kernel) // 2))  # (B, S + width - 1)
+            kernel = self.conv.weight.flatten(-3)  # (width), or one for each block
+            width = kernel.shape[-1]
+            pooled = functional.pad(synergy.mean(dim=-1).mT, (width // 2, width // 2))  # (B, S + width - 1)
             # As a product: convolutions on a GPU drop to TensorFloat-32, and their gradients add up in any order.
-            return torch.sigmoid(pooled.unfold(1, len(kernel), 1) @ kernel).T
+            windows = pooled.unfold(-1, width, 1)
+            weighed = (windows * kernel[..., None, None, :]).sum(dim=-1)
+            if kernel.ndim == 1:
+                return torch.sigmoid(weighed).mT
+            # Block by block: the last values of a tensor are not rounded as those before them.
+            return torch.stack([torch.sigmoid(block) for block in weighed]).mT

@@ -14,6 +14,7 @@ from scamac_scale.errors import ShapeError
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
 from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
+from scamac_scale.nn.layers import LayerNorm
 from scamac_scale.nn.synergy import Bank, Synergy
 from scamac_scale.ops.attention import BANK_FORMS
 from scamac_scale.ops.checks import full_precision
@@ -133,7 +134,7 @@ class ScamacNetwork(nn.Module):
         self.projection = ScaleProjection(config)
         self.synergy = Synergy(config)
         self.integration = Integration(config.integration_kernel)
-        self.synergy_norm = nn.LayerNorm(width)
+        self.synergy_norm = LayerNorm(width)
         self.fusion = FUSIONS[config.fusion](width)
         self.has_synergy, self.has_integration = config.has_synergy, config.has_integration
         self.has_bank = config.has_synergy and config.spatial_form in BANK_FORMS
@@ -201,14 +202,14 @@ class ScamacNetwork(nn.Module):
         return values * norm if self.is_unit_norm else values
 
     def _check_genes(self, values: Tensor) -> None:
-        if values.ndim != 2 or values.shape[1] != len(self.gene_mean):
+        if values.ndim < 2 or values.shape[-1] != len(self.gene_mean):
             raise ShapeError(
                 f"input came with shape {tuple(values.shape)}; the network expects (B, {len(self.gene_mean)}): choose "
                 "the genes of the model first."
             )
 
     def layers(self, x: Tensor) -> Layers:
-        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training."""
+        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training; a block axis may stand in front."""
         self._check_genes(x)
         found = self.autoencoder(x)
         projected = self.projection(found.encoding, found.hidden, found.decoding)
@@ -247,7 +248,7 @@ class ScamacNetwork(nn.Module):
             bank = Bank(self.bank_k, self.bank_v) if self.has_bank else None
             synergy = self.synergy(normalised, product, bank, spatial, mates)
         with full_precision(projected):
-            gate = self.integration(synergy) if self.has_integration else projected.new_ones(projected.shape[:2])
+            gate = self.integration(synergy) if self.has_integration else projected.new_ones(projected.shape[:-1])
             latent: Tensor = self.fusion(projected, self.synergy_norm(synergy), gate)
         return latent
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
+from scamac_scale.nn.layers import Linear
 from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
 from scamac_scale.ops.checks import full_precision
 
@@ -53,12 +54,12 @@ class Synergy(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.latent_width
-        self.w_q = nn.Linear(width, width)
-        self.w_k = nn.Linear(width, width)
-        self.w_vs = nn.Linear(width, width)
-        self.w_vc = nn.Linear(width, width)
-        self.w_p = nn.Linear(width, width)
-        self.w_s = nn.Linear(width, width)
+        self.w_q = Linear(width, width)
+        self.w_k = Linear(width, width)
+        self.w_vs = Linear(width, width)
+        self.w_vc = Linear(width, width)
+        self.w_p = Linear(width, width)
+        self.w_s = Linear(width, width)
         self._attend = SPATIAL_FORMS[config.spatial_form]
 
     def project_bank(self, normalised: Tensor) -> Bank:
@@ -83,13 +84,15 @@ class Synergy(nn.Module):
             q: Tensor = self.w_q(normalised)
             return q
 
-    def channel_sum(self, normalised: Tensor) -> Tensor:
+    def channel_sum(self, normalised: Tensor, counted: Tensor | None = None) -> Tensor:
         """Sum over cells of q^T k.
 
         Parameters
         ----------
         normalised
-            (S, B, D), Y.
+            (S, B, D), Y; with a block axis in front, each block is summed by itself.
+        counted
+            (P, B), 1 for a cell and 0 for one that fills up its block; None counts all.
 
         Returns
         -------
@@ -97,7 +100,11 @@ class Synergy(nn.Module):
             (S, D, D), to be added over all cells, in float64, and divided by their number.
         """
         with full_precision(normalised):
-            return channel_product(self.w_q(normalised), self.w_k(normalised))
+            q, k = self.w_q(normalised), self.w_k(normalised)
+            if counted is not None:
+                q = q * counted[:, None, :, None]
+            product = channel_product(_scales_first(q), _scales_first(k))
+            return product.view(*normalised.shape[:-2], *product.shape[1:])
 
     def forward(
         self,
@@ -112,9 +119,9 @@ class Synergy(nn.Module):
         Parameters
         ----------
         normalised
-            (S, B, D), Y.
+            (S, B, D), Y; or (P, S, B, D), with a block axis in front.
         mean_product
-            (S, D, D), mean over cells of q^T k.
+            (S, D, D), mean over cells of q^T k, or one for each block.
         bank
             Keys and values that every cell attends to beside its own; None takes those of `mates`.
         spatial
@@ -125,11 +132,23 @@ class Synergy(nn.Module):
         Returns
         -------
         Tensor
-            (S, B, D), E. With a bank or `spatial`, row b depends on row b alone.
+            Of the shape of `normalised`, E. With a bank or `spatial`, row b depends on row b alone.
         """
         with full_precision(normalised):
             if spatial is None:
-                q = self.w_q(normalised)
-                own = mates or self.project_bank(normalised)
-                spatial = self._attend(q, *own) if bank is None else self._attend(q, *bank, *own)
-            return spatial + channel_attention(self.w_vc(normalised), mean_product)
+                q = _scales_first(self.w_q(normalised))
+                own = [_scales_first(part) for part in mates or self.project_bank(normalised)]
+                others = [] if bank is None else [_repeated(part, normalised) for part in bank]
+                spatial = self._attend(q, *others, *own)
+            channel = channel_attention(_scales_first(self.w_vc(normalised)), _repeated(mean_product, normalised))
+            return (spatial + channel).view(normalised.shape)
+
+
+def _scales_first(tensor: Tensor) -> Tensor:
+    """Put blocks and scales into one axis: to the attention, the scales of another block are further scales."""
+    return tensor.flatten(0, -3)
+
+
+def _repeated(tensor: Tensor, like: Tensor) -> Tensor:
+    """Give what is of each scale, (S, ...), to all blocks of `like`, (P, S, B, D), in that one axis."""
+    return _scales_first(tensor if like.ndim == tensor.ndim else tensor.expand(len(like), *tensor.shape))

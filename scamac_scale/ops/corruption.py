@@ -4,62 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import torch
     from torch import Tensor
 
 
-def uniform_noise(
-    shape: Sequence[int],
-    low: float,
-    high: float,
-    generator: torch.Generator,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-) -> Tensor:
-    """Uniform noise N.
+def uniform_noise(out: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Fill a tensor with uniform noise N.
 
     Parameters
     ----------
-    shape
-        Any; (B, G) in training.
+    out
+        Any shape, (b, G) in training; floating-point, on the device of `generator`. Written over.
     low, high
         Bounds; values lie in [low, high).
     generator
-        The only source of randomness; the noise is drawn on its device, so that a CPU generator gives the same noise
-        to every accelerator.
-    dtype
-        Of the result.
-    device
-        Of the result; that of `generator` where None.
+        The only source of randomness.
 
     Returns
     -------
     Tensor
-        Of `shape`, no gradient.
+        `out`.
+
+    Notes
+    -----
+    One thread on a CPU, whatever the number of threads.
 
     References
     ----------
     scAMAC, N under Eq. (1).
     """
-    noise = torch.rand(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
-    noise.mul_(high - low).add_(low)
-    return noise if device is None else noise.to(device)
+    return out.uniform_(low, high, generator=generator)
 
 
-def corrupt(x: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+def corrupt(x: Tensor, noise: Tensor) -> Tensor:
     """Noisy input X_0 = X + N.
 
     Parameters
     ----------
     x
         (B, G), input of the network; left unchanged.
-    low, high, generator
-        See `uniform_noise`.
+    noise
+        (B, G), from `uniform_noise`. Its memory is used for the result where no gradient reaches `x`.
 
     Returns
     -------
@@ -70,5 +56,4 @@ def corrupt(x: Tensor, low: float, high: float, generator: torch.Generator) -> T
     ----------
     scAMAC, X_0 under Eq. (1).
     """
-    noise = uniform_noise(x.shape, low, high, generator, dtype=x.dtype, device=x.device)
-    return noise.add_(x) if not x.requires_grad else x + noise
+    return x + noise if x.requires_grad else noise.add_(x)

@@ -1,7 +1,7 @@
 """A global batch in fixed blocks: forward and backward block by block, sums by one tree, so that the ranks do not show in them.
 
-Each block of this rank has a copy of the network that shares the memory of its weights and has gradients of its own. What is not
-linear in the batch (Eq. 11's product, attention among batch mates) is summed over all blocks of all ranks on the way, with gradient.
+The blocks of this rank go through the network side by side, by weights with a block axis that are views of those of the network, so
+that each block has gradients of its own. What is not linear in the batch (Eq. 11's product, attention among batch mates) is summed over all blocks of all ranks on the way, with gradient.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from scamac_scale.nn.synergy import Bank
-from scamac_scale.reduce import block_gather, block_sum, sum_over_ranks, tree_sum
+from scamac_scale.reduce import block_gather, block_sum, sum_over_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scamac_scale.nn.model import NetworkOutput, ScamacNetwork
+    from scamac_scale.nn.model import Layers, ScamacNetwork
     from scamac_scale.world import World
 
 BLOCK_CELLS = 64
@@ -46,7 +46,7 @@ def count_blocks(batch_cells: int, world: World, sums: str) -> int:
 
 
 class Blocks:
-    """The blocks of this rank.
+    """The blocks of this rank, which go through the network together.
 
     Parameters
     ----------
@@ -60,67 +60,89 @@ class Blocks:
     Attributes
     ----------
     own
-        Numbers of the blocks of this rank.
+        Numbers of the P blocks of this rank.
     """
 
     def __init__(self, network: ScamacNetwork, n_blocks: int, world: World) -> None:
         self.network, self.n_blocks = network, n_blocks
         self.own = world.own(n_blocks)
-        self._copies = [network] if len(self.own) == 1 else [_share_weights(network) for _ in self.own]
-        self._weights = [list(each.parameters()) for each in self._copies]
+        self._stacked = _stack_weights(network, len(self.own))
+        self._weights = list(self._stacked.parameters())
+
+    def cut(self, cells: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """Cut the cells of this rank into its blocks.
+
+        Parameters
+        ----------
+        cells
+            (B, ...), block after block.
+        sizes
+            Cells of all blocks of all ranks.
+
+        Returns
+        -------
+        Tensor
+            (P, b, ...), where b is the largest of the sizes; smaller blocks are filled up with zeros. A view where all are alike.
+        """
+        own, most = [sizes[block] for block in self.own], max(sizes)
+        if set(own) == {most}:
+            return cells.view(len(own), most, *cells.shape[1:])
+        found = cells.new_zeros(len(own), most, *cells.shape[1:])
+        for place, part in zip(found, torch.split(cells, own), strict=True):
+            place[: len(part)] = part
+        return found
 
     def forward(
-        self, x: Sequence[torch.Tensor], sizes: Sequence[int], world: World
-    ) -> tuple[list[NetworkOutput], torch.Tensor]:
+        self, x: torch.Tensor, counted: torch.Tensor, sizes: Sequence[int], world: World, *, has_latent: bool = True
+    ) -> tuple[Layers, torch.Tensor | None, torch.Tensor]:
         """All layers and latents of a batch.
 
         Parameters
         ----------
         x
-            (b, G) noisy input of each own block.
+            (P, b, G) noisy input of the own blocks, from `cut`.
+        counted
+            (P, b), 1 for a cell and 0 for what fills up its block.
         sizes
             Cells of all blocks of all ranks.
         world
             This rank, how many there are, and how long they wait for one another.
+        has_latent
+            Whether any term looks at the latent; otherwise the attention is left out.
 
         Returns
         -------
-        tuple of list of NetworkOutput, Tensor
-            One for each own block, and the mean of q^T k over the batch, without gradient.
+        tuple of Layers, Tensor or None, Tensor
+            Layers and latents (P, b, D) of the own blocks, and the mean of q^T k over the batch, without gradient.
         """
-        found = [network.layers(part) for network, part in zip(self._copies, x, strict=True)]
-        products = [self.network.mean_product for _ in found]
-        if self.network.has_synergy:
-            parts = [
-                network.synergy.channel_sum(layers.normalised)
-                for network, layers in zip(self._copies, found, strict=True)
-            ]
-            products = [total / sum(sizes) for total in block_sum(parts, world)]
-        mates: Sequence[Bank | None] = [None] * len(found)
-        if self.network.mixes_batch and len(sizes) > 1:
-            banks = [
-                network.synergy.project_bank(layers.normalised)
-                for network, layers in zip(self._copies, found, strict=True)
-            ]
-            keys = block_gather([bank.k for bank in banks], sizes, world, dim=1)
-            mates = [
-                Bank(*pair) for pair in zip(keys, block_gather([b.v for b in banks], sizes, world, dim=1), strict=True)
-            ]
-        outputs = []
-        for network, layers, product, bank in zip(self._copies, found, products, mates, strict=True):
-            followed = network.followed_product(product) if network.has_synergy else product
-            outputs.append(layers.output_with(network.fuse(layers.projected, layers.normalised, followed, mates=bank)))
-        return outputs, products[0].detach()
+        network, stacked = self.network, self._stacked
+        layers, product = stacked.layers(x), network.mean_product
+        mean = product
+        if network.has_synergy:
+            is_full = len(set(sizes)) == 1
+            sums = stacked.synergy.channel_sum(layers.normalised, None if is_full else counted)
+            means = torch.stack(block_sum(sums.unbind(), world)) / sum(sizes)
+            product, mean = network.followed_product(means), means[0].detach()
+        if not has_latent:
+            return layers, None, mean
+        mates = None
+        if network.mixes_batch and len(sizes) > 1:
+            bank = stacked.synergy.project_bank(layers.normalised)
+            own = [sizes[block] for block in self.own]
+            parts = ([part[:, :size] for part, size in zip(every, own, strict=True)] for every in bank)
+            mates = Bank(*(torch.stack(block_gather(part, sizes, world, dim=1)) for part in parts))
+        latent = stacked.fuse(layers.projected, layers.normalised, product, mates=mates)
+        return layers, latent, mean
 
-    def backward(self, losses: Sequence[torch.Tensor], reports: Sequence[torch.Tensor], world: World) -> torch.Tensor:
+    def backward(self, losses: torch.Tensor, reports: torch.Tensor, world: World) -> torch.Tensor:
         """Leave the gradient of the whole batch in the weights of the network.
 
         Parameters
         ----------
         losses
-            () of each own block; over all blocks of all ranks they add up to that of the batch.
+            (P,); over all blocks of all ranks they add up to that of the batch.
         reports
-            (n,) float32 of each own block; to be summed like the gradient.
+            (P, n) float32; to be summed like the gradient.
         world
             As of `forward`.
 
@@ -129,52 +151,36 @@ class Blocks:
         Tensor
             (n,) sum of the reports over all blocks of all ranks.
         """
-        for weights in self._weights:
-            for weight in weights:
-                weight.grad = None
-        torch.stack(list(losses)).sum().backward()  # type: ignore[no-untyped-call]
-        touched = [index for index, weight in enumerate(self._weights[0]) if weight.grad is not None]
-        own = tree_sum(
-            [
-                _Vector([_gradient(weights[index]) for index in touched] + [report])
-                for weights, report in zip(self._weights, reports, strict=True)
-            ]
-        )
-        *gradients, report = own.parts
+        gradients = torch.autograd.grad(losses.sum(), self._weights, allow_unused=True)
+        touched = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        sums = [_tree_sum(gradients[index]) for index in touched] + [_tree_sum(reports)]
         if world.size > 1:
-            flat = sum_over_ranks(torch.cat([part.flatten() for part in own.parts]), world)
-            pieces = torch.split(flat, [part.numel() for part in own.parts])
-            *gradients, report = [piece.view_as(part) for piece, part in zip(pieces, own.parts, strict=True)]
-        own_weights = list(self.network.parameters())
-        for weight in own_weights:
+            flat = sum_over_ranks(torch.cat([part.flatten() for part in sums]), world)
+            pieces = torch.split(flat, [part.numel() for part in sums])
+            sums = [piece.view_as(part) for piece, part in zip(pieces, sums, strict=True)]
+        weights = list(self.network.parameters())
+        for weight in weights:
             weight.grad = None
-        for index, gradient in zip(touched, gradients, strict=True):
-            own_weights[index].grad = gradient
-        return report
+        for index, gradient in zip(touched, sums, strict=False):
+            weights[index].grad = gradient.contiguous()  # a fused optimizer takes any other for one that is
+        return sums[-1]
 
 
-class _Vector:
-    """Tensors that are added one by one, in place."""
-
-    def __init__(self, parts: list[torch.Tensor]) -> None:
-        self.parts = parts
-
-    def __add__(self, other: _Vector) -> _Vector:
-        for mine, theirs in zip(self.parts, other.parts, strict=True):
-            mine.add_(theirs)
-        return self
+def _tree_sum(stacked: torch.Tensor) -> torch.Tensor:
+    """`tree_sum` of (P, ...) over the blocks; P is a power of two."""
+    while len(stacked) > 1:
+        stacked = stacked[0::2] + stacked[1::2]
+    return stacked[0]
 
 
-def _gradient(weight: torch.Tensor) -> torch.Tensor:
-    assert weight.grad is not None  # a term reaches the same weights in every block
-    return weight.grad
-
-
-def _share_weights(network: ScamacNetwork) -> ScamacNetwork:
-    """Copy a network whose weights and buffers stay those of the original."""
+def _stack_weights(network: ScamacNetwork, n_blocks: int) -> ScamacNetwork:
+    """Copy a network whose buffers are those of the original, and whose weights are (P, ...) views of its weights."""
     other = copy.deepcopy(network)
-    for mine, theirs in zip(
-        (*other.parameters(), *other.buffers()), (*network.parameters(), *network.buffers()), strict=True
-    ):
+    for mine, theirs in zip(other.buffers(), network.buffers(), strict=True):
         mine.data = theirs.data
+    for name, weight in network.named_parameters():
+        *path, last = name.split(".")
+        owner = other.get_submodule(".".join(path))
+        view = weight.detach().expand(n_blocks, *weight.shape)
+        setattr(owner, last, torch.nn.Parameter(view))
     return other

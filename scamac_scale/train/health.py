@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 from scamac_scale.errors import NumericalError
 from scamac_scale.reduce import from_first
@@ -44,14 +45,12 @@ class Health:
         self._n_blocks = n_blocks
         self._first = torch.full((1 + n_blocks,), -1.0, dtype=torch.float64, device=device)
 
-    def report(self, block: int, values: Sequence[torch.Tensor], n_cells: int) -> torch.Tensor:
-        """Values of a block, to be summed over blocks, and a mark at its number where one is not finite; a block may be empty."""
-        found = torch.stack([value.detach().float() for value in values])
-        marks = found.new_zeros(self._n_blocks)
-        if n_cells == 0:
-            return torch.cat([torch.zeros_like(found), marks])
-        marks[block] = (~torch.isfinite(found).all()).float()
-        return torch.cat([found, marks])
+    def report(self, own: range, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Values of blocks, (P,) each, to be summed over blocks, and a mark at the number of each where one is not finite."""
+        found = torch.stack([value.detach().float() for value in values], dim=1)
+        is_bad = ~torch.isfinite(found).all(dim=1)
+        marks = F.pad(torch.diag(is_bad.float()), (own.start, self._n_blocks - own.stop))
+        return torch.cat([found, marks], dim=1)
 
     def note(self, step: int, report: torch.Tensor) -> None:
         """Take the sum of all reports of a step."""

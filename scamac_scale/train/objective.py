@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.arrays import IntArray
     from scamac_scale.config import LossConfig
-    from scamac_scale.nn.model import NetworkOutput
+    from scamac_scale.nn.model import Layers, NetworkOutput
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.ops.similarity import PairMeans
     from scamac_scale.train.targets import Target
@@ -33,46 +33,53 @@ class Scene:
     Attributes
     ----------
     x
-        (B, G) clean scaled input.
+        (P, b, G) clean scaled input of P blocks.
     rows
-        (B,) rows of the atlas.
-    out
+        (P, b) rows of the atlas.
+    layers
         Of the network on the noisy input.
+    z
+        (P, b, D) latents; None where no term looks at them.
+    share
+        (P, b), of each cell in a mean over the batch, of which these blocks may be a part; 0 where a row fills up its block.
     clusters, target
         None before the centers are found.
     pairs
         What Eq. (15) needs of all cells; None pairs the cells of the batch.
     n_cells
         N, cells of the atlas.
-    batch_cells
-        Cells of the whole batch, of which these may be a block; 0 where these are all.
     """
 
     x: torch.Tensor
     rows: IntArray
-    out: NetworkOutput
+    layers: Layers | NetworkOutput
+    z: torch.Tensor | None
+    share: torch.Tensor
     clusters: Clusters | None = None
     target: Target | None = None
     pairs: PairMeans | None = None
     n_cells: int = 0
-    batch_cells: int = 0
-
-    @property
-    def share(self) -> float:
-        """Share of these cells in the batch: by it means over blocks add up to the mean over the batch."""
-        return len(self.rows) / self.batch_cells if self.batch_cells else 1.0
 
     @cached_property
     def latent(self) -> torch.Tensor:
-        """(B, D) float32."""
-        return self.out.latent.float()
+        """(P b, D) float32."""
+        assert self.z is not None
+        return self.z.float().flatten(0, -2)
 
     @cached_property
     def u(self) -> torch.Tensor | Codes:
-        """(B, C) memberships of Eq. (15)."""
+        """(P b, C) memberships of Eq. (15)."""
         assert self.target is not None
         assert self.clusters is not None
-        return self.target.of(self.rows, self.latent, self.clusters)
+        return self.target.of(self.rows.reshape(-1), self.latent, self.clusters)
+
+    def cells_of(self, sizes: Sequence[int]) -> list[tuple[torch.Tensor | Codes, torch.Tensor]]:
+        """Memberships and latents of the cells of each block, of which there are `sizes`, without what fills it up."""
+        n_rows, u = self.share.shape[1], self.u
+        places = [slice(block * n_rows, block * n_rows + size) for block, size in enumerate(sizes)]
+        if isinstance(u, Codes):
+            return [(u._replace(columns=u.columns[place]), self.latent[place]) for place in places]
+        return [(u[place], self.latent[place]) for place in places]
 
 
 class Objective:
@@ -93,40 +100,40 @@ class Objective:
 
     def reconstruction(self, scene: Scene) -> torch.Tensor:
         """First term of Eq. (5)."""
-        return self._reconstruct(scene.x, scene.out.output) * scene.share
+        return self._reconstruct(scene.x, scene.layers.output, scene.share)
 
     def layers(self, scene: Scene) -> torch.Tensor:
         """Second term of Eq. (5)."""
-        return self._reconstruct(scene.out.encoding, scene.out.decoding) * scene.share
+        return self._reconstruct(scene.layers.encoding, scene.layers.decoding, scene.share)
 
     def similarity(self, scene: Scene) -> torch.Tensor:
-        """Eq. (15): these cells against all cells, where their sums are known, or their pairs."""
+        """Eq. (15): these cells against all cells, where their sums are known, or the pairs of one block."""
         if scene.pairs is not None:
-            scale = self.similarity_scale(scene.n_cells) * scene.share
-            return atlas_similarity(scene.u, scene.latent, scene.pairs) * scale
-        return self._similarity(scene.u, scene.latent) * self.similarity_scale(len(scene.latent))
+            return atlas_similarity(scene.u, scene.latent, scene.pairs, scene.share) * self.similarity_scale(
+                scene.n_cells
+            )
+        n_cells = scene.share.numel()
+        return (self._similarity(scene.u, scene.latent) * self.similarity_scale(n_cells))[None]
 
     def clustering(self, scene: Scene) -> torch.Tensor:
         """Eq. (12) on these cells, with U and H constant."""
         assert scene.clusters is not None
-        latent, clusters = scene.latent, scene.clusters
         with torch.no_grad():
-            u, h = clusters.assign(latent)
-        value = self._cluster(latent, clusters.centers, u, h)
-        return value if self.config.clustering == "sum" else value * scene.share
+            u, h = scene.clusters.assign(scene.latent)
+        return self._cluster(scene.latent, scene.clusters.centers, u, h, scene.share)
 
     def term(self, name: str, scene: Scene) -> torch.Tensor:
-        """One term by its name in ``train.pretrain.terms`` or ``train.phases``: the part of these cells in that of their batch."""
+        """One term by its name in ``train.pretrain.terms`` or ``train.phases``: (P,), the part of each block in that of the batch."""
         return TERMS[name](self, scene)
 
-    def of_blocks(self, name: str, scenes: Sequence[Scene], sizes: Sequence[int], world: World) -> list[torch.Tensor]:
-        """One term of a batch that is cut into blocks.
+    def of_batch(self, name: str, scene: Scene, sizes: Sequence[int], world: World) -> torch.Tensor:
+        """One term of a batch whose blocks lie on several ranks.
 
         Parameters
         ----------
         name
             As of `term`.
-        scenes
+        scene
             The blocks of this rank.
         sizes
             Cells of all blocks of all ranks.
@@ -135,30 +142,33 @@ class Objective:
 
         Returns
         -------
-        list of Tensor
-            One for each scene; over all blocks of all ranks they add up to the term of the batch.
+        Tensor
+            (P,) of the blocks of this rank; over all blocks of all ranks they add up to the term of the batch.
         """
-        if name != "similarity" or scenes[0].pairs is not None or len(sizes) == 1:
-            return [self.term(name, scene) for scene in scenes]
+        if name != "similarity" or scene.pairs is not None or len(sizes) == 1:
+            return self.term(name, scene)
         # Pairs of cells reach across blocks.
-        z = block_gather([scene.latent for scene in scenes], sizes, world)
-        rows = [scene.u.dense() if isinstance(scene.u, Codes) else scene.u for scene in scenes]
-        u = block_gather([part.to(z[0].dtype) for part in rows], sizes, world)
-        scale = self.similarity_scale(sum(sizes))
-        return [
-            self._similarity(all_u.detach(), all_z) * (scale * scene.share)
-            for all_u, all_z, scene in zip(u, z, scenes, strict=True)
-        ]
+        own = [sizes[block] for block in world.own(len(sizes))]
+        parts = [(u.dense() if isinstance(u, Codes) else u, z) for u, z in scene.cells_of(own)]
+        z = block_gather([latent for _, latent in parts], sizes, world)
+        u = block_gather([rows.to(z[0].dtype) for rows, _ in parts], sizes, world)
+        scale = self.similarity_scale(sum(sizes)) / sum(sizes)
+        return torch.stack(
+            [
+                self._similarity(all_u.detach(), all_z) * (scale * size)
+                for all_u, all_z, size in zip(u, z, own, strict=True)
+            ]
+        )
 
     @torch.no_grad()
-    def followed(self, scenes: Sequence[Scene], world: World) -> PairMeans | None:
-        """Move what Eq. (15) knows of all cells along with those of a batch, which have moved."""
-        momentum, pairs = self.config.similarity_momentum, scenes[0].pairs
+    def followed(self, scene: Scene, sizes: Sequence[int], world: World) -> PairMeans | None:
+        """Move what Eq. (15) knows of all cells along with those of a batch, which have moved; arguments as of `of_batch`."""
+        momentum, pairs = self.config.similarity_momentum, scene.pairs
         if pairs is None or momentum == 0:
             return pairs
+        own = [sizes[block] for block in world.own(len(sizes))]
         parts = [
-            gram_matrices(scene.u if isinstance(scene.u, Codes) else unit_rows(scene.u), unit_rows(scene.latent))
-            for scene in scenes
+            gram_matrices(u if isinstance(u, Codes) else unit_rows(u), unit_rows(z)) for u, z in scene.cells_of(own)
         ]
         return follow_batch(pairs, sum_over_ranks(tree_sum(parts), world), momentum)
 

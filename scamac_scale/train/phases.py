@@ -6,7 +6,6 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scamac_scale.durable.faults import reach
@@ -16,13 +15,13 @@ from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
-from scamac_scale.nn.model import CHANNEL_MOMENTUM
-from scamac_scale.ops.corruption import uniform_noise
+from scamac_scale.nn.model import CHANNEL_MOMENTUM, NetworkOutput
+from scamac_scale.ops.corruption import corrupt
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.progress import track
-from scamac_scale.randomness import torch_generator
 from scamac_scale.train.blocks import Blocks, count_blocks
 from scamac_scale.train.health import Health, nonfinite_error
+from scamac_scale.train.noise import Noise
 from scamac_scale.train.objective import CLUSTER_TERMS, Objective, Scene
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
 from scamac_scale.train.state import PRETRAINING, phase_of
@@ -31,7 +30,7 @@ from scamac_scale.world import ALONE, World
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from scamac_scale.config import InputConfig, PhaseConfig, ScamacConfig
+    from scamac_scale.config import PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.sources import OpenSource
@@ -41,33 +40,6 @@ if TYPE_CHECKING:
     from scamac_scale.train.sweeps import Sweeps
 
 LOG_EVERY_STEPS = 10
-
-
-def block_noise(
-    shape: tuple[int, int], config: InputConfig, generator: tuple[int, int, int], device: torch.device
-) -> torch.Tensor:
-    """Uniform noise of one block of a global batch, keyed by what it is, never by rank.
-
-    Parameters
-    ----------
-    shape
-        (b, G) of the block.
-    config
-        Bounds of the noise.
-    generator
-        Seed of the run, gradient step, number of the block.
-    device
-        Where it is drawn; each kind of device has its own stream.
-
-    Returns
-    -------
-    Tensor
-        (b, G) float32.
-    """
-    seed, step, block = generator
-    return uniform_noise(
-        shape, config.noise_low, config.noise_high, torch_generator(seed, "noise", step, block, device=device)
-    )
 
 
 def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig, world: World) -> EpochPlan:
@@ -136,7 +108,8 @@ class Stepper:
         self._is_sample = config.loader.balance_by is None
         network.channel_momentum = CHANNEL_MOMENTUM if self._is_sample else 0.0
         self.blocks = Blocks(network, count_blocks(self.batch_cells, world, config.train.sums), world)
-        self._n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")
+        n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")  # whatever the sums
+        self._noise = Noise(config.input, config.seed, self.plan, n_noise_blocks, world)
         self._health = Health(self.blocks.n_blocks, fabric.device)
         self._device_cells: DeviceCells | None = None
         loader, device = config.loader, fabric.device
@@ -181,7 +154,10 @@ class Stepper:
         rate = phase.learning_rate or learning_rate_for(self.batch_cells)
         schedule, n_cells, n_left = SCHEDULES[phase.schedule], 0, n_steps - state.phase_step
         start_s = time.perf_counter()
-        with closing(self._batches(state.step, n_left)) as batches, track(label, n_steps, "steps") as progress:
+        with (
+            closing(self._batches(state.step, n_left, is_noisy=phase.is_noisy)) as batches,
+            track(label, n_steps, "steps") as progress,
+        ):
             progress.advance(state.phase_step)
             for index, batch in enumerate(batches):
                 # the first step compiles, and reads the first cells
@@ -209,9 +185,16 @@ class Stepper:
         assert state.landmarks is not None
         x = state.landmarks.x.to(self.fabric.device)
         with torch.enable_grad(), self.fabric.autocast():
-            scene = Scene(x, state.landmarks.rows, self.network(x), state.clusters, state.target)
+            found = self.network(x)
+            layers, share = (
+                NetworkOutput(*(part[None] for part in found)),
+                torch.full((1, len(x)), 1 / len(x), device=x.device),
+            )
+            scene = Scene(
+                x[None], state.landmarks.rows[None], layers, found.latent[None], share, state.clusters, state.target
+            )
             norms = {
-                name: gradient_norm(self.objective.term(name, scene), scene.out.hidden)
+                name: gradient_norm(self.objective.term(name, scene).sum(), found.hidden)
                 for name in ("reconstruction", "similarity")
             }
         # The printed scaling grows with the number of cells that are paired, here the landmarks.
@@ -219,52 +202,42 @@ class Stepper:
         norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
-    def _batches(self, step: int, n_steps: int) -> Generator[Batch]:
-        """Give the batches of the next steps, on the device."""
-        steps = step, step + n_steps
+    def _batches(self, step: int, n_steps: int, *, is_noisy: bool = False) -> Generator[Batch]:
+        """Give the batches of the next steps, on the device; on a CPU with their noise beside them, where they shall have some."""
+        steps, device = (step, step + n_steps), self.fabric.device
         if self._device_cells is not None:
             return self._device_cells.run(self.plan, *steps)
-        return on_device(self._feed.run(self.plan, *steps), self.fabric.device)
-
-    def _noise(self, step: int, n_genes: int) -> torch.Tensor:
-        """(b, G) noise of the cells of this rank."""
-        sizes = self.plan.block_sizes(step, self._n_noise_blocks)
-        pieces = [
-            block_noise((sizes[block], n_genes), self.config.input, (self.config.seed, step, block), self.fabric.device)
-            for block in self.world.own(self._n_noise_blocks)
-        ]
-        return torch.cat(pieces)
+        beside = self._noise.fill if is_noisy and device.type == "cpu" else None
+        return on_device(self._feed.run(self.plan, *steps, beside=beside), device)
 
     def _step(
         self, state: FitState, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer, world: World
     ) -> dict[str, torch.Tensor]:
-        sizes = self.plan.block_sizes(state.step, self.blocks.n_blocks)
+        sizes, blocks = self.plan.block_sizes(state.step, self.blocks.n_blocks), self.blocks
         x = self.network.scale_input(batch.values)
-        noisy = x + self._noise(state.step, x.shape[1]) if phase.is_noisy else x
-        own = [sizes[block] for block in self.blocks.own]
-        with self.fabric.autocast():
-            outputs, product = self.blocks.forward(torch.split(noisy, own), sizes, world)
-        rows_of_blocks = np.split(batch.rows, np.cumsum(own)[:-1])
-        scenes = [
-            Scene(clean, rows, out, state.clusters, state.target, state.pairs, self.source.n_cells, sum(sizes))
-            for clean, rows, out in zip(torch.split(x, own), rows_of_blocks, outputs, strict=True)
-        ]
+        noisy = x
+        if phase.is_noisy:
+            noise = self._noise.fill(state.step, torch.empty_like(x)) if batch.beside is None else batch.beside
+            noisy = corrupt(x, noise)
         names: list[str] = [name for name in phase.terms if _is_ready(name, state)]
-        of_blocks = {name: self.objective.of_blocks(name, scenes, sizes, world) for name in names}
-        terms = [{name: of_blocks[name][index] for name in names} for index in range(len(own))]
-        losses = [weighted_total(of_block, state.weights) for of_block in terms]
+        counted = blocks.cut(torch.ones(len(x), device=x.device), sizes)
+        rows = blocks.cut(torch.from_numpy(batch.rows), sizes).numpy()
+        with self.fabric.autocast():
+            layers, z, product = blocks.forward(
+                blocks.cut(noisy, sizes), counted, sizes, world, has_latent=not CLUSTER_TERMS.isdisjoint(names)
+            )
+        share, n_cells = counted / sum(sizes), self.source.n_cells
+        scene = Scene(blocks.cut(x, sizes), rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
+        terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
+        losses = weighted_total(terms, state.weights)
         if reach("train.loss") == "nan":
-            losses[0] = losses[0] * torch.nan
-        reports = [
-            self._health.report(block, [*of_block.values(), loss], size)
-            for block, of_block, loss, size in zip(self.blocks.own, terms, losses, own, strict=True)
-        ]
-        report = self.blocks.backward(losses, reports, world)
+            losses = losses * torch.tensor([torch.nan] + [1.0] * (len(losses) - 1))
+        report = blocks.backward(losses, self._health.report(blocks.own, [*terms.values(), losses]), world)
         self._health.note(state.step, report)
         optimizer.step()
         self.network.follow_product(product)
         if "similarity" in names and self._is_sample:
-            state.pairs = self.objective.followed(scenes, world)
+            state.pairs = self.objective.followed(scene, sizes, world)
         return dict(zip([*names, "total"], report, strict=False))
 
     def _renew_pairs(self, state: FitState, sweeps: Sweeps) -> None:

@@ -10,7 +10,7 @@ from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, atlas_similarity
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
-from scamac_scale.ops.corruption import corrupt
+from scamac_scale.ops.corruption import corrupt, uniform_noise
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, unit_rows
 from tests.support.mathematics import memberships, normal
@@ -24,7 +24,7 @@ def compute(device: str) -> list[torch.Tensor]:
     network = network.to(device)
     network.refresh_bank()
     x = network.scale_input(normal(2, 30, 20).abs().to(device))
-    out = network(corrupt(x, 0.0, 1.0, torch.Generator().manual_seed(3)))
+    out = network(corrupt(x, uniform_noise(torch.empty(x.shape), 0.0, 1.0, torch.Generator().manual_seed(3)).to(x)))
     z, c, target = out.latent, normal(4, 3, 6).to(device), memberships(5, 30, 9).to(device)
     r = center_distance(z, c)
     u, h = membership(adaptive_distance(r, 0.01), 0.1), robust_weight(r, 0.01)

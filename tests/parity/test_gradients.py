@@ -15,7 +15,7 @@ from scamac_scale.losses.similarity import SIMILARITY_LOSSES, atlas_similarity
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.adaptive import adaptive_distance, center_distance, robust_weight
 from scamac_scale.ops.attention import SPATIAL_FORMS, channel_attention, channel_product
-from scamac_scale.ops.corruption import corrupt
+from scamac_scale.ops.corruption import corrupt, uniform_noise
 from scamac_scale.ops.fuzzy import center_sums, centers_from_sums, membership
 from scamac_scale.ops.similarity import gram_matrices, pair_means, similarity_from_means, unit_rows
 from tests.support.attention import attention_by_blocks
@@ -31,7 +31,7 @@ BANK_K, BANK_V = normal(8, 2, 6, 3), normal(9, 2, 6, 3)
 
 
 def noisy(x: torch.Tensor) -> torch.Tensor:
-    return corrupt(x, 0.0, 1.0, torch.Generator().manual_seed(0))
+    return corrupt(x, uniform_noise(torch.empty_like(x), 0.0, 1.0, torch.Generator().manual_seed(0)))
 
 
 ATTENTIONS = {**SPATIAL_FORMS, "parts": attention_by_blocks}

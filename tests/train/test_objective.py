@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from scamac_scale.config import InputConfig, LossConfig, PhaseConfig
+from scamac_scale.config import LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.train.centers import clusters_at
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.consensus import Member
-from scamac_scale.train.phases import block_noise
 from scamac_scale.train.targets import ConsensusTarget
 
 
@@ -39,16 +38,6 @@ def test_temperature_is_relative_or_absolute() -> None:
     relative = clusters_at(c, z, LossConfig(gamma=0.1)).temperature
     larger = clusters_at(10 * c, 10 * z, LossConfig(gamma=0.1)).temperature
     torch.testing.assert_close(larger, 10 * relative, rtol=0.02, atol=0)
-
-
-def test_noise_is_a_function_of_seed_step_and_block() -> None:
-    config, cpu = InputConfig(noise_low=-1.0, noise_high=3.0), torch.device("cpu")
-    noise = block_noise((19, 5), config, (7, 3, 1), cpu)
-    torch.testing.assert_close(noise, block_noise((19, 5), config, (7, 3, 1), cpu), rtol=0, atol=0)
-    assert noise.min() >= -1
-    assert noise.max() < 3
-    for other in ((7, 4, 1), (8, 3, 1), (7, 3, 2)):
-        assert not torch.equal(noise, block_noise((19, 5), config, other, cpu))
 
 
 def test_a_phase_refuses_caps_below_its_floor() -> None:

@@ -95,11 +95,11 @@ def test_every_batch_moves_the_sums_by_the_momentum(
         seen: list[tuple[PairMeans, Grams]] = []
         followed = Objective.followed
 
-        def look(self: Objective, scenes: list[Scene], world: World) -> PairMeans | None:
-            (scene,) = scenes  # a batch of 60 is one block
+        def look(self: Objective, scene: Scene, sizes: list[int], world: World) -> PairMeans | None:
+            assert sizes == [60]  # one block
             assert scene.pairs is not None
             seen.append((scene.pairs, gram_matrices(scene.u, unit_rows(scene.latent.detach()))))
-            return followed(self, scenes, world)
+            return followed(self, scene, sizes, world)
 
         monkeypatch.setattr(Objective, "followed", look)
         take_round(tools, state, 0)

@@ -1,0 +1,102 @@
+"""Blocks that go through the network side by side have the values and the gradient of their batch as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from scamac_scale.config import InputConfig, ModelConfig
+from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.train.blocks import Blocks, count_blocks
+from scamac_scale.world import ALONE, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+G = 12
+MODEL = ModelConfig(encoder_width=10, latent_width=4, bank_cells=6)
+
+
+def network_of(**settings: Any) -> ScamacNetwork:
+    torch.manual_seed(0)
+    network = ScamacNetwork(G, replace(MODEL, **settings), InputConfig()).double()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.normal_(std=0.5)
+    network.start_attention(torch.randn(6, G).double())
+    return network
+
+
+def gradients(network: ScamacNetwork) -> dict[str, torch.Tensor]:
+    return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("sizes", [[37], [8, 8, 8, 8], [10, 9, 9, 9], [3, 0, 2, 1, 1, 1, 1, 1]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"spatial_form": "batch"},
+        {"channel_form": "batch"},
+        {"has_synergy": False},
+        {"has_integration": False, "fusion": "gated_sum"},
+        {"scales": ("hidden",)},
+    ],
+)
+def test_blocks_have_the_gradient_of_their_batch(sizes: Sequence[int], settings: dict[str, Any]) -> None:
+    network, x = network_of(**settings), torch.randn(sum(sizes), G).double()
+    pull = torch.randn(sum(sizes), 4).double()
+    whole = network(x)
+    ((whole.output**2).mean(dim=1) + (whole.latent * pull).sum(dim=1)).mean().backward()
+    expected = gradients(network)
+    blocks = Blocks(network, len(sizes), ALONE)
+    counted = blocks.cut(torch.ones(len(x)).double(), sizes)
+    layers, latent, product = blocks.forward(blocks.cut(x, sizes), counted, sizes, ALONE)
+    assert latent is not None
+    share = counted / sum(sizes)
+    of_cells = (layers.output**2).mean(dim=2) + (latent * blocks.cut(pull, sizes)).sum(dim=2)
+    losses = (of_cells * share).sum(dim=1)
+    report = blocks.backward(losses, losses.detach()[:, None].float(), ALONE)
+    found = gradients(network)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient.is_contiguous(), name  # fused optimizers do not look
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
+    torch.testing.assert_close(latent[counted > 0], whole.latent, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(report.double(), losses.sum()[None], rtol=1e-5, atol=0)  # float32
+    if network.has_synergy:
+        exact = network.synergy.channel_sum(network.layers(x).normalised) / len(x)
+        torch.testing.assert_close(product, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_the_attention_is_left_out_where_no_term_looks_at_the_latent() -> None:
+    network, x = network_of(), torch.randn(16, G).double()
+    blocks = Blocks(network, 2, ALONE)
+    args = blocks.cut(x, [8, 8]), torch.ones(2, 8).double(), [8, 8], ALONE
+    layers, latent, product = blocks.forward(*args, has_latent=False)
+    others, _, same = blocks.forward(*args)
+    assert latent is None
+    assert torch.equal(layers.output, others.output)
+    assert torch.equal(product, same)
+
+
+def test_weights_that_a_step_has_moved_are_seen_by_the_blocks() -> None:
+    network, x = network_of(), torch.randn(16, G).double()
+    blocks = Blocks(network, 2, ALONE)
+    args = blocks.cut(x, [8, 8]), torch.ones(2, 8).double(), [8, 8], ALONE
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(0.5)
+    network.refresh_bank()
+    latent = blocks.forward(*args)[1]
+    assert latent is not None
+    torch.testing.assert_close(latent.flatten(0, 1), network(x).latent, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 3])
+def test_a_batch_is_cut_alike_on_ranks_that_divide_its_blocks(size: int) -> None:
+    assert count_blocks(512, World(0, size), "blocks") == (8 if 8 % size == 0 else size)
+    assert count_blocks(512, World(0, size), "ranks") == size
