@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu_parts import WAYS, delivery, on_device_of, plan_of
+from gpu_parts import WAYS, delivery, plan_of
 from gpu_setup import Bench, Row, full_float32, summary
 
 from scamac_scale.loader.feed import Feed
@@ -17,7 +17,7 @@ from scamac_scale.losses.total import weighted_total
 from scamac_scale.ops.corruption import uniform_noise
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.randomness import torch_generator
-from scamac_scale.train.objective import TERMS, Clusters, Objective, Scene
+from scamac_scale.train.objective import TERMS, Objective, Scene
 from scamac_scale.train.sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ScamacConfig
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.objective import ConsensusTarget
+    from scamac_scale.train.targets import ConsensusTarget
 
     Numbers = dict[str, torch.Tensor]
 
@@ -57,7 +58,7 @@ class Given:
     noise: torch.Tensor
     clusters: Clusters
     target: ConsensusTarget
-    atlas: PairMeans
+    pairs: PairMeans
 
 
 def parity(bench: Bench) -> Iterator[Case]:
@@ -118,8 +119,8 @@ def _given(bench: Bench, source: OpenSource) -> Given:
         rows, values = first.rows, first.values.clone()
     generator = torch_generator(config.seed, "benchmark noise")
     noise = uniform_noise(values.shape, config.input.noise_low, config.input.noise_high, generator)
-    atlas = Sweeps(network, source).similarity(clusters, target)
-    return Given(source, config, network, rows, values, noise, clusters, target, atlas)
+    pairs = Sweeps(network, source).similarity(clusters, target)
+    return Given(source, config, network, rows, values, noise, clusters, target, pairs)
 
 
 def step_numbers(given: Given, device: torch.device, *, is_half: bool) -> Numbers:
@@ -128,9 +129,9 @@ def step_numbers(given: Given, device: torch.device, *, is_half: bool) -> Number
     x = network.scale_input(given.values.to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
         out = network(x + given.noise.to(device), frozen=False)
-    atlas = PairMeans(*(part.to(device) for part in given.atlas))
-    clusters = on_device_of(network, given.clusters)
-    scene = Scene(x, given.rows, out, clusters, given.target, atlas, given.source.n_cells)
+    pairs = PairMeans(*(part.to(device) for part in given.pairs))
+    clusters = given.clusters.to(device)
+    scene = Scene(x, given.rows, out, clusters, given.target, pairs, given.source.n_cells)
     objective = Objective(given.config.loss)
     terms = {name: objective.term(name, scene) for name in TERMS}
     weighted_total(terms, WEIGHTS).backward()
@@ -150,10 +151,10 @@ def _sweep_rows(bench: Bench, given: Given) -> list[Row]:
 
     def run(device: torch.device) -> Numbers:
         network = copy.deepcopy(given.network).to(device)
-        clusters, epsilon = on_device_of(network, given.clusters), given.config.loss.epsilon
-        found, atlas = Sweeps(network, given.source).fuzzy(clusters, epsilon, label="sweep", target=given.target)
-        assert atlas is not None
-        return {"centers": found.centers, "latent Gram": atlas.zz, "product": network.mean_product, "cross": atlas.uz}
+        clusters = given.clusters.to(device)
+        found, pairs = Sweeps(network, given.source).fuzzy(clusters, label="sweep", target=given.target)
+        assert pairs is not None
+        return {"centers": found.centers, "latent Gram": pairs.zz, "product": network.mean_product, "cross": pairs.uz}
 
     with full_float32():
         expected, ours = run(torch.device("cpu")), run(bench.device)

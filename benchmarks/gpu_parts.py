@@ -13,7 +13,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu_setup import Bench, Row, joint_phase, peak_memory, summary, timed
+from gpu_setup import JOINT, Bench, Row, peak_memory, summary, timed
 
 from scamac_scale.infer.atlas import KEY_BLOCK
 from scamac_scale.infer.atlas import atlas_attention as attention_from_disk
@@ -26,9 +26,9 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
 from scamac_scale.sweep import SWEEP_CELLS
-from scamac_scale.train.objective import Clusters
 from scamac_scale.train.selection import read_cells, sample_rows
 from scamac_scale.train.start import fit_input_scale
+from scamac_scale.train.state import PRETRAINING, FitState
 from scamac_scale.train.sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from gpu_setup import Atlas, TimedStepper
 
-    from scamac_scale.config import PhaseConfig
     from scamac_scale.loader.plan import Plan
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.objective import ConsensusTarget
+    from scamac_scale.train.targets import ConsensusTarget
 
     Case = tuple[str, Callable[[], list[Row]]]
 
@@ -145,28 +145,24 @@ def _train_rows(bench: Bench, start: ScamacNetwork, is_joint: bool, precision: s
     config = bench.config(bench.sizes.store.batch_cells[0], precision, cache)
     with bench.open(bench.store, config) as source:
         stepper = bench.stepper(copy.deepcopy(start), source, config)
-        if is_joint:
-            bench.join(stepper)
-        phase = joint_phase(config) if is_joint else config.train.pretrain
+        state = bench.joint_state(stepper) if is_joint else FitState(stepper.network)
         with peak_memory(bench.device) as peak:
-            rows = _step_rows(bench, stepper, phase)
+            rows = _step_rows(bench, stepper, state, JOINT if is_joint else PRETRAINING)
     return [{**row, **peak.as_row()} for row in rows]
 
 
-def _step_rows(bench: Bench, stepper: TimedStepper, phase: PhaseConfig) -> list[Row]:
+def _step_rows(bench: Bench, stepper: TimedStepper, state: FitState, key: str) -> list[Row]:
     """Epochs from the source, and as many steps on one batch that is there, in turns."""
     n_steps = bench.sizes.epochs * stepper.plan.n_batches
-    with closing(stepper._batches(1)) as batches:
-        first = next(batches)
-        kept = Batch(first.rows, first.values.clone())
+    kept = stepper.largest_batch()
 
     def both() -> tuple[float, float, float]:
         stepper.fixed = None
         stepper.take_waits()
-        fed = stepper.seconds(phase, n_steps)
+        fed = stepper.seconds(state, key, n_steps)
         waited = stepper.take_waits()
         stepper.fixed = kept
-        return fed, stepper.seconds(phase, n_steps), waited
+        return fed, stepper.seconds(state, key, n_steps), waited
 
     rounds = bench.repeat(both)
     per_step = 1000 / n_steps
@@ -198,7 +194,7 @@ def _sweep_rows(bench: Bench, cache: str) -> list[Row]:
         clusters, target, _ = bench.clusters(network, source, config)
         sweeps = Sweeps(network, source)
         with peak_memory(bench.device) as peak:
-            run = partial(sweeps.fuzzy, clusters, config.loss.epsilon, label="sweep", target=target)
+            run = partial(sweeps.fuzzy, clusters, label="sweep", target=target)
             seconds = bench.repeat(lambda: timed(run, bench.device))
         return [summary("rate", "cells/s", [source.n_cells / each for each in seconds], **peak.as_row())]
 
@@ -336,29 +332,23 @@ def _memory_cases(bench: Bench, atlas: Atlas, path: Path, **about: Any) -> Itera
     with bench.open(path, config) as source:
         network = bench.network(source, config, is_wide=True).cpu()
         clusters, target, landmarks = bench.clusters(network, source, config)
-        scale, epsilon = config.input, config.loss.epsilon
         stages: dict[str, Callable[[ScamacNetwork], object]] = {
-            "gene moments": lambda on: fit_input_scale(on, source, scale.gene_sd, scale.center),
+            "gene moments": lambda on: fit_input_scale(on, source, config.input),
             "PCA start, product of a block": lambda on: _block_product(on, source),
-            "sweep": lambda on: Sweeps(on, source).fuzzy(clusters, epsilon, label="sweep", target=target),
+            "sweep": lambda on: Sweeps(on, source).fuzzy(clusters, label="sweep", target=target),
         }
         for batch_cells in atlas.batch_cells:
             for precision in PRECISIONS:
                 steps = partial(_some_steps, bench, source, (clusters, target), batch_cells, precision)
                 stages[f"steps of {batch_cells:,}, {precision}"] = steps
-        stages["weight of Eq. (15) on the landmarks"] = lambda on: bench.stepper(on, source, config).cluster(
-            on_device_of(on, clusters), target, landmarks
+        stages["weight of Eq. (15) on the landmarks"] = lambda on: bench.stepper(on, source, config).similarity_weight(
+            FitState(on, landmarks=landmarks, clusters=clusters.to(bench.device), target=target)
         )
         about |= {"n_cells": source.n_cells, "n_genes": len(source.gene_names)}
         name = atlas.name if atlas in bench.sizes.papers else f"{source.n_cells:,} cells"
         with closing(target):
             for stage, run in stages.items():
                 yield f"{name}, {stage}", partial(_memory_rows, bench, network, run, about)
-
-
-def on_device_of(network: ScamacNetwork, clusters: Clusters) -> Clusters:
-    """Move centers to the device of a network."""
-    return Clusters(clusters.centers.to(network.gene_mean.device), clusters.temperature)
 
 
 def _memory_rows(
@@ -380,18 +370,18 @@ def _block_product(network: ScamacNetwork, source: OpenSource) -> None:
 def _some_steps(
     bench: Bench,
     source: OpenSource,
-    state: tuple[Clusters, ConsensusTarget],
+    found: tuple[Clusters, ConsensusTarget],
     batch_cells: int,
     precision: str,
     network: ScamacNetwork,
 ) -> None:
     """Steps of all four terms through the feed, as a fit has it; only the values of the sums over all cells are made up."""
     stepper = bench.stepper(network, source, bench.config(batch_cells, precision, cache="auto"))
-    clusters, target = state
-    stepper.clusters, stepper.target = on_device_of(network, clusters), target
-    stepper.weights |= {"similarity": 1.0, "clustering": 0.01}
+    clusters, target = found
+    state = FitState(network, clusters=clusters.to(bench.device), target=target)
+    state.weights |= {"similarity": 1.0, "clustering": 0.01}
     width, device = clusters.centers.shape[1], bench.device
     double: dict[str, Any] = {"dtype": torch.float64, "device": device}
     means = torch.eye(width, **double) / width, torch.zeros(target.width, width, **double), torch.ones((), **double)
-    stepper.atlas = PairMeans(*means)
-    stepper.seconds(joint_phase(stepper.config), bench.sizes.memory_steps)
+    state.pairs = PairMeans(*means)
+    stepper.seconds(state, JOINT, bench.sizes.memory_steps)

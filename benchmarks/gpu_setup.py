@@ -14,20 +14,25 @@ import feed_memory
 import numpy as np
 import torch
 from record import measure
+from scaling_stores import limited
 
 from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.loader.feed import Batch
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
+from scamac_scale.train.centers import landmark_clusters
 from scamac_scale.train.codes import CodeTable
 from scamac_scale.train.fit import build_network
-from scamac_scale.train.landmarks import Landmarks, landmark_clusters
-from scamac_scale.train.objective import ConsensusTarget
+from scamac_scale.train.landmarks import Landmarks
 from scamac_scale.train.phases import Stepper
 from scamac_scale.train.placement import launch
-from scamac_scale.train.selection import read_cells, sample_rows
+from scamac_scale.train.selection import choose_bank, read_cells, sample_rows
 from scamac_scale.train.start import fit_input_scale, start_from_pca
+from scamac_scale.train.state import PHASE, FitState
+from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.train.targets import ConsensusTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,15 +40,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scamac_scale.config import PhaseConfig
-    from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.objective import Clusters
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
 TYPE_COLUMN = "cell_type"
+JOINT = f"{PHASE}0"
+"""Key of the phase of all four terms; that of the other is `PRETRAINING`."""
 WRITTEN_PER_S = 20_000
 """Cells of 300 values that a slow machine writes in a second."""
 
@@ -82,7 +87,7 @@ class Sizes:
 
 
 SMALL = Sizes(
-    store=Atlas("store", 400, 60, 20, (128,)),
+    store=Atlas("store", 430, 60, 20, (128,)),  # batches of 107 and of 108
     epochs=1,
     rounds=2,
     inner_calls=1,
@@ -208,15 +213,20 @@ class TimedStepper(Stepper):
         self.fixed: Batch | None = None
         self.waits: list[tuple[Any, Any]] = []
 
-    def _batches(self, n_steps: int) -> Generator[Batch]:
+    def _batches(self, step: int, n_steps: int) -> Generator[Batch]:
         if self.fixed is not None:
-            return self._repeated(self.fixed, n_steps)
-        batches = super()._batches(n_steps)
+            return self._repeated(self.fixed, range(step, step + n_steps))
+        batches = super()._batches(step, n_steps)
         return self._watched(batches) if self.fabric.device.type == "cuda" else batches
 
-    def _repeated(self, batch: Batch, n_steps: int) -> Generator[Batch]:
-        for _ in range(n_steps):
-            yield batch
+    def _repeated(self, batch: Batch, steps: range) -> Generator[Batch]:
+        """Give as much of a batch as each step takes: batches differ by a cell where they do not divide the cells."""
+        for size in map(self._size, steps):
+            yield Batch(batch.rows[:size], batch.values[:size])
+
+    def _size(self, step: int) -> int:
+        low, high = self.plan.bounds(step % self.plan.n_batches)
+        return high - low
 
     def _watched(self, batches: Generator[Batch]) -> Generator[Batch]:
         """Note when the device is done with a step, and when it has the next batch: both marks lie in its own queue."""
@@ -235,19 +245,17 @@ class TimedStepper(Stepper):
         waits, self.waits = self.waits, []
         return sum(before.elapsed_time(after) for before, after in waits) / 1000
 
-    def seconds(self, phase: PhaseConfig, n_steps: int) -> float:
-        """Take steps; gives the seconds until the device has done them."""
-        return timed(lambda: self._run(phase, phase_key(phase), n_steps, n_steps, label="steps"), self.fabric.device)
+    def largest_batch(self) -> Batch:
+        """Give a copy of the largest batch, on the device."""
+        with closing(super()._batches(max(range(self.plan.n_batches), key=self._size), 1)) as batches:
+            largest = next(batches)
+            return Batch(largest.rows, largest.values.clone())
 
-
-def phase_key(phase: PhaseConfig) -> str:
-    """Under which a stepper keeps the optimizer of a phase."""
-    return " ".join(phase.terms)
-
-
-def joint_phase(config: ScamacConfig) -> PhaseConfig:
-    """All four terms, at a constant rate."""
-    return replace(config.train.phases[0], schedule="constant")
+    def seconds(self, state: FitState, key: str, n_steps: int) -> float:
+        """Take steps of a phase; gives the seconds until the device has done them."""
+        self.config = limited(self.config, n_steps)
+        sweeps = Sweeps(self.network, self.source)
+        return timed(lambda: self.take(state, key, sweeps, label="steps"), self.fabric.device)
 
 
 @dataclass
@@ -298,30 +306,35 @@ class Bench:
         return path, time.perf_counter() - began
 
     def config(self, batch_cells: int, precision: str = "32-true", cache: str = "none", **loader: Any) -> ScamacConfig:
-        """Default settings on this device."""
+        """Default settings on this device, but for a constant rate."""
         config = ScamacConfig()
-        train = replace(config.train, batch_cells=batch_cells, precision=precision, accelerator=self.device.type)
+        phases = tuple(replace(phase, schedule="constant") for phase in config.train.phases)
+        where: dict[str, Any] = {"precision": precision, "accelerator": self.device.type}
+        train = replace(config.train, batch_cells=batch_cells, phases=phases, **where)
         return replace(config, train=train, loader=replace(config.loader, cache=cache, **loader))
 
     def network(self, source: OpenSource, config: ScamacConfig, *, is_wide: bool = False) -> ScamacNetwork:
         """Make a network on the device as a fit begins with it; a wide one keeps its random weights and scale."""
         network = build_network(source, config).to(self.device)
         if not is_wide:
-            fit_input_scale(network, source, config.input.gene_sd, config.input.center)
-            start_from_pca(network, source, config)
-        bank = sample_rows(source.n_cells, len(network.bank_cells), config.seed, "bank")
-        network.start_attention(read_cells(source, bank, network).to(self.device))
+            fit_input_scale(network, source, config.input)
+            start_from_pca(network, source, config.start.pca_cells, config.seed)
+        network.start_attention(choose_bank(source, network, "random", config.seed).to(self.device))
         return network
 
     def stepper(self, network: ScamacNetwork, source: OpenSource, config: ScamacConfig) -> TimedStepper:
-        """Launch Fabric and make a stepper of a network on this device."""
+        """Make a stepper of a network on this device."""
         return TimedStepper(launch(config), network, source, config)
 
-    def join(self, stepper: TimedStepper) -> None:
-        """Give a stepper what the joint phase needs: clusters, the target of Eq. (15), its weight and the sums over all cells."""
-        clusters, target, landmarks = self.clusters(stepper.network, stepper.source, stepper.config)
-        stepper.cluster(clusters, target, landmarks)
-        stepper.atlas = stepper.sweeps.similarity(clusters, target)
+    def joint_state(self, stepper: TimedStepper) -> FitState:
+        """All that the joint phase needs: clusters, the target of Eq. (15), its weight and the sums over all cells."""
+        network, source, config = stepper.network, stepper.source, stepper.config
+        clusters, target, landmarks = self.clusters(network, source, config)
+        state = FitState(network, landmarks=landmarks, clusters=clusters, target=target)
+        state.weights["clustering"] = config.loss.clustering_weight
+        state.weights["similarity"] = stepper.similarity_weight(state)
+        state.pairs = Sweeps(network, source).similarity(clusters, target)
+        return state
 
     def clusters(
         self, network: ScamacNetwork, source: OpenSource, config: ScamacConfig
@@ -330,7 +343,7 @@ class Bench:
         labels = self._labels(source)
         rows = sample_rows(source.n_cells, config.start.landmark_cells, config.seed, "landmarks")
         landmarks = Landmarks(rows, read_cells(source, rows, network), np.unique(labels[rows], return_inverse=True)[1])
-        return landmark_clusters(landmarks, network, config), self._target(labels), landmarks
+        return landmark_clusters(landmarks, network, config.loss), self._target(labels), landmarks
 
     def _labels(self, source: OpenSource) -> NDArray[np.int64]:
         known = source.obs.get(TYPE_COLUMN)

@@ -23,7 +23,7 @@ from typing import Any
 
 from record import environment
 from scaling_parts import spread
-from scaling_stores import make_store, prepared, random_target
+from scaling_stores import Prepared, limited, make_store, prepared, random_target
 
 BATCHES = (256, 1024, 4096)
 BARS = {"sweep": 1.7, "predict": 1.7, "train 4096": 1.5}
@@ -39,6 +39,7 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
     from scamac_scale.links import joined, waited_s
     from scamac_scale.ranks import find_place
     from scamac_scale.reduce import barrier, gather_objects
+    from scamac_scale.train.state import PHASE
 
     torch.set_num_threads(1)
     place = find_place()
@@ -47,9 +48,8 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
         joined(place, is_cuda=False, timeout_s=600, setup_timeout_s=600) as world,
         prepared(store, batch_cells, 1, world, sums) as fit,
     ):
-        stepper = fit.stepper
-        stepper.cluster(fit.clusters, random_target(fit.source.n_cells), fit.landmarks)
-        phase = stepper.config.train.phases[0]
+        tools, stepper = fit.tools, fit.tools.stepper
+        fit.aim(random_target(tools.source.n_cells))
 
         def timed(name: str, work: Any) -> None:
             barrier(world)
@@ -59,14 +59,18 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
             found[name] = time.perf_counter() - began
             found[f"{name} waited"] = waited_s() - waited
 
-        stepper.sweep(fit.clusters, "warm up")
-        timed("sweep", lambda: stepper.sweep(fit.clusters, "sweep"))
+        def take(n_steps: int, label: str) -> None:
+            stepper.config = limited(stepper.config, n_steps)
+            stepper.take(fit.state, f"{PHASE}0", tools.sweeps, label=label)
+
+        fit.sweep("warm up")
+        timed("sweep", lambda: fit.sweep("sweep"))
         n_steps = max(4, min(STEP_CELLS // batch_cells, stepper.plan.n_batches - 3))
-        stepper._run(phase, "phase 0", 3, 1000, label="warm up")
-        timed("train", lambda: stepper._run(phase, "phase 0", 3 + n_steps, 1000, label="steps"))
+        take(3, "warm up")
+        timed("train", lambda: take(n_steps, "steps"))
         found["train cells"] = n_steps * stepper.plan.n_cells / stepper.plan.n_batches
         if world.rank == 0 and world.size == 1:
-            found |= checkpoint_cost(stepper, out)
+            found |= checkpoint_cost(fit, out)
         timed("predict", lambda: predict_all(fit, out, world))
         waits = gather_objects({name: value for name, value in found.items() if "waited" in name}, world)
         found |= {name: statistics.mean(each[name] for each in waits) for name in waits[0]}
@@ -74,29 +78,26 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
         print(json.dumps(found))
 
 
-def checkpoint_cost(stepper: Any, out: Path) -> dict[str, float]:
+def checkpoint_cost(fit: Prepared, out: Path) -> dict[str, float]:
     """Seconds to write the state of this fit durably, and its bytes."""
     from scamac_scale.train.checkpoints import Checkpoints
 
     times = []
     for step in range(5):
         began = time.perf_counter()
-        path = Checkpoints(out).save({"network": stepper.network.state_dict(), **stepper.state()}, step)
+        path = Checkpoints(out).save({"state": fit.state.to_plain()}, step)
         times.append(time.perf_counter() - began)
     return {"checkpoint": statistics.median(times), "checkpoint bytes": path.stat().st_size}
 
 
-def predict_all(fit: Any, out: Path, world: Any) -> None:
+def predict_all(fit: Prepared, out: Path, world: Any) -> None:
     """Write latents and memberships of all cells as `predict` does."""
     from scamac_scale.checkpoint import FittedModel
     from scamac_scale.infer.predict import predict
 
-    network, clusters = fit.stepper.network, fit.clusters
-    provenance = {"versions": {}, "is_count_estimated": False}
-    model = FittedModel(
-        network, clusters.centers, clusters.temperature, fit.source.gene_space, fit.stepper.config, provenance
-    )
-    predict(model, fit.source, out / "result.zarr", world=world)
+    source, provenance = fit.tools.source, {"versions": {}, "is_count_estimated": False}
+    model = FittedModel(fit.state.network, fit.clusters, source.gene_space, fit.tools.config, provenance)
+    predict(model, source, out / "result.zarr", world=world)
 
 
 def run(store: Path, size: int, batch_cells: int, sums: str, scratch: Path) -> dict[str, float]:

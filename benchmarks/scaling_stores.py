@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scamac_scale.config import ScamacConfig
-    from scamac_scale.sources import OpenSource
-    from scamac_scale.train.landmarks import Landmarks
-    from scamac_scale.train.objective import Clusters, ConsensusTarget
-    from scamac_scale.train.phases import Stepper
+    from scamac_scale.ops.fuzzy import Clusters
+    from scamac_scale.train.recipe import Tools
+    from scamac_scale.train.state import FitState
+    from scamac_scale.train.targets import ConsensusTarget
     from scamac_scale.world import World
 
 CHILD = Path(__file__).resolve().parent / "scaling.py"
@@ -63,7 +63,7 @@ def random_target(n_cells: int) -> ConsensusTarget:
     """Codes of 48 consensus members, drawn at random, in the table of a fit."""
     from scamac_scale.train.codes import CodeTable
     from scamac_scale.train.consensus import LEIDEN_WEIGHT
-    from scamac_scale.train.objective import ConsensusTarget
+    from scamac_scale.train.targets import ConsensusTarget
 
     table, rng = CodeTable(n_cells, MEMBER_SIZES), np.random.default_rng(0)
     for start in range(0, n_cells, BLOCK_CELLS):
@@ -72,14 +72,24 @@ def random_target(n_cells: int) -> ConsensusTarget:
     return ConsensusTarget(table, np.where(MEMBER_SIZES.max() == MEMBER_SIZES, 1.0, LEIDEN_WEIGHT))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """A fit between its landmarks and its first round."""
+    """A fit between its landmarks and its first round; every sweep starts from the same clusters."""
 
-    source: OpenSource
-    stepper: Stepper
+    tools: Tools
+    state: FitState
     clusters: Clusters
-    landmarks: Landmarks
+
+    def aim(self, target: ConsensusTarget) -> None:
+        """Set the target of Eq. (15), and measure its weight."""
+        self.state.target = target
+        self.state.weights["clustering"] = self.tools.config.loss.clustering_weight
+        self.state.weights["similarity"] = self.tools.stepper.similarity_weight(self.state)
+
+    def sweep(self, label: str) -> None:
+        """Renew the centers and what Eq. (15) needs of all cells, as at the end of a round; but the bank stays."""
+        state = self.state
+        state.clusters, state.pairs = self.tools.sweeps.fuzzy(self.clusters, label=label, target=state.target)
 
 
 def joint_config(batch_cells: int, n_rounds: int) -> ScamacConfig:
@@ -92,21 +102,27 @@ def joint_config(batch_cells: int, n_rounds: int) -> ScamacConfig:
     return ScamacConfig(n_clusters=N_CLUSTERS, loader=LoaderConfig(cache="none"), train=train)
 
 
+def limited(config: ScamacConfig, n_steps: int) -> ScamacConfig:
+    """Phases of so many steps, the pretraining as well, however many cells there are."""
+    length: dict[str, Any] = {"epochs": 1, "min_steps": n_steps, "max_steps": n_steps}
+    train = config.train
+    phases = tuple(replace(phase, **length) for phase in train.phases)
+    return replace(config, train=replace(train, pretrain=replace(train.pretrain, **length), phases=phases))
+
+
 @contextmanager
 def prepared(
     store: Path, batch_cells: int, n_rounds: int, world: World | None = None, sums: str = "blocks"
 ) -> Iterator[Prepared]:
     """Open a store and go through the steps before the first round, but for pretraining and the consensus."""
-
     from scamac_scale.nn.embed import embed_rows
     from scamac_scale.sources import open_source
-    from scamac_scale.train.fit import build_network
-    from scamac_scale.train.landmarks import Landmarks
-    from scamac_scale.train.objective import Clusters, temperature_of
-    from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.centers import clusters_at
+    from scamac_scale.train.fit import build_network, gather_tools
+    from scamac_scale.train.landmarks import choose_landmarks
     from scamac_scale.train.placement import launch
-    from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
-    from scamac_scale.train.start import fit_input_scale, start_from_pca
+    from scamac_scale.train.recipe import freeze, scale_input, start_weights
+    from scamac_scale.train.state import FitState
     from scamac_scale.world import ALONE
 
     config, world = joint_config(batch_cells, n_rounds), world or ALONE
@@ -114,19 +130,15 @@ def prepared(
     with open_source(store, loader=config.loader) as source:
         fabric = launch(config)
         network = build_network(source, config).to(fabric.device)
-        fit_input_scale(network, source, config.input.gene_sd, config.input.center, world)
-        start_from_pca(network, source, config, world)
-        bank_rows = sample_rows(source.n_cells, config.model.bank_cells, config.seed, "bank")
-        network.start_attention(read_cells(source, bank_rows, network))
-        network.eval()
-        stepper = Stepper(fabric, network, source, config, world=world)
-        stepper.sweeps.freeze()
-        rows = sample_rows(source.n_cells, landmark_count(source.n_cells, config), config.seed, "landmarks")
-        landmarks = Landmarks(rows, read_cells(source, rows, network))
-        latent = embed_rows(network, landmarks.x)
+        state = FitState(network)
+        tools = gather_tools(fabric, state, source, config, world=world)
+        for stage in (scale_input, start_weights, freeze):
+            stage(tools, state)
+        state.landmarks = choose_landmarks(source, network, config, world)
+        latent = embed_rows(network, state.landmarks.x)
         centers = latent[np.random.default_rng(0).permutation(len(latent))[:N_CLUSTERS]].clone()
-        clusters = Clusters(centers, temperature_of(latent, centers, config.loss))
-        yield Prepared(source, stepper, clusters, landmarks)
+        state.clusters = clusters_at(centers, latent, config.loss)
+        yield Prepared(tools, state, state.clusters)
 
 
 class Stopwatch:
@@ -155,7 +167,7 @@ def similarity_timed() -> Iterator[Stopwatch]:
 
     from scamac_scale.ops.similarity import Grams
     from scamac_scale.train import sweeps
-    from scamac_scale.train.objective import ConsensusTarget
+    from scamac_scale.train.targets import ConsensusTarget
 
     watch = Stopwatch()
     with (
@@ -171,14 +183,13 @@ def share(
     folder: Path, largest: int | None, n_genes: int | None, batch_cells: int, rounds: int, law: dict[str, Any] | None
 ) -> dict[str, Any]:
     """How much of a fuzzy sweep the sums of Eq. (15) take, for each of its targets."""
-    from scamac_scale.train.objective import MembershipTarget
+    from scamac_scale.train.targets import MembershipTarget
 
     n_cells = min(SHARE_CELLS, largest or SHARE_CELLS)
     store, _ = make_store(folder, n_cells, n_genes or SHARE_GENES)
     with prepared(store, batch_cells, rounds) as fit:
-        epsilon = fit.stepper.config.loss.epsilon
-        consensus = random_target(n_cells)
-        targets = {"none": None, "membership": MembershipTarget(epsilon), "consensus": consensus}
+        source, sweeps, consensus = fit.tools.source, fit.tools.sweeps, random_target(n_cells)
+        targets = {"none": None, "membership": MembershipTarget(), "consensus": consensus}
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in targets}
         counted = []
         for round_number in range(rounds + 1):  # the first one warms up
@@ -189,13 +200,13 @@ def share(
                         _ = consensus.uu_square  # counted once in a fit, and here beside the clock
                         counted.append(time.perf_counter() - began)
                         began = time.perf_counter()
-                    fit.stepper.sweeps.fuzzy(fit.clusters, epsilon, label=name, target=target)
+                    sweeps.fuzzy(fit.clusters, label=name, target=target)
                     runs[name].append((time.perf_counter() - began, watch.seconds))
             del consensus.uu_square  # to be counted anew
             if round_number == 0:
                 runs, counted = {name: [] for name in targets}, []
         consensus.close()
-        sizes = {"n_genes": len(fit.source.gene_names), "values_per_cell": fit.source.csr_bytes / 8 / n_cells}
+        sizes = {"n_genes": len(source.gene_names), "values_per_cell": source.csr_bytes / 8 / n_cells}
     found = {"n_cells": n_cells, **sizes, "n_clusters": N_CLUSTERS, "members": len(MEMBER_SIZES), "rounds": rounds}
     found["targets"] = {name: share_row(name, runs) for name in targets}
     row = found["targets"]["consensus"]
@@ -230,11 +241,13 @@ def share_row(name: str, runs: dict[str, list[tuple[float, float]]]) -> dict[str
 
 def run_child(store: Path, batch_cells: int, rounds: int) -> dict[str, Any]:
     """Time sweeps and epochs over one store; runs in a process of its own."""
+    from scamac_scale.train.recipe import take_round
+
     began = time.perf_counter()
     with prepared(store, batch_cells, rounds + 1) as fit:
-        stepper, source = fit.stepper, fit.source
+        source = fit.tools.source
         target = random_target(source.n_cells)
-        stepper.cluster(fit.clusters, target, fit.landmarks)
+        fit.aim(target)
         counted_s = -time.perf_counter()
         _ = target.uu_square
         counted_s += time.perf_counter()
@@ -242,9 +255,9 @@ def run_child(store: Path, batch_cells: int, rounds: int) -> dict[str, Any]:
         peak, times = Cost(), {"sweep": [], "epoch": []}
         for round_number in range(rounds + 1):  # the first one warms up
             with measure() as sweep_cost:
-                stepper.sweep(fit.clusters, "sweep")
+                fit.sweep("sweep")
             with measure() as epoch_cost:
-                stepper.take_round(round_number)
+                take_round(fit.tools, fit.state, round_number)
             peak = peak + sweep_cost + epoch_cost
             if round_number > 0:
                 times["sweep"].append(sweep_cost.seconds)
@@ -254,7 +267,7 @@ def run_child(store: Path, batch_cells: int, rounds: int) -> dict[str, Any]:
             "n_cells": source.n_cells,
             "n_genes": len(source.gene_names),
             "values_per_cell": source.csr_bytes / 8 / source.n_cells,
-            "steps": stepper.plan.n_batches,
+            "steps": fit.tools.stepper.plan.n_batches,
             **spread(times["epoch"], "epoch_s"),
             **spread(times["sweep"], "sweep_s"),
             "contingency_s": counted_s,

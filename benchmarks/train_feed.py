@@ -24,7 +24,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.recipe import Tools
+    from scamac_scale.train.state import FitState
 
 OUT = Path(__file__).resolve().parent / "results" / "train_feed.json"
 CASES = {"memory": ("fast", "host"), "store, fast": ("fast", "none"), "store, small": ("small", "none")}
@@ -32,37 +33,38 @@ CASES = {"memory": ("fast", "host"), "store, fast": ("fast", "none"), "store, sm
 BASELINE = "memory"
 
 
-def make_stepper(path: Path, cache: str, batch_cells: int) -> tuple[Stepper, Any]:
-    """Build a network of the default recipe over a store; gives the open source, too."""
-
+def make_fit(path: Path, cache: str, batch_cells: int) -> tuple[Tools, FitState]:
+    """Build a network of the default recipe over a store, whose source is for the caller to close."""
     from scamac_scale.config import PhaseConfig, ScamacConfig
     from scamac_scale.sources import open_source
-    from scamac_scale.train.fit import build_network
-    from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.fit import build_network, gather_tools
     from scamac_scale.train.placement import launch
+    from scamac_scale.train.state import FitState
 
     config = ScamacConfig()
     train = replace(config.train, batch_cells=batch_cells, pretrain=PhaseConfig(epochs=1), accelerator="cpu")
     config = replace(config, train=train, loader=replace(config.loader, cache=cache))
     source = open_source(path, loader=config.loader)
     fabric = launch(config)
-    return Stepper(fabric, build_network(source, config).to(fabric.device), source, config), source
+    state = FitState(build_network(source, config).to(fabric.device))
+    return gather_tools(fabric, state, source, config), state
 
 
-def compute_only(stepper: Stepper) -> float:
+def compute_only(tools: Tools, state: FitState) -> float:
     """Seconds of an epoch of steps on one batch that is there already."""
     from scamac_scale.loader.feed import Batch, Feed
+    from scamac_scale.train.state import PRETRAINING
 
-    with Feed(stepper.source) as feed:
+    stepper, train = tools.stepper, tools.config.train
+    with Feed(tools.source) as feed:
         first = next(iter(feed.run(stepper.plan)))
         batch = Batch(first.rows, first.values.clone())
-    phase = stepper.config.train.pretrain
-    optimizer, _ = stepper._optimizer(phase, "alone")
+    optimizer, _ = state.optimizer(PRETRAINING, train)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
     began = time.perf_counter()
     for _ in range(stepper.plan.n_batches):
-        stepper._take_step(phase, batch, optimizer)
+        stepper._step(state, train.pretrain, batch, optimizer, tools.world)
     return time.perf_counter() - began
 
 
@@ -71,23 +73,26 @@ def compare(folder: Path, n_cells: int, n_genes: int, batch_cells: int, rounds: 
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.pipeline import ingest
     from scamac_scale.simulation import simulate
+    from scamac_scale.train.recipe import pretrain
+    from scamac_scale.train.state import FitState
 
     atlas = simulate(folder / "atlas.zarr", n_cells, n_genes=n_genes, counts_per_gene=0.3)
     stores = {name: ingest(atlas, folder / f"{name}.zarr", IngestConfig(profile=name)) for name in ("fast", "small")}
-    steppers = {name: make_stepper(stores[store], cache, batch_cells) for name, (store, cache) in CASES.items()}
+    fits = {name: make_fit(stores[store], cache, batch_cells) for name, (store, cache) in CASES.items()}
+    tools, state = fits[BASELINE]
+    alone = FitState(state.network)  # the same network, by an optimizer of its own
     seconds: dict[str, list[float]] = {name: [] for name in (*CASES, "network alone")}
     for round_number in range(rounds + 1):  # the first one warms up
-        for name, (stepper, _) in steppers.items():
+        for name, fit in fits.items():
             began = time.perf_counter()
-            stepper.pretrain()
+            pretrain(*fit)
             seconds[name].append(time.perf_counter() - began)
-        seconds["network alone"].append(compute_only(steppers[BASELINE][0]))
+        seconds["network alone"].append(compute_only(tools, alone))
         if round_number == 0:
             seconds = {name: [] for name in seconds}
-    first = steppers[BASELINE][1]
-    sizes = {"n_genes": len(first.gene_names), "bytes_per_cell": first.load_bytes / n_cells}
-    for _, source in steppers.values():
-        source.close()
+    sizes = {"n_genes": len(tools.source.gene_names), "bytes_per_cell": tools.source.load_bytes / n_cells}
+    for opened, _ in fits.values():
+        opened.source.close()
     return {"n_cells": n_cells, "batch_cells": batch_cells, "rounds": rounds, **sizes, "cases": summary(seconds)}
 
 
