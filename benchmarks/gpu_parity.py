@@ -14,11 +14,13 @@ from gpu_setup import Bench, Row, full_float32, summary
 
 from scamac_scale.loader.feed import Feed
 from scamac_scale.losses.total import weighted_total
-from scamac_scale.ops.corruption import uniform_noise
+from scamac_scale.ops.corruption import corrupt, uniform_noise
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.randomness import torch_generator
+from scamac_scale.train.blocks import Blocks
 from scamac_scale.train.objective import TERMS, Objective, Scene
 from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,7 @@ WEIGHTS = {"reconstruction": 1.0, "layers": 1.0, "similarity": 1.0, "clustering"
 ALPHA = 0.5
 """Share of the attention in the latent, which begins at 0: so its errors count."""
 BATCHES = 20
+N_BLOCKS = 4
 BUSY = 4096
 """Rows of the product that keeps the device busy between two batches."""
 
@@ -118,7 +121,7 @@ def _given(bench: Bench, source: OpenSource) -> Given:
         first = next(feed.run(plan_of(source, config.train.batch_cells or 1)))
         rows, values = first.rows, first.values.clone()
     generator = torch_generator(config.seed, "benchmark noise")
-    noise = uniform_noise(values.shape, config.input.noise_low, config.input.noise_high, generator)
+    noise = uniform_noise(torch.empty_like(values), config.input.noise_low, config.input.noise_high, generator)
     pairs = Sweeps(network, source).similarity(clusters, target)
     return Given(source, config, network, rows, values, noise, clusters, target, pairs)
 
@@ -127,16 +130,24 @@ def step_numbers(given: Given, device: torch.device, *, is_half: bool) -> Number
     """Latent, terms and gradients of one step of all four terms, the noise included."""
     network = copy.deepcopy(given.network).to(device).train()
     x = network.scale_input(given.values.to(device))
+    blocks = Blocks(network, N_BLOCKS, ALONE)
+    sizes = [len(part) for part in torch.arange(len(x)).tensor_split(N_BLOCKS)]
+    counted = blocks.cut(torch.ones(len(x), device=device), sizes)
+    noisy = blocks.cut(corrupt(x, given.noise.to(device, copy=True)), sizes)
     with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
-        out = network(x + given.noise.to(device), frozen=False)
+        layers, latent, _ = blocks.forward(noisy, counted, sizes, ALONE)
+    assert latent is not None
     pairs = PairMeans(*(part.to(device) for part in given.pairs))
     clusters = given.clusters.to(device)
-    scene = Scene(x, given.rows, out, clusters, given.target, pairs, given.source.n_cells)
+    rows, share = blocks.cut(torch.from_numpy(given.rows), sizes).numpy(), counted / len(x)
+    n_cells = given.source.n_cells
+    scene = Scene(blocks.cut(x, sizes), rows, layers, latent, share, clusters, given.target, pairs, n_cells)
     objective = Objective(given.config.loss)
     terms = {name: objective.term(name, scene) for name in TERMS}
-    weighted_total(terms, WEIGHTS).backward()
+    losses = weighted_total(terms, WEIGHTS)
+    blocks.backward(losses, losses.detach().float()[:, None], ALONE)
     gradients = [parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]
-    return {"scaled input": x, "latent": out.latent.detach(), **terms, "gradient": torch.cat(gradients)}
+    return {"scaled input": x, "latent": latent.detach(), **terms, "gradient": torch.cat(gradients)}
 
 
 def _step_rows(bench: Bench, given: Given, expected: Numbers, kind: str | None) -> list[Row]:

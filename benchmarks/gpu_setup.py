@@ -213,10 +213,10 @@ class TimedStepper(Stepper):
         self.fixed: Batch | None = None
         self.waits: list[tuple[Any, Any]] = []
 
-    def _batches(self, step: int, n_steps: int) -> Generator[Batch]:
+    def _batches(self, step: int, n_steps: int, *, is_noisy: bool = False) -> Generator[Batch]:
         if self.fixed is not None:
             return self._repeated(self.fixed, range(step, step + n_steps))
-        batches = super()._batches(step, n_steps)
+        batches = super()._batches(step, n_steps, is_noisy=is_noisy)
         return self._watched(batches) if self.fabric.device.type == "cuda" else batches
 
     def _repeated(self, batch: Batch, steps: range) -> Generator[Batch]:
