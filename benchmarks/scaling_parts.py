@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import statistics
 import sys
 import time
@@ -378,7 +377,7 @@ def atlas(folder: Path, largest: int | None) -> dict[str, Any]:
         spooled._keys.write(rows, normals(rng, len(rows), 2))
         spooled._queries.write(rows, normals(rng, len(rows), 1))
     written_s = time.perf_counter() - began
-    n_bytes = sum(os.fstat(spool._file.fileno()).st_size for spool in (spooled._keys, spooled._queries))  # no names
+    n_bytes = sum(rows.n_bytes for rows in (spooled._keys, spooled._queries))  # no names
     spooled._attend(0, 0, min(KEY_BLOCK, n_queries))  # warms up; its result takes the place of these queries
     blocks = [(start, min(start + QUERY_CELLS, n_queries)) for start in range(0, n_queries, QUERY_CELLS)]
     seconds = []

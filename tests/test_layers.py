@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "arrays": set(),
     "progress": set(),
     "signals": set(),
-    "durable": {"errors", "world", "signals", "reduce"},
+    "durable": {"errors", "arrays", "world", "signals", "reduce"},
     "randomness": {"errors", "arrays"},
     "world": {"errors"},
     "ranks": {"errors", "world"},

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from scamac_scale.durable.atomic import writing
+from scamac_scale.durable.rows import RowFile
 from scamac_scale.errors import ConfigError
-from scamac_scale.infer.spool import RowSpool
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
 from scamac_scale.ops.attention import AttentionParts, attention_parts
@@ -81,8 +81,8 @@ class AtlasAttention:
         self._n_cells = [_cells_of(source.n_cells, World(rank, world.size)) for rank in range(world.size)]
         self.n_own, width = self._n_cells[world.rank], self._shape[0] * self._shape[1]
         with writing(folder):
-            self._keys = RowSpool(folder, 2 * width)
-            self._queries = RowSpool(folder, width)
+            self._keys = RowFile(folder, 2 * width)
+            self._queries = RowFile(folder, width)
 
     @torch.no_grad()
     def compute(self, look: Callable[[], None] = lambda: None) -> None:

@@ -32,6 +32,7 @@ from scamac_scale.durable.atomic import (
     writing,
 )
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.rows import FieldFile
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
 from scamac_scale.infer import convert
 from scamac_scale.infer.journal import Progress, check_same, read_progress, write_progress
@@ -44,7 +45,6 @@ from scamac_scale.infer.output import (
     chunk_cells,
     cluster_column,
 )
-from scamac_scale.infer.spool import FieldSpool
 from scamac_scale.nn.embed import BLOCK_CELLS
 from scamac_scale.progress import track
 from scamac_scale.reduce import agree, barrier, from_first, gather_objects
@@ -129,7 +129,7 @@ class DiskOutput:
         from_first(lambda: self._check(scratch_bytes), world)
         self._stack, self._home = ExitStack(), ExitStack()
         self._signals = Signals()
-        self._spools: dict[str, FieldSpool] = {}
+        self._spools: dict[str, FieldFile] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self.turns, self.needs_rows = 0, True
         self._saved_s = time.monotonic()
@@ -155,7 +155,7 @@ class DiskOutput:
             if self.needs_rows:
                 with writing(self.path):
                     for path, widths in self._spooled().items():
-                        self._spools |= dict.fromkeys(widths, FieldSpool(path, widths))
+                        self._spools |= dict.fromkeys(widths, FieldFile(path, widths))
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -167,7 +167,7 @@ class DiskOutput:
         cells = {name: width for name, width in self.table.widths.items() if name != DENOISED_KEY} | {LABELS: 1}
         return {self._partial / "cells.rows": cells, **({self._partial / "layers.rows": layers} if layers else {})}
 
-    def _files(self) -> set[FieldSpool]:
+    def _files(self) -> set[FieldFile]:
         return set(self._spools.values())
 
     def _open(self) -> Progress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +15,7 @@ from numba import njit
 
 from scamac_scale.buffer import near_runs, rows_of, runs_of
 from scamac_scale.durable.atomic import writing
+from scamac_scale.durable.rows import RowFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,35 +68,32 @@ class CodeTable:
         self._path = path
         self._folder = path.parent if path else Path(tempfile.gettempdir())
         self._held: NDArray[Any] | None = None
-        self._file: Any = None
+        self._file: RowFile | None = None
         self.known_digest = ""
         if path is None and self._is_small:
             self._held = np.zeros((n_cells, self.sizes.size), dtype=self._dtype)
             return
         with writing(self._folder):
-            if path is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by `close`
-                return
-            path.touch()
-            self._file = path.open("r+b", buffering=0)
+            if path is not None:
+                path.touch()
+            self._file = RowFile(path or self._folder, self.sizes.size, self._dtype)
 
     def flush(self) -> None:
         """Force what this process wrote to the disk."""
         if self._file is not None:
             with writing(self._folder):
-                os.fsync(self._file.fileno())
+                self._file.flush()
 
     def finish(self) -> None:
         """See what other ranks have written, and hold a small table in memory; after all ranks have flushed."""
-        if self._path is None:
+        if self._path is None or self._file is None:
             return
         with writing(self._folder):
-            self._file.close()
-            self._file = self._path.open("r+b", buffering=0)  # a file system over the network shows it now
-            size = os.fstat(self._file.fileno()).st_size
+            self._file.reopen()
+            size = self._file.n_bytes
             if size != self.n_cells * self._row_bytes:
                 raise OSError(errno.EIO, f"it has {size} bytes rather than {self.n_cells * self._row_bytes}")
-        self._held = self._block(0, self.n_cells).copy() if self._is_small else None
+        self._held = self._block(0, self.n_cells) if self._is_small else None
 
     def digest(self) -> str:
         """SHA-256 of all codes."""
@@ -111,14 +108,9 @@ class CodeTable:
         if self._held is not None:
             self._held[rows] = codes
             return
-        data = np.ascontiguousarray(codes, dtype=self._dtype)
-        at = 0
+        assert self._file is not None
         with writing(self._folder):
-            for start, stop in zip(*runs_of(np.asarray(rows, dtype=np.int64)), strict=True):
-                piece = data[at : at + stop - start].data.cast("B")
-                if os.pwrite(self._file.fileno(), piece, int(start) * self._row_bytes) != len(piece):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the system wrote what still had room
-                at += int(stop - start)
+            self._file.write(rows, codes)
 
     def read(self, rows: IntArray) -> NDArray[Any]:
         """(n, R) codes of (n,) rows, in any order."""
@@ -139,8 +131,8 @@ class CodeTable:
     def _block(self, start: int, stop: int) -> NDArray[Any]:
         if self._held is not None:
             return self._held[start:stop]
-        data = os.pread(self._file.fileno(), (stop - start) * self._row_bytes, start * self._row_bytes)
-        return np.frombuffer(data, dtype=self._dtype).reshape(-1, self.sizes.size)
+        assert self._file is not None
+        return self._file.read(start, stop)
 
     def square_of_shares(self, shares: NDArray[np.float64], n_threads: int = 1) -> float:
         """Sum over all ordered pairs of cells of the squared share of columns in which the two have the same code.

@@ -192,7 +192,7 @@ def test_a_signal_stops_a_prediction_that_can_go_on(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "target"), [(".zarr", "FieldSpool.read"), pytest.param(".h5ad", "_is_running", marks=pytest.mark.slow)]
+    ("suffix", "target"), [(".zarr", "FieldFile.read"), pytest.param(".h5ad", "_is_running", marks=pytest.mark.slow)]
 )
 def test_a_signal_is_heard_after_the_last_block(
     place: Place, out: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, target: str
@@ -200,7 +200,7 @@ def test_a_signal_is_heard_after_the_last_block(
     out, store = out.with_suffix(suffix), place.folder / "ordered.zarr"
     expected = digests(run_predict(store, out.with_name(f"expected{suffix}")))
     look_often(monkeypatch.setattr, every_s=30.0)
-    owner = disk.FieldSpool if target == "FieldSpool.read" else disk
+    owner = disk.FieldFile if target == "FieldFile.read" else disk
     name, found = target.rpartition(".")[2], getattr(owner, target.rpartition(".")[2])
 
     def told(*arguments: Any) -> Any:

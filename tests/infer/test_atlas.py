@@ -81,7 +81,7 @@ def test_files_lie_beside_the_output_without_a_name(
     read = atlas.AtlasAttention.read
 
     def look(self: atlas.AtlasAttention, start: int, stop: int) -> torch.Tensor:
-        assert os.fstat(self._keys._file.fileno()).st_dev == tmp_path.stat().st_dev
+        assert os.fstat(self._keys._writer.fileno()).st_dev == tmp_path.stat().st_dev
         seen.append([path.name for path in tmp_path.iterdir() if not path.name.startswith(".out.zarr")])
         return read(self, start, stop)
 

@@ -1,4 +1,4 @@
-"""Rows that arrive in any order, kept on disk until all are there."""
+"""Rows that arrive in any order, from several processes, kept in a file until all are there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import DTypeLike, NDArray
+
     from scamac_scale.arrays import FloatArray, IntArray
 
 
-class RowSpool:
-    """A float32 matrix in a file of its own, written by rows in any order, by several processes, and read back in order.
+class RowFile:
+    """A matrix in a file of its own, written by rows in any order, by several processes, and read back in order.
 
     Parameters
     ----------
@@ -25,6 +27,13 @@ class RowSpool:
         process ends or is killed.
     width
         Columns.
+    dtype
+        Of all values.
+
+    Attributes
+    ----------
+    row_bytes
+        Size of a row.
 
     Notes
     -----
@@ -33,61 +42,73 @@ class RowSpool:
     another rank has written since.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
-        self._width, self._row_bytes = width, 4 * width
-        self._path = path
-        self._reader: int | None = None
-        self._file: Any = None  # Any: typed by its wrapper otherwise
+    def __init__(self, path: Path, width: int, dtype: DTypeLike = np.float32) -> None:
+        self._path, self._width, self._dtype = path, width, np.dtype(dtype)
+        self.row_bytes = width * self._dtype.itemsize
+        self._reader: Any = None  # Any: typed by its wrapper otherwise
         if path.is_dir():
-            self._file = tempfile.TemporaryFile(dir=path, buffering=0)  # noqa: SIM115  closed by `close`
-            self._writer = self._reader = self._file.fileno()
+            self._writer: Any = tempfile.TemporaryFile(dir=path, buffering=0)  # noqa: SIM115  closed by `close`
+            self._reader = self._writer
         else:
-            self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._writer = _opened(path, os.O_WRONLY)
 
-    def write(self, rows: IntArray, block: FloatArray) -> None:
+    def write(self, rows: IntArray, block: NDArray[Any]) -> None:
         """Write some rows, in any order."""
         if len(rows) == 0:
             return
-        row_bytes = self._row_bytes
-        data = np.ascontiguousarray(block, dtype=np.float32).data.cast("B")
+        row_bytes, writer = self.row_bytes, self._writer.fileno()
+        data = np.ascontiguousarray(block, dtype=self._dtype).data.cast("B")
         ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))  # of runs of rows that follow one another
         for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
             at, stop, place = start * row_bytes, end * row_bytes, int(rows[start]) * row_bytes
-            while (written := os.pwrite(self._writer, data[at:stop], place)) != stop - at:
+            while (written := os.pwrite(writer, data[at:stop], place)) != stop - at:
                 at, place = at + written, place + written  # what still had room; the rest raises
 
     def flush(self) -> None:
         """Force what this process wrote to the disk; a file system over the network shows it to others then."""
-        os.fsync(self._writer)
+        os.fsync(self._writer.fileno())
 
-    def read(self, start: int, stop: int) -> FloatArray:
-        """Rows `start` to `stop` - 1, (n, width). What others wrote is seen if they flushed it before the first call."""
-        block = np.empty((stop - start, self._width), np.float32)
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start` to `stop` - 1, (n, width). What others wrote is seen if they flushed it before the first call, or `reopen`."""
+        block = np.empty((stop - start, self._width), self._dtype)
         if start == stop:
             return block
         if self._reader is None:
-            self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        if os.preadv(self._reader, [block.data.cast("B")], start * self._row_bytes) != block.nbytes:
+            self._reader = _opened(self._path, os.O_RDONLY)
+        if os.preadv(self._reader.fileno(), [block.data.cast("B")], start * self.row_bytes) != block.nbytes:
             raise OSError(errno.EIO, "a temporary file is shorter than it was written")
         return block
 
+    def reopen(self) -> None:
+        """Close and open a named file: a file system over the network shows what others have flushed."""
+        self.close()
+        self._writer = _opened(self._path, os.O_WRONLY)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return os.fstat(self._writer.fileno()).st_size
+
     def close(self) -> None:
         """Close the file, which removes one without a name."""
-        if self._file is not None:
-            self._file.close()
-            return
-        os.close(self._writer)
+        self._writer.close()
         if self._reader is not None:
-            os.close(self._reader)
+            self._reader.close()
+            self._reader = None
 
 
-class FieldSpool:
-    """Several float32 matrices of the same rows, side by side in one `RowSpool`: a row is one call to the system, not one for each.
+def _opened(path: Path, flags: int) -> Any:  # Any: typed by its wrapper otherwise
+    mode = "wb" if flags == os.O_WRONLY else "rb"  # of a number it neither makes nor empties the file
+    return os.fdopen(os.open(path, flags | os.O_CLOEXEC), mode, buffering=0)
+
+
+class FieldFile:
+    """Several float32 matrices of the same rows, side by side in one `RowFile`: a row is one call to the system, not one for each.
 
     Parameters
     ----------
     path
-        As of `RowSpool`.
+        As of `RowFile`.
     widths
         Name of each matrix to its columns.
     """
@@ -95,7 +116,7 @@ class FieldSpool:
     def __init__(self, path: Path, widths: dict[str, int]) -> None:
         ends = np.cumsum(list(widths.values())).tolist()
         self._columns = {name: slice(end - widths[name], end) for name, end in zip(widths, ends, strict=True)}
-        self._rows = RowSpool(path, ends[-1])
+        self._rows = RowFile(path, ends[-1])
 
     def write(self, rows: IntArray, blocks: dict[str, FloatArray]) -> None:
         """Write some rows of all matrices, in any order."""
@@ -107,9 +128,9 @@ class FieldSpool:
         return np.ascontiguousarray(self._rows.read(start, stop)[:, self._columns[name]])
 
     def flush(self) -> None:
-        """As of `RowSpool`."""
+        """As of `RowFile`."""
         self._rows.flush()
 
     def close(self) -> None:
-        """As of `RowSpool`."""
+        """As of `RowFile`."""
         self._rows.close()
