@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -12,6 +10,7 @@ import numpy as np
 
 from scamac_scale.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.config import IngestConfig, LoaderConfig
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.source import NormalisedSource
@@ -164,15 +163,12 @@ def cells_digest(source: OpenSource) -> str:
     import pandas as pd
 
     about = [source.n_cells, source.csr_bytes, list(source.gene_names), source.gene_space.to_dict()]
-    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    found.update(np.ascontiguousarray(source.source_rows, dtype=np.int64).tobytes())
-    found.update(pd.util.hash_pandas_object(source.obs.index, index=False).to_numpy().tobytes())
+    order = np.asarray(source.source_rows, dtype=np.int64)
+    names = pd.util.hash_pandas_object(source.obs.index, index=False).to_numpy()
     starts = np.linspace(0, max(source.n_cells - SAMPLE_CELLS, 0), SAMPLE_PLACES).astype(np.int64)
     rows = np.unique(starts[:, None] + np.arange(SAMPLE_CELLS))
     block = source.read(rows[rows < source.n_cells])
-    for part in (block.indptr, block.indices, block.data):
-        found.update(np.ascontiguousarray(part).tobytes())
-    return found.hexdigest()
+    return sha256_of(about, order, names, block.indptr, block.indices, block.data)
 
 
 class CachedSource:

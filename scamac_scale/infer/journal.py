@@ -6,13 +6,13 @@ machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.atomic import atomic_file
 from scamac_scale.durable.differences import differences, told
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import ResumeError
 from scamac_scale.sources import cells_digest
 
@@ -85,13 +85,11 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
 
 def model_digest(model: FittedModel) -> str:
     """SHA-256 of all that a prediction takes from a model."""
-    found = hashlib.sha256()
     about = [model.clusters.temperature, model.clusters.epsilon, model.genes.to_dict(), repr(model.config.model)]
-    found.update(json.dumps(about, sort_keys=True).encode())
+    parts: list[Any] = [about]
     for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.clusters.centers)]:
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        parts += [f"{name} {tuple(tensor.shape)} {tensor.dtype}", tensor.detach().cpu().numpy()]
+    return sha256_of(*parts)
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:

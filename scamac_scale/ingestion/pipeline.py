@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import OutputError, ResumeError, StoreError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
@@ -184,7 +184,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_cells": raw.n_cells,
         "n_genes": raw.n_genes,
         "n_stored": raw.n_stored,
-        "genes_sha256": hashlib.sha256("\n".join(raw.gene_names).encode()).hexdigest(),
+        "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
     if raw.path is not None:
         status = raw.path.stat()
@@ -196,8 +196,5 @@ def _files(raw: RawMatrix) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
     if raw.path is None or raw.path.is_file():
         return None
-    digest = hashlib.sha256()
-    for path in sorted(raw.path.rglob("*")):
-        status = path.stat()
-        digest.update(f"{path.relative_to(raw.path)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
+    return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

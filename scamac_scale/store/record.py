@@ -7,13 +7,13 @@ not a store.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import StoreError
 from scamac_scale.store.layout import GENE_SPACE, METADATA, RECORD, VERSION
 
@@ -57,7 +57,7 @@ def write_record(root: Path, *, profile: str, n_cells: int, n_genes: int, n_valu
     for path in _files(root):
         name = path.relative_to(root).as_posix()
         if path.name == METADATA:
-            metadata[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            metadata[name] = sha256_of(path.read_bytes())
         else:
             files[name] = path.stat().st_size
     del metadata[METADATA]  # the root's holds this record
@@ -66,17 +66,13 @@ def write_record(root: Path, *, profile: str, n_cells: int, n_genes: int, n_valu
     about = json.loads((root / METADATA).read_text())
     about["attributes"][RECORD] = asdict(record) | {"checksum": _UNSEALED}
     text = json.dumps(about, indent=1)
-    (root / METADATA).write_text(text.replace(_UNSEALED, _hash(text)))
+    (root / METADATA).write_text(text.replace(_UNSEALED, sha256_of(text)))
 
 
 def _files(root: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(root):
         folders.sort()
         yield from (Path(parent) / name for name in sorted(names))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_store(root: Path) -> bool:
@@ -134,7 +130,7 @@ def read_record(root: Path) -> CommitRecord:
             f"version {VERSION}; {_REMAKE} again, or use the program that wrote it."
         )
     seal = found.pop("checksum", None)
-    if not isinstance(seal, str) or _hash(text.replace(seal, _UNSEALED)) != seal or names != found.keys():
+    if not isinstance(seal, str) or sha256_of(text.replace(seal, _UNSEALED)) != seal or names != found.keys():
         raise StoreError(f"The commit record in {root / METADATA} is damaged; {_REMAKE} again.")
     record = CommitRecord(**found)
     _check_files(root, record)
@@ -151,7 +147,7 @@ def _check_files(root: Path, record: CommitRecord) -> None:
         except OSError as error:
             what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise StoreError(f"{root / name} {what}; {_REMAKE} again.") from error
-        if name in record.metadata and hashlib.sha256(content).hexdigest() != record.metadata[name]:
+        if name in record.metadata and sha256_of(content) != record.metadata[name]:
             raise StoreError(f"{root / name} is not what was written (wrong SHA-256); {_REMAKE} again.")
         if name in record.files and size != record.files[name]:
             raise StoreError(

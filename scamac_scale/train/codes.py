@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from numba import njit
 
 from scamac_scale.buffer import near_runs, rows_of, runs_of
 from scamac_scale.durable.atomic import writing
+from scamac_scale.durable.digests import sha256_of_all
 from scamac_scale.durable.rows import RowFile
 
 if TYPE_CHECKING:
@@ -97,11 +97,9 @@ class CodeTable:
 
     def digest(self) -> str:
         """SHA-256 of all codes."""
-        found = hashlib.sha256()
         n_rows = max(1, BLOCK_BYTES // self._row_bytes)
-        for start in range(0, self.n_cells, n_rows):
-            found.update(self._block(start, min(start + n_rows, self.n_cells)).tobytes())
-        return found.hexdigest()
+        starts = range(0, self.n_cells, n_rows)
+        return sha256_of_all(self._block(start, min(start + n_rows, self.n_cells)) for start in starts)
 
     def write(self, rows: IntArray, codes: IntArray) -> None:
         """Write (n, R) codes of (n,) ascending rows."""
