@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scamac_scale.errors import ConfigError, LostRankError
+from scamac_scale.signals import CAUGHT, LAUNCHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +27,6 @@ GRACE_S = 30.0
 KILL_S = 10.0
 """Seconds between asking a rank to stop and killing it, once the others are gone."""
 DEFAULT_PORT = 29400
-LAUNCHED = "SCAMAC_LAUNCHED"
-"""Set in processes that were started here: the number of this one."""
-_FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +170,7 @@ class _Ranks:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
             LAUNCHED: str(os.getpid()),
         }
-        for name in _FORWARDED:
-            number = getattr(signal, name)
+        for number in CAUGHT:
             self._before[number] = signal.signal(number, self._forward)  # type: ignore[assignment]  # handlers of any kind
         try:
             for local in range(self._n_devices):

@@ -1,4 +1,4 @@
-"""Signals that ask a fit or a prediction to stop: they set a flag, and the next look at it saves and ends."""
+"""Which signals ask to stop: in a fit or a prediction they set a flag, and the next look at it saves and ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-CAUGHT = ("SIGTERM", "SIGINT", "SIGUSR1")
+CAUGHT = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 """SIGUSR1 is what Slurm sends before its time limit, where it is told to."""
+LAUNCHED = "SCAMAC_LAUNCHED"
+"""Set in processes that our own launcher has started: the number of the launcher."""
 
 
 class Signals:
@@ -31,15 +33,13 @@ class Signals:
         self._received: str | None = None
         self._is_interrupted = False
         self._before: dict[int, Any] = {}  # Any: handlers, as the system has them
-        launched = os.environ.get(
-            "SCAMAC_LAUNCHED"
-        )  # by our own launcher: its number, in case it has ended before this
-        self._launcher = int(launched) if launched else os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._launcher = _launcher()  # it may have ended before this
+        if self._launcher is None and "TORCHELASTIC_RUN_ID" in os.environ:
+            self._launcher = os.getppid()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            numbers = [getattr(signal, name) for name in CAUGHT if hasattr(signal, name)]
-            self._before = {number: signal.signal(number, self._remember) for number in numbers}
+            self._before = {number: signal.signal(number, self._remember) for number in CAUGHT}
         return self
 
     def __exit__(
@@ -66,7 +66,7 @@ class Signals:
 
 def _launcher() -> int | None:
     """Tell the number of our own launcher's process, where that started this one."""
-    found = os.environ.get("SCAMAC_LAUNCHED")
+    found = os.environ.get(LAUNCHED)
     return int(found) if found else None
 
 

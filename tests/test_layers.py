@@ -80,7 +80,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "tl": PLAIN | {"api", "infer"},
     "demonstration": PLAIN | {"api", "simulation", "train"},
-    "launcher": {"errors"},
+    "launcher": {"errors", "signals"},
     "cli": PLAIN | {"api", "launcher", "ranks", "demonstration", "__init__"},
     "__init__": {"api", "tl", "config"},
     "__main__": {"cli"},

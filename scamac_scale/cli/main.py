@@ -16,6 +16,7 @@ from scamac_scale import __version__
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
 from scamac_scale.ranks import find_place
+from scamac_scale.signals import CAUGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -194,7 +195,7 @@ def _termination_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, interrupt) for number in CAUGHT if number != signal.SIGINT}
     try:
         yield
     finally:
