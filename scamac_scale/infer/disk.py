@@ -33,6 +33,7 @@ from scamac_scale.durable.atomic import (
 )
 from scamac_scale.durable.faults import reach
 from scamac_scale.durable.rows import FieldFile
+from scamac_scale.durable.watch import Watch
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
 from scamac_scale.infer import convert
 from scamac_scale.infer.journal import Progress, check_same, read_progress, write_progress
@@ -132,7 +133,9 @@ class DiskOutput:
         self._spools: dict[str, FieldFile] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self.turns, self.needs_rows = 0, True
-        self._saved_s = time.monotonic()
+        self._watch: Watch[None] = Watch(
+            self._world, self._signals, lambda _: self._save(), "what was predicted is kept", every_s=JOURNAL_S
+        )
 
     def _check(self, scratch_bytes: int) -> None:
         """Refuse what cannot be written, before any work."""
@@ -249,23 +252,11 @@ class DiskOutput:
     def tick(self, turns: int) -> None:
         """Look around after a turn of the sweep, on all ranks: write the journal when it is time, stop after a signal."""
         self.turns = turns
-        is_time = self._world.rank == 0 and time.monotonic() - self._saved_s >= JOURNAL_S
-        is_stopped, is_due = agree([self._signals.received is not None, is_time], self._world)
-        if is_stopped:
-            self._stop()
-        if is_due:
-            self._save()
+        self._watch.look(self._world)
 
     def look(self, *, is_patient: bool = False) -> None:
         """Stop if a rank got a signal; all ranks ask equally often, after work that takes some longer than others where patient."""
-        world = self._world.patient() if is_patient else self._world
-        if agree([self._signals.received is not None], world)[0]:
-            self._stop()
-
-    def _stop(self) -> None:
-        self._save()
-        signal = next(name for name in gather_objects(self._signals.received, self._world) if name)
-        raise StoppedError(f"stopped by {signal}; what was predicted is kept, run again with --resume to go on.")
+        self._watch.look(self._world.patient() if is_patient else self._world, only_stops=True)
 
     def _save(self) -> None:
         """Force all rows to the disk, then say so in the journal."""
@@ -274,7 +265,6 @@ class DiskOutput:
                 spool.flush()
         barrier(self._world.patient())  # all have
         from_first(lambda: self._record(turns=self.turns), self._world)
-        self._saved_s = time.monotonic()
 
     def _record(self, **changes: Any) -> None:  # Any: fields of Progress
         self._progress = replace(self._progress, **changes)
@@ -293,7 +283,7 @@ class DiskOutput:
         """
         if self.needs_rows:
             if self._world.size > 1:
-                self._save()
+                self._watch.save()
             from_first(self._make_zarr, self._world)
             self._write_chunks()
             barrier(self._world.patient())  # all have written theirs
