@@ -334,7 +334,7 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
-        from scamac_scale.infer.output import check_target
+        from scamac_scale.infer.output.table import check_target
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.reduce import from_first
         from scamac_scale.sources import open_source

@@ -164,7 +164,7 @@ def _read_back(store: Any) -> int:  # Any: a StoreReader, imported where it is o
 
 
 def _is_result(path: Path) -> bool:
-    from scamac_scale.infer.output import CLUSTER_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY
 
     if path.is_dir():
         return (path / "zarr.json").is_file() and (path / "obs" / CLUSTER_KEY).is_dir()
@@ -177,7 +177,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _look_at_result(path: Path, is_verified: bool) -> Found:
-    from scamac_scale.infer.output import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
     from scamac_scale.ingestion.open import read_obs
 
     obs = read_obs(path)
@@ -200,7 +200,7 @@ def _look_at_result(path: Path, is_verified: bool) -> Found:
 
 
 def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
-    from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY
+    from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY
 
     names = [f"obsm/{LATENT_KEY}", f"obsm/{MEMBERSHIP_KEY}"]
     if "layers" in group and DENOISED_KEY in group["layers"]:

@@ -52,7 +52,7 @@ def scamac(
     Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``.
     """
     from scamac_scale.api import ScAMAC
-    from scamac_scale.infer.output import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
 
     matrix = "raw" if use_raw else (layer or "X")
     model = ScAMAC(n_clusters, seed=seed, config=config).fit(adata, ingest=IngestConfig(matrix=matrix))

@@ -20,10 +20,11 @@ from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
-from scamac_scale.infer.disk import DiskOutput
-from scamac_scale.infer.finished import IDENTITY, is_finished
-from scamac_scale.infer.journal import identity
-from scamac_scale.infer.output import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, MemoryOutput, Table
+from scamac_scale.infer.output.disk import DiskOutput
+from scamac_scale.infer.output.finished import IDENTITY, is_finished
+from scamac_scale.infer.output.journal import identity
+from scamac_scale.infer.output.memory import MemoryOutput
+from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, Table
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import BLOCK_CELLS, forward_block

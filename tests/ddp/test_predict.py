@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scamac_scale.errors import ScamacError
-from scamac_scale.infer import disk
+from scamac_scale.infer.output import disk
 from scamac_scale.world import World
 from tests.support.launch import run_ranks
 from tests.support.prediction import ORDERS, digests, look_often, make_stores, run_predict, tree_digest

@@ -20,7 +20,7 @@ from scamac_scale.checkpoint import save_model
 from scamac_scale.durable import atomic
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import OutputError, StoppedError
-from scamac_scale.infer import disk
+from scamac_scale.infer.output import disk
 from scamac_scale.train.logs import plain
 from tests.support.failing import failures
 from tests.support.nursery import Ended, Nursery, nursery
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 SMALL = {
     "sweep.TICK_BATCHES": 1,
-    "infer.disk.TICK_BATCHES": 1,
+    "infer.output.disk.TICK_BATCHES": 1,
     "infer.predict.TICK_BATCHES": 1,
-    "infer.disk.JOURNAL_S": 0,
-    "infer.output.CHUNK_CELLS": 512,
+    "infer.output.disk.JOURNAL_S": 0,
+    "infer.output.table.CHUNK_CELLS": 512,
 }
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 TRIPLES = {

@@ -11,7 +11,8 @@ import zarr
 
 from scamac_scale import sweep
 from scamac_scale.config import IngestConfig
-from scamac_scale.infer import disk, output, predict
+from scamac_scale.infer import predict
+from scamac_scale.infer.output import disk, table
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
@@ -52,7 +53,7 @@ def look_often(put: Callable[[Any, str, Any], None] = setattr, every_s: float = 
     for module in (sweep, disk, predict):
         put(module, "TICK_BATCHES", 1)
     put(disk, "JOURNAL_S", every_s)
-    put(output, "CHUNK_CELLS", 512)
+    put(table, "CHUNK_CELLS", 512)
 
 
 def run_predict(store: Path, out: Path, world: World = ALONE, **options: Any) -> Any:

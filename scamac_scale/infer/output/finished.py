@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.atomic import partial_folder, scratch_folder
-from scamac_scale.infer.journal import check_same
-from scamac_scale.infer.output import UNS_KEY
+from scamac_scale.infer.output.journal import check_same
+from scamac_scale.infer.output.table import UNS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 
 from scamac_scale.errors import InputError, OutputError
-from scamac_scale.infer.disk import DiskOutput
-from scamac_scale.infer.output import (
+from scamac_scale.infer.output.disk import DiskOutput
+from scamac_scale.infer.output.memory import MemoryOutput
+from scamac_scale.infer.output.table import (
     CHUNK_BYTES,
     CHUNK_CELLS,
     DENOISED_KEY,
     LATENT_KEY,
-    MemoryOutput,
     Table,
     chunk_cells,
     cluster_column,
 )
 from scamac_scale.nn.embed import BLOCK_CELLS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FRAME = {"zarr.json", "obs", "obsm", "obsp", "var", "varm", "varp", "layers", "uns"}
 OBS = pd.DataFrame({"batch": ["a", None, "b", "a", "b"]}, index=[f"cell{index}" for index in range(5)])
 LATENT = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -149,8 +149,8 @@ FILE_TOO_LARGE = """
 import resource, sys
 import numpy as np, pandas as pd
 from scamac_scale.errors import OutputError
-from scamac_scale.infer.disk import DiskOutput
-from scamac_scale.infer.output import DENOISED_KEY, Table
+from scamac_scale.infer.output.disk import DiskOutput
+from scamac_scale.infer.output.table import DENOISED_KEY, Table
 def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, resource.RLIM_INFINITY))
 values = np.random.default_rng(0).random((3 * 2**14, 16), dtype=np.float32)

@@ -35,9 +35,9 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.durable.rows import FieldFile
 from scamac_scale.durable.watch import Watch
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
-from scamac_scale.infer import convert
-from scamac_scale.infer.journal import Progress, check_same, read_progress, write_progress
-from scamac_scale.infer.output import (
+from scamac_scale.infer.output import convert
+from scamac_scale.infer.output.journal import Progress, check_same, read_progress, write_progress
+from scamac_scale.infer.output.table import (
     CLUSTER_KEY,
     DENOISED_KEY,
     UNS_KEY,

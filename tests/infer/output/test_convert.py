@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import zarr
 
-from scamac_scale.infer.convert import convert
-from scamac_scale.infer.disk import DiskOutput
-from scamac_scale.infer.output import CHUNK_BYTES, DENOISED_KEY, LATENT_KEY, Table
+from scamac_scale.infer.output.convert import convert
+from scamac_scale.infer.output.disk import DiskOutput
+from scamac_scale.infer.output.table import CHUNK_BYTES, DENOISED_KEY, LATENT_KEY, Table
 
 if TYPE_CHECKING:
     from pathlib import Path

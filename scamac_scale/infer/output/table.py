@@ -1,0 +1,63 @@
+"""What a prediction consists of, and by which keys it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scamac_scale.durable.atomic import check_output
+from scamac_scale.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scamac_scale.arrays import IntArray
+
+LATENT_KEY = "X_scAMAC"
+MEMBERSHIP_KEY = "scamac_membership"
+CLUSTER_KEY = "scamac_cluster"
+DENOISED_KEY = "scamac_denoised"
+UNS_KEY = "scamac"
+CHUNK_BYTES = 8 * 2**20
+CHUNK_CELLS = 16 * 1024
+
+
+def cluster_column(labels: IntArray, n_clusters: int) -> pd.Categorical[str]:
+    """Labels as scanpy likes them: a categorical of the strings "0" to "K-1"."""
+    import pandas as pd
+
+    codes: Any = labels  # pandas-stubs knows fewer integer arrays than pandas
+    return pd.Categorical.from_codes(codes, categories=pd.Index(map(str, range(n_clusters))))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is predicted.
+
+    Attributes
+    ----------
+    obs
+        (N) rows of the input, carried over; on other ranks than the first only their number counts.
+    genes
+        (G) names of the genes of the model.
+    widths
+        Name of each block to its number of columns; layers and obsm alike.
+    """
+
+    obs: pd.DataFrame
+    genes: list[str]
+    widths: dict[str, int]
+
+
+def check_target(path: str | Path) -> Path:
+    """Refuse a target that cannot be written, before any work."""
+    if Path(path).suffix not in (".zarr", ".h5ad"):
+        raise InputError(f"the output {path} must end in .zarr or .h5ad.")
+    return check_output(path)
+
+
+def chunk_cells(width: int) -> int:
+    """Cells in a chunk of at most `CHUNK_BYTES`: a power of two, so that the blocks of a sweep cut few chunks."""
+    cells = max(1, min(CHUNK_CELLS, CHUNK_BYTES // (4 * width)))
+    return 1 << (cells.bit_length() - 1)
