@@ -274,6 +274,15 @@ def check_room(target: Path, n_bytes: int) -> None:
         raise OutputError(f"{target} needs up to {n_bytes:,} bytes, {free:,} are free; {advice}.")
 
 
+def bytes_below(folder: Path) -> int:
+    """Space that the files of a folder take; 0 where there is none."""
+    n_blocks = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another job may be removing them
+            n_blocks += path.lstat().st_blocks
+    return 512 * n_blocks
+
+
 @contextmanager
 def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | None = None) -> Iterator[Path]:
     """Write a file that is complete or as it was, also when the machine stops.

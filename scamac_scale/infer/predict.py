@@ -112,8 +112,8 @@ def predict(
         if resume and from_first(lambda: is_finished(Path(out), belongs), world):
             logger.info("%s is finished; there is nothing to resume", out)
             return Path(out)
-        more: dict[str, Any] = {"world": world, "resume": resume, "scratch_bytes": n_scratch}
-        output = DiskOutput(out, _table(model, source, is_denoised, world), belongs, **more)
+        table = _table(model, source, is_denoised, world)
+        output = DiskOutput(out, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
     plan = SweepPlan(source.n_cells, BLOCK_CELLS, world)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -125,8 +125,11 @@ def predict(
                 atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
             write = _writer(model, source, output, plan, atlas)
             start = min(output.turns * TICK_BATCHES * BLOCK_CELLS, plan.bounds[1] - plan.bounds[0])
-            at: dict[str, Any] = {"plan": plan, "turns": output.turns, "tick": lambda turns, _: output.tick(turns)}
-            sweep(source, write, start, label="predict", **at)
+
+            def tick(turns: int, done: int) -> None:
+                output.tick(turns)
+
+            sweep(source, write, start, label="predict", plan=plan, turns=output.turns, tick=tick)
         return output.finish(model.n_clusters, uns)
 
 

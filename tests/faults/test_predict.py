@@ -21,13 +21,15 @@ from scamac_scale.durable import atomic
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import OutputError, StoppedError
 from scamac_scale.infer.output import disk
+from scamac_scale.infer.output.h5ad import Conversion
+from scamac_scale.infer.output.rows import PredictedRows
 from scamac_scale.train.logs import plain
 from tests.support.failing import failures
 from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.prediction import N_BLOCKS, digests, look_often, make_stores, model_of, run_predict, tree_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SMALL = {
     "sweep.TICK_BATCHES": 1,
@@ -192,23 +194,23 @@ def test_a_signal_stops_a_prediction_that_can_go_on(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "target"), [(".zarr", "FieldFile.read"), pytest.param(".h5ad", "_is_running", marks=pytest.mark.slow)]
+    ("suffix", "target"),
+    [(".zarr", PredictedRows.read), pytest.param(".h5ad", Conversion.is_running, marks=pytest.mark.slow)],
 )
 def test_a_signal_is_heard_after_the_last_block(
-    place: Place, out: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, target: str
+    place: Place, out: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, target: Callable[..., Any]
 ) -> None:
     out, store = out.with_suffix(suffix), place.folder / "ordered.zarr"
     expected = digests(run_predict(store, out.with_name(f"expected{suffix}")))
     look_often(monkeypatch.setattr, every_s=30.0)
-    owner = disk.FieldFile if target == "FieldFile.read" else disk
-    name, found = target.rpartition(".")[2], getattr(owner, target.rpartition(".")[2])
+    owner = PredictedRows if suffix == ".zarr" else Conversion
 
     def told(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return found(*arguments)
+        return target(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, told)
+        patch.setattr(owner, target.__name__, told)
         with pytest.raises(StoppedError, match="stopped by SIGTERM"):
             run_predict(store, out)
     assert not out.exists()

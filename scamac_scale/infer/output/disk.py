@@ -1,53 +1,44 @@
 """Predictions on disk, written by all ranks into one AnnData zarr, or an h5ad by way of one: complete or absent, and to be gone on with.
 
-In a hidden folder beside the output lie the rows as they come, in plain files that all ranks write into (`spool`), and how far they
-have come (`journal`). When all are there, every rank turns its share of the chunks into their final form, in a folder that is named
-after the run: a rank of an earlier one that wakes up late writes elsewhere. Only rank 0 has the lock, makes the folder and gives the
-result its name.
+In a hidden folder beside the output lie the rows as they come (`rows`), and how far they have come (`journal`). When all are there,
+every rank turns its share of the chunks into their final form (`assemble`), in a folder that is named after the run: a rank of an
+earlier one that wakes up late writes elsewhere. Only rank 0 has the lock, makes the folder and gives the result its name.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from scamac_scale.durable.atomic import (
     atomic_folder,
+    bytes_below,
     check_output,
     check_room,
-    flush,
     flush_tree,
     partial_folder,
     scratch_folder,
     writing,
 )
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.rows import FieldFile
 from scamac_scale.durable.watch import Watch
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
-from scamac_scale.infer.output import convert
+from scamac_scale.infer.output.assemble import Assembly
+from scamac_scale.infer.output.h5ad import Conversion
 from scamac_scale.infer.output.journal import Progress, check_same, read_progress, write_progress
+from scamac_scale.infer.output.rows import PredictedRows
 from scamac_scale.infer.output.table import (
     CLUSTER_KEY,
-    DENOISED_KEY,
-    UNS_KEY,
     Table,
     check_target,
-    chunk_cells,
-    cluster_column,
 )
 from scamac_scale.nn.embed import BLOCK_CELLS
-from scamac_scale.progress import track
 from scamac_scale.reduce import agree, barrier, from_first, gather_objects
 from scamac_scale.signals import Signals
 from scamac_scale.store.obs import storable_frame
@@ -64,13 +55,8 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_S = 30.0
 """Seconds between two entries of the journal: what is lost if a process is killed. Each waits for the disk."""
-LOOK_S = 1.0
-"""Seconds between two looks at signals while an h5ad is made."""
 MEET_S = 10.0
 """Seconds in which a file of rank 0 has to be seen by the others: file systems over the network are not quicker, sometimes."""
-LABELS = "labels"
-LABEL_CELLS = 16 * 1024
-"""Cells whose labels are read at a time."""
 KEPT_ON = (StoppedError, ResumeError, LostRankError, KeyboardInterrupt)
 """Ends that leave what was done where it is."""
 
@@ -130,8 +116,8 @@ class DiskOutput:
         from_first(lambda: self._check(scratch_bytes), world)
         self._stack, self._home = ExitStack(), ExitStack()
         self._signals = Signals()
-        self._spools: dict[str, FieldFile] = {}
-        self._child: subprocess.Popen[bytes] | None = None
+        self._rows = PredictedRows(self._partial, table.widths)
+        self._conversion: Conversion | None = None
         self.turns, self.needs_rows = 0, True
         self._watch: Watch[None] = Watch(
             self._world, self._signals, lambda _: self._save(), "what was predicted is kept", every_s=JOURNAL_S
@@ -144,7 +130,7 @@ class DiskOutput:
         n_bytes = (
             4 * len(table.obs) * (2 * sum(table.widths.values()) + 1)
         )  # rows as they come, and in their final form
-        check_room(self.path, max(0, n_bytes + scratch_bytes - _bytes_below(self._partial)))
+        check_room(self.path, max(0, n_bytes + scratch_bytes - bytes_below(self._partial)))
 
     # ------------------------------------------------------------------ begin and end
 
@@ -154,36 +140,24 @@ class DiskOutput:
             self._progress = from_first(self._open, self._world)
             self.turns, self.needs_rows = self._progress.turns, not self._progress.assembled
             self._zarr = self._partial / (self._progress.assembled or f"{self._progress.job}.zarr")
-            self._meet()
+            _meet(self._partial, self._progress.job, self._world)
             if self.needs_rows:
                 with writing(self.path):
-                    for path, widths in self._spooled().items():
-                        self._spools |= dict.fromkeys(widths, FieldFile(path, widths))
+                    self._rows.open()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def _spooled(self) -> dict[Path, dict[str, int]]:
-        """Files of rows, and the blocks and widths of each: layers apart, for they are wide."""
-        layers = {name: width for name, width in self.table.widths.items() if name == DENOISED_KEY}
-        cells = {name: width for name, width in self.table.widths.items() if name != DENOISED_KEY} | {LABELS: 1}
-        return {self._partial / "cells.rows": cells, **({self._partial / "layers.rows": layers} if layers else {})}
-
-    def _files(self) -> set[FieldFile]:
-        return set(self._spools.values())
-
     def _open(self) -> Progress:
         """Take the lock, make the folder or take it over, and say in the journal whose it is."""
-        options: dict[str, Any] = {"resumes": self._resume, "keeps_on": KEPT_ON}
         self._new = self._home.enter_context(
-            atomic_folder(self.path, rename_point="predict.rename", **options)
+            atomic_folder(self.path, resumes=self._resume, keeps_on=KEPT_ON, rename_point="predict.rename")
             if self._is_zarr
-            else scratch_folder(self.path, **options)
+            else scratch_folder(self.path, resumes=self._resume, keeps_on=KEPT_ON)
         )
         check_output(self.path)  # another job may have written it while we came here
         with writing(self.path):
-            paths = list(self._spooled())
             found = read_progress(self._partial) if self._resume else None
             now = Progress(uuid.uuid4().hex, self._belongs, self._world.size, TICK_BATCHES * BLOCK_CELLS)
             if found is not None:
@@ -191,11 +165,11 @@ class DiskOutput:
             self._clear(found)
             if found is not None:
                 is_same_cut = (found.n_ranks, found.turn_cells) == (now.n_ranks, now.turn_cells)
-                turns = found.turns if is_same_cut and all(path.exists() for path in paths) else 0
+                turns = found.turns if is_same_cut and all(path.exists() for path in self._rows.paths) else 0
                 now = replace(now, turns=turns, assembled=found.assembled)
                 logger.info("%s: %s", self.path, _tell(now, found, len(self.table.obs)))
             if not now.assembled:
-                for path in paths:
+                for path in self._rows.paths:
                     path.touch()
             write_progress(self._partial, now)
         return now
@@ -208,31 +182,12 @@ class DiskOutput:
                 _remove(path)
         self._new.mkdir(exist_ok=True)
 
-    def _meet(self) -> None:
-        """See whether all ranks see the same folder."""
-        until_s = time.monotonic() + MEET_S
-        sees = False
-        while not sees and time.monotonic() < until_s:
-            found = read_progress(self._partial)
-            sees = found is not None and found.job == self._progress.job
-            if not sees:
-                time.sleep(MEET_S / 100)
-        blind = [rank for rank, seen in enumerate(gather_objects(sees, self._world)) if not seen]
-        if blind:
-            raise OutputError(
-                f"{self._partial}, where rank 0 writes, is not seen by rank {', '.join(map(str, blind))}: name an output on a file "
-                "system that all of them share."
-            )
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for spool in self._files():
-            spool.close()
-        self._spools = {}
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
+        self._rows.close()
+        if self._conversion is not None:
+            self._conversion.end()
         if isinstance(error, LostRankError) and error.exit_code != StoppedError.exit_code:
             gone = OutputError("what failed elsewhere is not kept here")
             self._home.__exit__(OutputError, gone, None)
@@ -245,8 +200,7 @@ class DiskOutput:
     def write(self, rows: IntArray, labels: IntArray, blocks: dict[str, FloatArray]) -> None:
         """Write some rows, in any order."""
         with writing(self.path):
-            for spool in self._files():
-                spool.write(rows, {**blocks, LABELS: labels.astype(np.int32).view(np.float32)[:, None]})
+            self._rows.write(rows, labels, blocks)
             reach("predict.block")
 
     def tick(self, turns: int) -> None:
@@ -261,15 +215,14 @@ class DiskOutput:
     def _save(self) -> None:
         """Force all rows to the disk, then say so in the journal."""
         with writing(self.path):
-            for spool in self._files():
-                spool.flush()
+            self._rows.flush()
         barrier(self._world.patient())  # all have
-        from_first(lambda: self._record(turns=self.turns), self._world)
+        from_first(lambda: self._record(replace(self._progress, turns=self.turns)), self._world)
 
-    def _record(self, **changes: Any) -> None:  # Any: fields of Progress
-        self._progress = replace(self._progress, **changes)
+    def _record(self, progress: Progress) -> None:
+        self._progress = progress
         with writing(self.path):
-            write_progress(self._partial, self._progress)
+            write_progress(self._partial, progress)
 
     # ------------------------------------------------------------------ their final form
 
@@ -284,11 +237,14 @@ class DiskOutput:
         if self.needs_rows:
             if self._world.size > 1:
                 self._watch.save()
-            from_first(self._make_zarr, self._world)
-            self._write_chunks()
+            assembly = Assembly(self._zarr, self.table, self._rows, self.path)
+            from_first(assembly.begin, self._world)
+            assembly.write_chunks(self._world, self.look)
             barrier(self._world.patient())  # all have written theirs
-            from_first(lambda: self._write_columns(n_clusters, uns), self._world)
+            from_first(lambda: assembly.write_columns(self._obs, n_clusters, uns), self._world)
         if not self._is_zarr:
+            if self.needs_rows:
+                from_first(self._keep_zarr, self._world)
             self._make_h5ad()
         from_first(self._commit, self._world)
         return self.path
@@ -300,94 +256,39 @@ class DiskOutput:
                 self._zarr.rename(self._new)
         self._home.close()
 
-    def _make_zarr(self) -> None:
-        import pandas as pd
-        import zarr
-
+    def _keep_zarr(self) -> None:
+        """Say that all arrays are in their final form, and make room for the h5ad."""
         with writing(self.path):
-            group = zarr.open_group(self._zarr, mode="w", zarr_format=3)
-            group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-            _write(group, "var", pd.DataFrame(index=pd.Index(self.table.genes, dtype=object)))
-            for name in ("obsm", "obsp", "varm", "varp", "layers"):
-                _write(group, name, {})
-            for name, width in self.table.widths.items():
-                group.create_array(
-                    _place_of(name),
-                    shape=(len(self.table.obs), width),
-                    chunks=(min(len(self.table.obs), chunk_cells(width)), width),
-                    dtype="float32",
-                    attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
-                )
-
-    def _write_chunks(self) -> None:
-        """Turn the rows of whole chunks into these, each on one rank."""
-        import zarr
-
-        n_cells = len(self.table.obs)
-        group: Any = zarr.open_group(self._zarr, mode="r+")  # Any: zarr's members are not typed for slicing
-        for name in self.table.widths:
-            array, files = group[_place_of(name)], self._zarr / _place_of(name) / "c"
-            size = array.chunks[0]
-            n_chunks = -(-n_cells // size)
-            own = self._world.own(n_chunks)
-            n_most = max(len(World(rank, self._world.size).own(n_chunks)) for rank in range(self._world.size))
-            with track(f"write {name}", len(own), "chunks") as progress:
-                for at in range(n_most):
-                    self.look()
-                    if at < len(own):
-                        start, stop = own[at] * size, min((own[at] + 1) * size, n_cells)
-                        with writing(self.path):
-                            array[start:stop] = self._spools[name].read(name, start, stop)
-                        progress.advance(1)
-            with writing(self.path):
-                for file in (files / str(chunk) / "0" for chunk in own):
-                    if file.exists():  # one of zeros is none
-                        flush(file)
-
-    def _write_columns(self, n_clusters: int, uns: dict[str, Any]) -> None:
-        import zarr
-
-        with writing(self.path):
-            n_cells, read = len(self._obs), self._spools[LABELS].read
-            pieces = [read(LABELS, at, min(at + LABEL_CELLS, n_cells)) for at in range(0, n_cells, LABEL_CELLS)]
-            labels = np.concatenate(pieces)[:, 0].view(np.int32)
-            group = zarr.open_group(self._zarr, mode="r+")
-            _write(group, "obs", self._obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
-            _write(group, "uns", {UNS_KEY: uns})
-            if not self._is_zarr:
-                flush_tree(self._zarr)
-                self._record(assembled=self._zarr.name)
-                for path in self._spooled():  # makes room
-                    path.unlink()
+            flush_tree(self._zarr)
+            self._record(replace(self._progress, assembled=self._zarr.name))
+            for path in self._rows.paths:
+                path.unlink()
 
     def _make_h5ad(self) -> None:
-        """Convert on rank 0, in a child process: HDF5 on a full disk ends its process with a segmentation fault."""
-        new, log = self._partial / f"{self._progress.job}.h5ad", self._partial / "convert.log"
-        from_first(lambda: self._start_conversion(new, log), self._world)
-        while agree([self._child is not None and _is_running(self._child)], self._world)[0]:
+        conversion = Conversion(self._zarr, self._partial / f"{self._progress.job}.h5ad", self.path)
+        self._conversion = conversion
+        from_first(conversion.start, self._world)
+        while agree([conversion.is_running()], self._world)[0]:
             self.look()
         self.look()  # Ctrl-C reaches the child, too
-        from_first(lambda: self._name_h5ad(new, log), self._world)
+        from_first(conversion.finish, self._world)
 
-    def _start_conversion(self, new: Path, log: Path) -> None:
-        check_room(self.path, 2 * _bytes_below(self._zarr))
-        command = [sys.executable, "-P", "-m", convert.__name__, str(self._zarr), str(new)]
-        paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # the child finds what this process finds
-        environment = {**os.environ, "PYTHONPATH": paths}
-        with writing(self.path), log.open("wb") as file:
-            self._child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment)
 
-    def _name_h5ad(self, new: Path, log: Path) -> None:
-        assert self._child is not None
-        with writing(self.path):
-            if self._child.returncode != 0:
-                reason = log.read_text().strip().splitlines()[-1:] or [f"code {self._child.returncode}"]
-                raise OutputError(f"{self.path} cannot be written: {reason[0]}; make room, or write .zarr.")
-            flush(new)
-            check_output(self.path)  # it may have appeared in the meantime
-            reach("predict.rename")
-            new.rename(self.path)
-            flush(self.path.parent)
+def _meet(folder: Path, job: str, world: World) -> None:
+    """See whether all ranks see the journal of a job in the same folder."""
+    until_s = time.monotonic() + MEET_S
+    sees = False
+    while not sees and time.monotonic() < until_s:
+        found = read_progress(folder)
+        sees = found is not None and found.job == job
+        if not sees:
+            time.sleep(MEET_S / 100)
+    blind = [rank for rank, seen in enumerate(gather_objects(sees, world)) if not seen]
+    if blind:
+        raise OutputError(
+            f"{folder}, where rank 0 writes, is not seen by rank {', '.join(map(str, blind))}: name an output on a file system that "
+            "all of them share."
+        )
 
 
 def _remove(path: Path) -> None:
@@ -397,15 +298,6 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _bytes_below(folder: Path) -> int:
-    """Space that the files of a folder take; 0 where there is none."""
-    n_blocks = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another job may be removing them
-            n_blocks += path.lstat().st_blocks
-    return 512 * n_blocks
-
-
 def _tell(now: Progress, found: Progress, n_cells: int) -> str:
     """Where a prediction goes on."""
     if now.assembled:
@@ -413,21 +305,3 @@ def _tell(now: Progress, found: Progress, n_cells: int) -> str:
     if now.turns == 0 and found.turns > 0:
         return f"begun on {found.n_ranks} ranks, all cells are predicted anew on {now.n_ranks}"
     return f"goes on after {min(now.turns * now.turn_cells * now.n_ranks, n_cells):,} of {n_cells:,} cells"
-
-
-def _place_of(name: str) -> str:
-    return f"{'layers' if name == DENOISED_KEY else 'obsm'}/{name}"
-
-
-def _write(group: Any, name: str, value: Any) -> None:  # Any: a zarr group, and whatever AnnData can write
-    from anndata.io import write_elem
-
-    write_elem(group, name, value, dataset_kwargs={"shards": None})
-
-
-def _is_running(child: subprocess.Popen[bytes]) -> bool:
-    try:
-        child.wait(LOOK_S)
-    except subprocess.TimeoutExpired:
-        return True
-    return False

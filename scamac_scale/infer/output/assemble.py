@@ -1,0 +1,104 @@
+"""All predictions into their final form: the arrays and columns of an AnnData zarr, from rows that lie in files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import zarr
+
+from scamac_scale.durable.atomic import flush, writing
+from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY, Table, chunk_cells, cluster_column
+from scamac_scale.progress import track
+from scamac_scale.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scamac_scale.infer.output.rows import PredictedRows
+
+
+class Assembly:
+    """An AnnData zarr, of which each rank writes some chunks.
+
+    Parameters
+    ----------
+    path
+        The zarr, in a hidden folder.
+    table
+        What it holds.
+    rows
+        All predictions.
+    target
+        What it is made for, for messages.
+    """
+
+    def __init__(self, path: Path, table: Table, rows: PredictedRows, target: Path) -> None:
+        self._path, self._table, self._rows, self._target = path, table, rows, target
+
+    def begin(self) -> None:
+        """Make the groups, and arrays without chunks; on rank 0."""
+        with writing(self._target):
+            group = zarr.open_group(self._path, mode="w", zarr_format=3)
+            group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            _write(group, "var", pd.DataFrame(index=pd.Index(self._table.genes, dtype=object)))
+            for name in ("obsm", "obsp", "varm", "varp", "layers"):
+                _write(group, name, {})
+            for name, width in self._table.widths.items():
+                group.create_array(
+                    _place_of(name),
+                    shape=(len(self._table.obs), width),
+                    chunks=(min(len(self._table.obs), chunk_cells(width)), width),
+                    dtype="float32",
+                    attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+                )
+
+    def write_chunks(self, world: World, look: Callable[[], None]) -> None:
+        """Turn the rows of whole chunks into these, each on one rank, and force them to the disk.
+
+        Parameters
+        ----------
+        world
+            This rank, and how many there are.
+        look
+            Called before each chunk, on all ranks equally often; may raise to stop.
+        """
+        n_cells = len(self._table.obs)
+        group: Any = zarr.open_group(self._path, mode="r+")  # Any: zarr's members are not typed for slicing
+        for name in self._table.widths:
+            array, files = group[_place_of(name)], self._path / _place_of(name) / "c"
+            size = array.chunks[0]
+            n_chunks = -(-n_cells // size)
+            own = world.own(n_chunks)
+            n_most = max(len(World(rank, world.size).own(n_chunks)) for rank in range(world.size))
+            with track(f"write {name}", len(own), "chunks") as progress:
+                for at in range(n_most):
+                    look()
+                    if at < len(own):
+                        start, stop = own[at] * size, min((own[at] + 1) * size, n_cells)
+                        with writing(self._target):
+                            array[start:stop] = self._rows.read(name, start, stop)
+                        progress.advance(1)
+            with writing(self._target):
+                for file in (files / str(chunk) / "0" for chunk in own):
+                    if file.exists():  # one of zeros is none
+                        flush(file)
+
+    def write_columns(self, obs: pd.DataFrame, n_clusters: int, uns: dict[str, Any]) -> None:
+        """Write the columns of all cells, with their clusters, and what is told of the whole; on rank 0."""
+        with writing(self._target):
+            labels = self._rows.labels(len(obs))
+            group = zarr.open_group(self._path, mode="r+")
+            _write(group, "obs", obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
+            _write(group, "uns", {UNS_KEY: uns})
+
+
+def _place_of(name: str) -> str:
+    return f"{'layers' if name == DENOISED_KEY else 'obsm'}/{name}"
+
+
+def _write(group: Any, name: str, value: Any) -> None:  # Any: a zarr group, and whatever AnnData can write
+    from anndata.io import write_elem
+
+    write_elem(group, name, value, dataset_kwargs={"shards": None})
