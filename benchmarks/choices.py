@@ -38,7 +38,7 @@ def clean_error(path: Path, low: float, high: float, seed: int) -> float:
     import torch
 
     from scamac_scale import ScAMAC, ScamacConfig
-    from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
+    from scamac_scale.nn.embed import EMBED_CELLS, forward_block
     from scamac_scale.sources import open_source
     from scamac_scale.train.selection import read_cells, sample_rows
 
@@ -46,7 +46,7 @@ def clean_error(path: Path, low: float, high: float, seed: int) -> float:
     config = replace(config, input=replace(config.input, noise_low=low, noise_high=high))
     fitted = ScAMAC(config=config).fit(path).fitted
     with open_source(path, fitted.genes) as source:
-        x = read_cells(source, sample_rows(source.n_cells, BLOCK_CELLS, seed, "clean cells"), fitted.network)
+        x = read_cells(source, sample_rows(source.n_cells, EMBED_CELLS, seed, "clean cells"), fitted.network)
     with torch.no_grad():
         return float((forward_block(fitted.network, x).output[: len(x)] - x).square().mean())
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 OUT = Path(__file__).resolve().parent / "results" / "feed_memory.json"
-BLOCK_CELLS = 16384
+WRITTEN_CELLS = 16384
 BATCH_CELLS = 4096
 
 
@@ -37,11 +37,11 @@ def random_blocks(n_cells: int, n_genes: int, n_values: int) -> Iterator[sparse.
 
     rng = np.random.default_rng(0)
     step = n_genes // n_values
-    genes = np.arange(n_values) * step + rng.integers(0, step, (BLOCK_CELLS, n_values))
+    genes = np.arange(n_values) * step + rng.integers(0, step, (WRITTEN_CELLS, n_values))
     counts = rng.integers(1, 10, genes.size).astype(np.uint8)
-    for start in range(0, n_cells, BLOCK_CELLS):
-        size = min(BLOCK_CELLS, n_cells - start)
-        order = rng.permutation(BLOCK_CELLS)[:size]
+    for start in range(0, n_cells, WRITTEN_CELLS):
+        size = min(WRITTEN_CELLS, n_cells - start)
+        order = rng.permutation(WRITTEN_CELLS)[:size]
         indptr = np.arange(size + 1) * n_values
         parts = (counts[: size * n_values], genes[order].ravel().astype(np.int32), indptr)
         block = sparse.csr_matrix(parts, shape=(size, n_genes))

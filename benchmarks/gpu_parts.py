@@ -21,7 +21,7 @@ from scamac_scale.loader.device import LAYOUTS, DeviceCells, on_device
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.losses.similarity import atlas_similarity, direct_similarity, gram_similarity
-from scamac_scale.nn.embed import BLOCK_CELLS
+from scamac_scale.nn.embed import EMBED_CELLS
 from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
@@ -299,7 +299,7 @@ def _disk_rows(bench: Bench) -> list[Row]:
     """Eq. (10) over all cells as predict does it: keys and values of all cells go to disk and come back block by block."""
     atlas = bench.sizes.attending
     path = bench.write(atlas)
-    config = bench.config(BLOCK_CELLS)
+    config = bench.config(EMBED_CELLS)
     with bench.open(path, config) as source:
         network = bench.network(source, config).eval()
         folder = bench.folder / "attention"

@@ -40,7 +40,7 @@ SHARE_BARS = {"membership": 0.02, "consensus": 0.05}
 """Most that the sums of Eq. (15) may take of a sweep."""
 EXPONENT_BAR = 1.05
 MEMORY_FACTOR, MEMORY_PER_CELL = 1.1, 16
-BLOCK_CELLS = 8192
+READ_CELLS = 8192
 
 
 def make_store(folder: Path, n_cells: int, n_genes: int) -> tuple[Path, float]:
@@ -66,8 +66,8 @@ def random_target(n_cells: int) -> ConsensusTarget:
     from scamac_scale.train.targets import ConsensusTarget
 
     table, rng = CodeTable(n_cells, MEMBER_SIZES), np.random.default_rng(0)
-    for start in range(0, n_cells, BLOCK_CELLS):
-        rows = np.arange(start, min(start + BLOCK_CELLS, n_cells))
+    for start in range(0, n_cells, READ_CELLS):
+        rows = np.arange(start, min(start + READ_CELLS, n_cells))
         table.write(rows, rng.integers(0, MEMBER_SIZES, (len(rows), len(MEMBER_SIZES))))
     return ConsensusTarget(table, np.where(MEMBER_SIZES.max() == MEMBER_SIZES, 1.0, LEIDEN_WEIGHT))
 

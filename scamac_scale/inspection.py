@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Found = dict[str, Any]
 """What is told: plain data."""
 
-BLOCK_CELLS = 8192
+READ_CELLS = 8192
 """Cells read back at a time."""
 SUM_TOLERANCE = 1e-3
 """How far a row of memberships may be from 1: float32 sums over many clusters."""
@@ -211,8 +211,8 @@ def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
         if missing:
             raise InputError(f"{path}/{name} lacks {missing} of {array.nchunks} chunks; predict again.")
         with track(f"verify {name}", array.shape[0], "cells") as progress:
-            for start in range(0, array.shape[0], BLOCK_CELLS):
-                block = array[start : start + BLOCK_CELLS]
+            for start in range(0, array.shape[0], READ_CELLS):
+                block = array[start : start + READ_CELLS]
                 _check_block(block, f"{path}/{name}", start, is_membership=name.endswith(MEMBERSHIP_KEY))
                 progress.advance(len(block))
     return f"{', '.join(names)}"
@@ -244,7 +244,7 @@ def _look_at_raw(path: Path, is_verified: bool) -> Found:
         }
         if is_verified:
             found["verified"] = (
-                f"{sum(block.shape[0] for _, block in read_blocks(raw, BLOCK_CELLS, 'verify')):,} cells of X"
+                f"{sum(block.shape[0] for _, block in read_blocks(raw, READ_CELLS, 'verify')):,} cells of X"
             )
     return found
 

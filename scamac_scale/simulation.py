@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DRAWN_CELLS = 1024
 """Cells that share one random stream."""
-BLOCK_CELLS = 4096
+CHUNK_CELLS = 4096
 """Cells in a chunk on disk, on average; memory grows with it."""
 SLAB_VALUES = 2**22
 """Uniform numbers held at a time."""
@@ -259,8 +259,8 @@ class _AtlasWriter:
             write_elem(self._root, name, {}, dataset_kwargs=plain)
         write_elem(self._root, "obs", obs, dataset_kwargs=plain)
         self._root.create_group("X").attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        values = max(1024, len(first.data) * BLOCK_CELLS // len(first.label))
-        cells = max(DRAWN_CELLS, 16 * BLOCK_CELLS)
+        values = max(1024, len(first.data) * CHUNK_CELLS // len(first.label))
+        cells = max(DRAWN_CELLS, 16 * CHUNK_CELLS)
         self._grow_from("X/indptr", self._index_dtype, cells)
         self._grow_from("X/indices", self._index_dtype, values)
         self._grow_from("X/data", np.dtype(np.float32), values)

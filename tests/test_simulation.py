@@ -113,7 +113,7 @@ def test_counts_follow_the_distribution_that_is_promised() -> None:
 def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = {"n_genes": 50, "n_types": 3}
     first = read(simulate(tmp_path / "a.zarr", 1500, seed=1, **sizes))
-    monkeypatch.setattr(simulation, "BLOCK_CELLS", 64)
+    monkeypatch.setattr(simulation, "CHUNK_CELLS", 64)
     again = read(simulate(tmp_path / "b.zarr", 1500, seed=1, **sizes))
     longer = read(simulate(tmp_path / "c.zarr", 2100, seed=1, **sizes))
     other = read(simulate(tmp_path / "d.zarr", 1500, seed=2, **sizes))
@@ -127,7 +127,7 @@ def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_memory_holds_a_chunk_and_not_the_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zarr
 
-    monkeypatch.setattr(simulation, "BLOCK_CELLS", 1)
+    monkeypatch.setattr(simulation, "CHUNK_CELLS", 1)
     root: Any = zarr.open_group(str(simulate(tmp_path / "a.zarr", 9000, n_genes=30, n_types=2)), mode="r")
     assert root["X/data"].nchunks > 50
     assert root["X/indptr"].shape == (9001,)

@@ -22,7 +22,7 @@ COUNTS_PER_GENE = 0.3
 """Median counts of a cell over the genes; at 3,000 genes about 500 of them are not zero."""
 N_DATASETS = 10
 """Runs of neighbouring cells, as if atlases were joined end to end."""
-BLOCK_CELLS = 4096
+WRITTEN_CELLS = 4096
 MARKER = "prepared.json"
 WEIGHT_SEED = 20260101
 
@@ -155,8 +155,8 @@ def row_sums(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
 def blocks(root: Any) -> Iterator[Block]:
     """Read X run by run, as (rows, indptr, indices, data)."""
     indptr = root["X/indptr"][:]
-    for start in range(0, len(indptr) - 1, BLOCK_CELLS):
-        rows = slice(start, min(start + BLOCK_CELLS, len(indptr) - 1))
+    for start in range(0, len(indptr) - 1, WRITTEN_CELLS):
+        rows = slice(start, min(start + WRITTEN_CELLS, len(indptr) - 1))
         values = slice(int(indptr[rows.start]), int(indptr[rows.stop]))
         inside = indptr[rows.start : rows.stop + 1] - indptr[rows.start]
         yield rows, inside, root["X/indices"][values], root["X/data"][values]
@@ -183,7 +183,7 @@ def copy_atlas(atlas: Any, target: Any, values: Callable[[Block], np.ndarray]) -
     x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
     indptr = atlas["X/indptr"][:]
     n_values = int(indptr[-1])
-    chunk = max(1, n_values * BLOCK_CELLS // n_cells)
+    chunk = max(1, n_values * WRITTEN_CELLS // n_cells)
     _create(x, "indptr", len(indptr), np.int32 if n_values < 2**31 else np.int64, len(indptr))[:] = indptr
     indices = _create(x, "indices", n_values, np.int32, chunk)
     data = _create(x, "data", n_values, np.float32, chunk)

@@ -16,7 +16,7 @@ from scamac_scale.durable.atomic import writing
 from scamac_scale.durable.rows import RowFile
 from scamac_scale.errors import ConfigError
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.nn.embed import BLOCK_CELLS, pad_block
+from scamac_scale.nn.embed import EMBED_CELLS, pad_block
 from scamac_scale.ops.attention import AttentionParts, attention_parts
 from scamac_scale.progress import track
 from scamac_scale.reduce import broadcast, gather, tree_sum
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
-QUERY_CELLS = 4 * BLOCK_CELLS
+QUERY_CELLS = 4 * EMBED_CELLS
 """Queries that are held at a time; all keys are read once for each such block."""
 KEY_BLOCK = 1024
 """Keys whose scores are held at a time."""
@@ -93,7 +93,7 @@ class AtlasAttention:
         look
             Called now and then, on all ranks equally often; may raise to stop.
         """
-        plan = SweepPlan(self._source.n_cells, BLOCK_CELLS, self._world)
+        plan = SweepPlan(self._source.n_cells, EMBED_CELLS, self._world)
         sweep(self._source, self._project, 0, label="keys and values", plan=plan, tick=lambda *_: look())
         blocks = [
             (owner, start, min(start + QUERY_CELLS, n_cells))
@@ -170,7 +170,7 @@ def scratch_bytes(network: ScamacNetwork, n_cells: int) -> int:
 
 def _cells_of(n_cells: int, world: World) -> int:
     """Cells that a sweep gives to a rank."""
-    first, stop = SweepPlan(n_cells, BLOCK_CELLS, world).bounds
+    first, stop = SweepPlan(n_cells, EMBED_CELLS, world).bounds
     return stop - first
 
 

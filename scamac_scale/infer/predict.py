@@ -27,7 +27,7 @@ from scamac_scale.infer.output.memory import MemoryOutput
 from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, Table
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
+from scamac_scale.nn.embed import EMBED_CELLS, forward_block
 from scamac_scale.reduce import from_first
 from scamac_scale.sweep import TICK_BATCHES, sweep
 from scamac_scale.world import ALONE, World
@@ -114,7 +114,7 @@ def predict(
             return Path(out)
         table = _table(model, source, is_denoised, world)
         output = DiskOutput(out, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
-    plan = SweepPlan(source.n_cells, BLOCK_CELLS, world)
+    plan = SweepPlan(source.n_cells, EMBED_CELLS, world)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(output)
@@ -124,7 +124,7 @@ def predict(
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
                 atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
             write = _writer(model, source, output, plan, atlas)
-            start = min(output.turns * TICK_BATCHES * BLOCK_CELLS, plan.bounds[1] - plan.bounds[0])
+            start = min(output.turns * TICK_BATCHES * EMBED_CELLS, plan.bounds[1] - plan.bounds[0])
 
             def tick(turns: int, done: int) -> None:
                 output.tick(turns)

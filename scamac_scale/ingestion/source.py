@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-BLOCK_CELLS = 4096
+READ_CELLS = 4096
 """Cells that are read at once at most."""
 GAP_CELLS = 1024
 """Runs that are no farther apart are read together: files are cut into chunks of about so many cells."""
@@ -123,7 +123,7 @@ class NormalisedSource:
         """Bytes of all cells as `read` returns them; takes a pass over the input where nobody counted before."""
         n_values = self._n_values
         if n_values is None:
-            blocks = read_blocks(self._raw, BLOCK_CELLS, "counting values")
+            blocks = read_blocks(self._raw, READ_CELLS, "counting values")
             n_values = sum(int(np.count_nonzero(self._columns.raw_values(block).data)) for _, block in blocks)
         return csr_bytes(self.n_cells, n_values, self._gene_dtype)
 
@@ -164,7 +164,7 @@ class NormalisedSource:
         InputError
             If the input is damaged, or holds values that do not fit the gene space.
         """
-        blocks = [self._read(*runs) for runs in near_runs(starts, stops, GAP_CELLS, BLOCK_CELLS)]
+        blocks = [self._read(*runs) for runs in near_runs(starts, stops, GAP_CELLS, READ_CELLS)]
         lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(block.indptr) for block in blocks)])
         n_values = int(lengths.sum())
         into.allot(lengths.size - 1, n_values, self._gene_dtype, np.dtype(np.float32), is_scaled=False)

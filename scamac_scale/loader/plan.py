@@ -33,9 +33,9 @@ WINDOW_CELLS = 32768
 """Cells that are mixed with one another, where they fit in memory; more beyond four million cells, see `window_sizes`."""
 WINDOW_BYTES = 2**28
 """Bytes of a window, as float32 CSR, that `window_sizes` does not exceed unless told."""
-BLOCK_CELLS = 1024
+NEIGHBOR_CELLS = 1024
 """Consecutive cells that a shuffled pass keeps together at most."""
-MIN_BLOCK_CELLS = 64
+MIN_NEIGHBOR_CELLS = 64
 """And at least, if a lane of the window has so many: smaller reads cost more than they are worth."""
 RECURRENCE = 0.25
 """How much more often than by chance two cells may share a batch twice because they lie in one block, see `window_sizes`."""
@@ -101,14 +101,14 @@ def window_sizes(n_cells: int, csr_bytes: int, window_bytes: int = WINDOW_BYTES)
     Notes
     -----
     Cells of one block always share a window. That two cells which shared a batch share one in the next epoch is therefore
-    1 + b N / W^2 times as likely as by chance; b is the largest power of two from `MIN_BLOCK_CELLS` to `BLOCK_CELLS` that keeps
+    1 + b N / W^2 times as likely as by chance; b is the largest power of two from `MIN_NEIGHBOR_CELLS` to `NEIGHBOR_CELLS` that keeps
     the excess below `RECURRENCE`. Beyond four million cells the window grows with the root of their number for that, as far
     as `window_bytes` allow.
     """
     fits = max(window_bytes * n_cells // max(csr_bytes, 1), LANES)
-    window = min(max(WINDOW_CELLS, int(np.ceil((MIN_BLOCK_CELLS * n_cells / RECURRENCE) ** 0.5))), fits)
-    wanted = max(MIN_BLOCK_CELLS, int(RECURRENCE * window**2 / max(n_cells, 1)))
-    block = 1 << (min(BLOCK_CELLS, window // LANES, wanted).bit_length() - 1)
+    window = min(max(WINDOW_CELLS, int(np.ceil((MIN_NEIGHBOR_CELLS * n_cells / RECURRENCE) ** 0.5))), fits)
+    wanted = max(MIN_NEIGHBOR_CELLS, int(RECURRENCE * window**2 / max(n_cells, 1)))
+    block = 1 << (min(NEIGHBOR_CELLS, window // LANES, wanted).bit_length() - 1)
     return {"window_cells": window // block * block, "block_cells": block}
 
 
@@ -183,7 +183,7 @@ class EpochPlan:
         world: World = ALONE,
         *,
         window_cells: int = WINDOW_CELLS,
-        block_cells: int = BLOCK_CELLS,
+        block_cells: int = NEIGHBOR_CELLS,
     ) -> None:
         check_sizes(n_cells=n_cells, batch_cells=batch_cells, window_cells=window_cells, block_cells=block_cells)
         if world.size > LANES:

@@ -8,7 +8,7 @@ import numpy as np
 
 from scamac_scale.buffer import rows_of, runs_of
 from scamac_scale.errors import PlanError
-from scamac_scale.loader.plan import BLOCK_CELLS, WINDOW_CELLS, EpochPlan, Runs
+from scamac_scale.loader.plan import NEIGHBOR_CELLS, WINDOW_CELLS, EpochPlan, Runs
 from scamac_scale.randomness import plan_generator
 from scamac_scale.world import ALONE, World
 
@@ -69,7 +69,7 @@ class WeightedPlan(EpochPlan):
         world: World = ALONE,
         *,
         window_cells: int = WINDOW_CELLS,
-        block_cells: int = BLOCK_CELLS,
+        block_cells: int = NEIGHBOR_CELLS,
     ) -> None:
         weights = np.asarray(weights, dtype=np.float64)
         if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:

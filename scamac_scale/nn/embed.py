@@ -13,26 +13,26 @@ import torch
 if TYPE_CHECKING:
     from scamac_scale.nn.model import NetworkOutput, ScamacNetwork
 
-BLOCK_CELLS = 1024
+EMBED_CELLS = 1024
 
 
 def pad_block(x: torch.Tensor) -> torch.Tensor:
-    """(b, G) to (`BLOCK_CELLS`, G), with zeros; what comes of them means nothing."""
-    if len(x) == BLOCK_CELLS:
+    """(b, G) to (`EMBED_CELLS`, G), with zeros; what comes of them means nothing."""
+    if len(x) == EMBED_CELLS:
         return x
-    return torch.cat([x, x.new_zeros(BLOCK_CELLS - len(x), x.shape[1])])
+    return torch.cat([x, x.new_zeros(EMBED_CELLS - len(x), x.shape[1])])
 
 
 @torch.no_grad()
 def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None) -> NetworkOutput:
-    """Frozen forward pass of up to `BLOCK_CELLS` cells.
+    """Frozen forward pass of up to `EMBED_CELLS` cells.
 
     Parameters
     ----------
     network
         With its bank and mean product set.
     x
-        (b, G) scaled input on the device of the network, b <= `BLOCK_CELLS`.
+        (b, G) scaled input on the device of the network, b <= `EMBED_CELLS`.
     spatial
         (S, b, D), result of Eq. (10) for these cells, where it is known.
 
@@ -42,7 +42,7 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor
         As of the padded block, unless cells attend to their block: rows past b mean nothing.
     """
     if spatial is not None:
-        n_padding = BLOCK_CELLS - len(x)
+        n_padding = EMBED_CELLS - len(x)
         spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
     if spatial is not None or not network.mixes_batch:
         x = pad_block(x)
@@ -68,7 +68,7 @@ def embed_rows(network: ScamacNetwork, x: torch.Tensor) -> torch.Tensor:
     """
     device = network.gene_mean.device
     latents = []
-    for start in range(0, len(x), BLOCK_CELLS):
-        piece = x[start : start + BLOCK_CELLS].to(device)
+    for start in range(0, len(x), EMBED_CELLS):
+        piece = x[start : start + EMBED_CELLS].to(device)
         latents.append(forward_block(network, piece).latent[: len(piece)].float())
     return torch.cat(latents)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 GAP_CELLS = 64
 """Scattered cells that are no farther apart are read with what lies between them: a read costs as much as so many cells."""
-BLOCK_CELLS = 4096
+READ_CELLS = 4096
 """Cells of such a stretch at most."""
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
@@ -209,7 +209,7 @@ class StoreReader:
                 "and locks that zarr had do not survive that. Open the store in the process that reads it; the feed reads "
                 "ahead with threads and needs no worker processes."
             )
-        pieces = near_runs(starts, stops, GAP_CELLS, BLOCK_CELLS)
+        pieces = near_runs(starts, stops, GAP_CELLS, READ_CELLS)
         if len(pieces) < starts.size // 2:  # scattered cells: read what lies between them, too
             spans = RowBuffer()
             self._load(np.array([runs[0][0] for runs in pieces]), np.array([runs[1][-1] for runs in pieces]), spans)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import Layers, ScamacNetwork
     from scamac_scale.world import World
 
-BLOCK_CELLS = 64
+LEAST_CELLS = 64
 """Cells that a block has at least, where a batch has so many: smaller ones cost more than they are worth."""
 
 
@@ -41,7 +41,7 @@ def count_blocks(batch_cells: int, world: World, sums: str) -> int:
     int
         1, 2, 4 or 8, whatever the number of ranks as long as they divide it; else, and for ``ranks``, one block a rank.
     """
-    most = 1 << min(3, max(1, batch_cells // BLOCK_CELLS).bit_length() - 1)
+    most = 1 << min(3, max(1, batch_cells // LEAST_CELLS).bit_length() - 1)
     return world.n_blocks(most) if sums == "blocks" else world.size
 
 

@@ -14,7 +14,7 @@ from scamac_scale.config import IngestConfig, InputConfig
 from scamac_scale.infer.atlas import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.nn.embed import BLOCK_CELLS, forward_block
+from scamac_scale.nn.embed import EMBED_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.simulation import simulate
@@ -89,7 +89,7 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def rows_of_rank(world: World) -> np.ndarray:
-    return np.arange(*SweepPlan(N_CELLS, BLOCK_CELLS, world).bounds)
+    return np.arange(*SweepPlan(N_CELLS, EMBED_CELLS, world).bounds)
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def latents(model: FittedModel, source: OpenSource, world: World) -> torch.Tenso
         x = model.network.scale_input(batch.values)
         return [*done, forward_block(model.network, x).latent[: len(batch.rows)].clone()]
 
-    return torch.cat(sweep(source, add, [], label="", plan=SweepPlan(source.n_cells, BLOCK_CELLS, world)))
+    return torch.cat(sweep(source, add, [], label="", plan=SweepPlan(source.n_cells, EMBED_CELLS, world)))
 
 
 def one_shot(store: Path) -> dict[str, torch.Tensor]:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scamac_scale.buffer import rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
-from scamac_scale.loader.plan import BLOCK_CELLS, LANES, MIN_BLOCK_CELLS, WINDOW_CELLS, EpochPlan, Plan, window_sizes
+from scamac_scale.loader.plan import (
+    LANES,
+    MIN_NEIGHBOR_CELLS,
+    NEIGHBOR_CELLS,
+    WINDOW_CELLS,
+    EpochPlan,
+    Plan,
+    window_sizes,
+)
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.world import World
 
@@ -168,11 +176,11 @@ def test_cells_of_a_batch_part_as_the_formula_says() -> None:
 def test_window_sizes_fit_their_bytes_and_keep_pairs_apart(n_cells: int, cell_bytes: int, window_bytes: int) -> None:
     found = window_sizes(n_cells, n_cells * cell_bytes, window_bytes)
     window, block = found["window_cells"], found["block_cells"]
-    assert LANES <= window <= max(WINDOW_CELLS, 1 + (4 * MIN_BLOCK_CELLS * n_cells) ** 0.5)
+    assert LANES <= window <= max(WINDOW_CELLS, 1 + (4 * MIN_NEIGHBOR_CELLS * n_cells) ** 0.5)
     assert window == LANES or window * cell_bytes <= window_bytes
-    assert 1 <= block <= min(BLOCK_CELLS, window // LANES)
+    assert 1 <= block <= min(NEIGHBOR_CELLS, window // LANES)
     assert block & (block - 1) == 0
-    assert block <= MIN_BLOCK_CELLS or block * n_cells <= 0.25 * (window + block) ** 2
+    assert block <= MIN_NEIGHBOR_CELLS or block * n_cells <= 0.25 * (window + block) ** 2
 
 
 def test_usual_windows() -> None:

@@ -38,7 +38,7 @@ from scamac_scale.infer.output.table import (
     Table,
     check_target,
 )
-from scamac_scale.nn.embed import BLOCK_CELLS
+from scamac_scale.nn.embed import EMBED_CELLS
 from scamac_scale.reduce import agree, barrier, from_first, gather_objects
 from scamac_scale.signals import Signals
 from scamac_scale.store.obs import storable_frame
@@ -159,7 +159,7 @@ class DiskOutput:
         check_output(self.path)  # another job may have written it while we came here
         with writing(self.path):
             found = read_progress(self._partial) if self._resume else None
-            now = Progress(uuid.uuid4().hex, self._belongs, self._world.size, TICK_BATCHES * BLOCK_CELLS)
+            now = Progress(uuid.uuid4().hex, self._belongs, self._world.size, TICK_BATCHES * EMBED_CELLS)
             if found is not None:
                 check_same(found.belongs, self._belongs, self.path)
             self._clear(found)

@@ -21,7 +21,7 @@ from scamac_scale.infer.output.table import (
     chunk_cells,
     cluster_column,
 )
-from scamac_scale.nn.embed import BLOCK_CELLS
+from scamac_scale.nn.embed import EMBED_CELLS
 
 ROOT = Path(__file__).parents[3]
 FRAME = {"zarr.json", "obs", "obsm", "obsp", "var", "varm", "varp", "layers", "uns"}
@@ -188,7 +188,7 @@ def test_chunks_are_bounded_and_hold_whole_blocks_or_divide_one(width: int) -> N
     cells = chunk_cells(width)
     assert cells == 1 or 4 * cells * width <= CHUNK_BYTES
     assert cells <= CHUNK_CELLS
-    assert cells % BLOCK_CELLS == 0 or BLOCK_CELLS % cells == 0
+    assert cells % EMBED_CELLS == 0 or EMBED_CELLS % cells == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
