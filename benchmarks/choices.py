@@ -40,7 +40,7 @@ def clean_error(path: Path, low: float, high: float, seed: int) -> float:
     from scamac_scale import ScAMAC, ScamacConfig
     from scamac_scale.nn.embed import EMBED_CELLS, forward_block
     from scamac_scale.sources import open_source
-    from scamac_scale.train.selection import read_cells, sample_rows
+    from scamac_scale.train.clusters.selection import read_cells, sample_rows
 
     config = ScamacConfig(seed=seed)
     config = replace(config, input=replace(config.input, noise_low=low, noise_high=high))
@@ -54,8 +54,8 @@ def clean_error(path: Path, low: float, high: float, seed: int) -> float:
 def labels_of_sample(points: NDArray[np.float64], resolution: float | None, seed: int) -> NDArray[np.int64]:
     """Clusters of all cells from the consensus of one sample of landmarks, the tree cut at its height."""
     from scamac_scale.config import StartConfig
-    from scamac_scale.train import consensus
-    from scamac_scale.train.graph import fuzzy_graph, leiden
+    from scamac_scale.train.clusters import consensus
+    from scamac_scale.train.clusters.graph import fuzzy_graph, leiden
 
     start = StartConfig()
     n_rows = min(start.landmark_cells, int(SAMPLE * len(points)))

@@ -53,8 +53,8 @@ def write(path: Path, n_cells: int, n_genes: int, n_values: int) -> float:
     """Write a store of random counts; gives the seconds that it took."""
     import pandas as pd
 
+    from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.config import IngestConfig
-    from scamac_scale.genes import GeneSpace
     from scamac_scale.store import layout
     from scamac_scale.store.writer import StoreHeader, write_store
 
@@ -80,8 +80,8 @@ def read_epoch(path: Path, rank: int, size: int) -> dict[str, Any]:
 
     from scamac_scale.loader.feed import Feed
     from scamac_scale.loader.plan import EpochPlan, window_sizes
+    from scamac_scale.ranks.world import World
     from scamac_scale.store.reader import StoreReader
-    from scamac_scale.world import World
 
     before = _peak_bytes()
     with StoreReader(path) as source, Feed(source) as feed:

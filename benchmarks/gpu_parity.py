@@ -17,10 +17,10 @@ from scamac_scale.losses.total import weighted_total
 from scamac_scale.ops.corruption import corrupt, uniform_noise
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.randomness import torch_generator
+from scamac_scale.ranks.world import ALONE
 from scamac_scale.train.blocks import Blocks
 from scamac_scale.train.objective import TERMS, Objective, Scene
 from scamac_scale.train.sweeps import Sweeps
-from scamac_scale.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.targets import ConsensusTarget
+    from scamac_scale.train.clusters.targets import ConsensusTarget
 
     Numbers = dict[str, torch.Tensor]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from gpu_setup import JOINT, Bench, Row, peak_memory, summary, timed
 
-from scamac_scale.infer.atlas import KEY_BLOCK
-from scamac_scale.infer.atlas import atlas_attention as attention_from_disk
+from scamac_scale.infer.attention import KEY_BLOCK
+from scamac_scale.infer.attention import atlas_attention as attention_from_disk
 from scamac_scale.loader.device import LAYOUTS, DeviceCells, on_device
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
@@ -26,7 +26,7 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
 from scamac_scale.sweep import SWEEP_CELLS
-from scamac_scale.train.selection import read_cells, sample_rows
+from scamac_scale.train.clusters.selection import read_cells, sample_rows
 from scamac_scale.train.start import fit_input_scale
 from scamac_scale.train.state import PRETRAINING, FitState
 from scamac_scale.train.sweeps import Sweeps
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.targets import ConsensusTarget
+    from scamac_scale.train.clusters.targets import ConsensusTarget
 
     Case = tuple[str, Callable[[], list[Row]]]
 

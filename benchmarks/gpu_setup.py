@@ -22,17 +22,16 @@ from scamac_scale.loader.feed import Batch
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
-from scamac_scale.train.centers import landmark_clusters
-from scamac_scale.train.codes import CodeTable
+from scamac_scale.train.clusters.centers import landmark_clusters
+from scamac_scale.train.clusters.code_table import CodeTable
+from scamac_scale.train.clusters.selection import Landmarks, choose_bank, read_cells, sample_rows
+from scamac_scale.train.clusters.targets import ConsensusTarget
 from scamac_scale.train.fit import build_network
-from scamac_scale.train.landmarks import Landmarks
-from scamac_scale.train.phases import Stepper
 from scamac_scale.train.placement import launch
-from scamac_scale.train.selection import choose_bank, read_cells, sample_rows
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 from scamac_scale.train.state import PHASE, FitState
+from scamac_scale.train.stepper import Stepper
 from scamac_scale.train.sweeps import Sweeps
-from scamac_scale.train.targets import ConsensusTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

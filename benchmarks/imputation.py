@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scamac_scale.genes import GeneSpace
+    from scamac_scale.cells.genes import GeneSpace
 
 OUT = Path(__file__).resolve().parent / "results" / "imputation.json"
 KEY = ("set", "share", "method", "seed")

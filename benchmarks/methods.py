@@ -156,7 +156,7 @@ def consensus_labels(adata: AnnData, n_clusters: int | None, config: ScamacConfi
         (N,): the landmarks keep the cluster of the consensus tree; every other cell joins the nearest cluster mean in
         the widest principal space.
     """
-    from scamac_scale.train.consensus import cluster_means, find_consensus, principal_axes
+    from scamac_scale.train.clusters.consensus import cluster_means, find_consensus, principal_axes
 
     points = scaled_input(adata, config.input)
     rng = np.random.default_rng(config.seed)

@@ -36,9 +36,9 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
     """Time steps, a sweep, a prediction and a checkpoint on one rank; rank 0 prints."""
     import torch
 
-    from scamac_scale.links import joined, waited_s
-    from scamac_scale.ranks import find_place
-    from scamac_scale.reduce import barrier, gather_objects
+    from scamac_scale.ranks.collectives import barrier, gather_objects
+    from scamac_scale.ranks.connections import joined, waited_s
+    from scamac_scale.ranks.place import find_place
     from scamac_scale.train.state import PHASE
 
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def child(store: Path, batch_cells: int, sums: str, out: Path) -> None:
 
 def checkpoint_cost(fit: Prepared, out: Path) -> dict[str, float]:
     """Seconds to write the state of this fit durably, and its bytes."""
-    from scamac_scale.train.checkpoints import Checkpoints
+    from scamac_scale.train.run.checkpoints import Checkpoints
 
     times = []
     for step in range(5):
@@ -92,7 +92,7 @@ def checkpoint_cost(fit: Prepared, out: Path) -> dict[str, float]:
 
 def predict_all(fit: Prepared, out: Path, world: Any) -> None:
     """Write latents and memberships of all cells as `predict` does."""
-    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.fitted import FittedModel
     from scamac_scale.infer.predict import predict
 
     source, provenance = fit.tools.source, {"versions": {}, "is_count_estimated": False}

@@ -168,7 +168,7 @@ def simulate_rare(sizes: Sizes, share: float, extra_markers: float, seed: int) -
 @contextmanager
 def watch_choices() -> Iterator[dict[str, NDArray[Any]]]:
     """Keep the types of the cells that a fit chooses through `SELECTIONS`, by purpose (``landmarks``, ``bank``)."""
-    from scamac_scale.train.selection import SELECTIONS
+    from scamac_scale.train.clusters.selection import SELECTIONS
 
     seen: dict[str, NDArray[Any]] = {}
     before = dict(SELECTIONS)

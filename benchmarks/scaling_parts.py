@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from record import measure
 
-from scamac_scale.infer.atlas import KEY_BLOCK, QUERY_CELLS, READ_CELLS, AtlasAttention
+from scamac_scale.infer.attention import KEY_BLOCK, QUERY_CELLS, READ_CELLS, AtlasAttention
 from scamac_scale.losses.similarity import atlas_similarity, direct_similarity, gram_similarity
 from scamac_scale.ops.attention import attention_parts, batch_attention, landmark_attention
 from scamac_scale.ops.similarity import (

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ScamacConfig
     from scamac_scale.ops.fuzzy import Clusters
+    from scamac_scale.ranks.world import World
+    from scamac_scale.train.clusters.targets import ConsensusTarget
     from scamac_scale.train.recipe import Tools
     from scamac_scale.train.state import FitState
-    from scamac_scale.train.targets import ConsensusTarget
-    from scamac_scale.world import World
 
 CHILD = Path(__file__).resolve().parent / "scaling.py"
 SHARE_CELLS, SHARE_GENES = 100_000, 2_000
@@ -61,9 +61,9 @@ def make_store(folder: Path, n_cells: int, n_genes: int) -> tuple[Path, float]:
 
 def random_target(n_cells: int) -> ConsensusTarget:
     """Codes of 48 consensus members, drawn at random, in the table of a fit."""
-    from scamac_scale.train.codes import CodeTable
-    from scamac_scale.train.consensus import LEIDEN_WEIGHT
-    from scamac_scale.train.targets import ConsensusTarget
+    from scamac_scale.train.clusters.code_table import CodeTable
+    from scamac_scale.train.clusters.consensus import LEIDEN_WEIGHT
+    from scamac_scale.train.clusters.targets import ConsensusTarget
 
     table, rng = CodeTable(n_cells, MEMBER_SIZES), np.random.default_rng(0)
     for start in range(0, n_cells, READ_CELLS):
@@ -116,14 +116,14 @@ def prepared(
 ) -> Iterator[Prepared]:
     """Open a store and go through the steps before the first round, but for pretraining and the consensus."""
     from scamac_scale.nn.embed import embed_rows
+    from scamac_scale.ranks.world import ALONE
     from scamac_scale.sources import open_source
-    from scamac_scale.train.centers import clusters_at
+    from scamac_scale.train.clusters.centers import clusters_at
+    from scamac_scale.train.clusters.selection import choose_landmarks
     from scamac_scale.train.fit import build_network, gather_tools
-    from scamac_scale.train.landmarks import choose_landmarks
     from scamac_scale.train.placement import launch
     from scamac_scale.train.recipe import freeze, scale_input, start_weights
     from scamac_scale.train.state import FitState
-    from scamac_scale.world import ALONE
 
     config, world = joint_config(batch_cells, n_rounds), world or ALONE
     config = replace(config, train=replace(config.train, sums=sums))
@@ -167,7 +167,7 @@ def similarity_timed() -> Iterator[Stopwatch]:
 
     from scamac_scale.ops.similarity import Grams
     from scamac_scale.train import sweeps
-    from scamac_scale.train.targets import ConsensusTarget
+    from scamac_scale.train.clusters.targets import ConsensusTarget
 
     watch = Stopwatch()
     with (
@@ -183,7 +183,7 @@ def share(
     folder: Path, largest: int | None, n_genes: int | None, batch_cells: int, rounds: int, law: dict[str, Any] | None
 ) -> dict[str, Any]:
     """How much of a fuzzy sweep the sums of Eq. (15) take, for each of its targets."""
-    from scamac_scale.train.targets import MembershipTarget
+    from scamac_scale.train.clusters.targets import MembershipTarget
 
     n_cells = min(SHARE_CELLS, largest or SHARE_CELLS)
     store, _ = make_store(folder, n_cells, n_genes or SHARE_GENES)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, check_value
 from scamac_scale.errors import InputError
-from scamac_scale.ranks import find_place
+from scamac_scale.ranks.place import find_place
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from scamac_scale.checkpoint import FittedModel
-    from scamac_scale.ranks import Place
-    from scamac_scale.train.logs import RunFolder
-    from scamac_scale.world import World
+    from scamac_scale.fitted import FittedModel
+    from scamac_scale.ranks.place import Place
+    from scamac_scale.ranks.world import World
+    from scamac_scale.train.run.folder import RunFolder
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
 
@@ -203,7 +203,7 @@ class ScAMAC:
             return self
 
         from scamac_scale.durable.alike import check_alike
-        from scamac_scale.train.logs import RunFolder, is_finished, result_settings
+        from scamac_scale.train.run.folder import RunFolder, is_finished, result_settings
 
         run = Path(run).expanduser()
         if resume and is_finished(run):
@@ -217,9 +217,9 @@ class ScAMAC:
 
     def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
         """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
-        from scamac_scale.checkpoint import load_model
+        from scamac_scale.fitted import load_model
         from scamac_scale.sources import cells_digest, open_source
-        from scamac_scale.train.logs import check_same_cells, check_same_settings, read_report
+        from scamac_scale.train.run.folder import check_same_cells, check_same_settings, read_report
 
         fitted = load_model(run / "model")
         check_same_settings(asdict(fitted.config), asdict(self.config), str(run))
@@ -233,7 +233,7 @@ class ScAMAC:
         """Join the other processes of the job, if there are any."""
         import torch
 
-        from scamac_scale.links import joined
+        from scamac_scale.ranks.connections import joined
 
         train = self.config.train
         is_cuda = train.accelerator != "cpu" and torch.cuda.is_available()
@@ -245,9 +245,9 @@ class ScAMAC:
     def _fit(
         self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None, world: World
     ) -> FittedModel:
-        from scamac_scale.checkpoint import save_model
-        from scamac_scale.reduce import from_first
-        from scamac_scale.signals import Signals
+        from scamac_scale.fitted import save_model
+        from scamac_scale.ranks.collectives import from_first
+        from scamac_scale.ranks.signals import Signals
         from scamac_scale.sources import open_source
         from scamac_scale.train.fit import fit
 
@@ -336,7 +336,7 @@ class ScAMAC:
         """
         from scamac_scale.infer.output.table import check_target
         from scamac_scale.infer.predict import check_ranks, predict
-        from scamac_scale.reduce import from_first
+        from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
@@ -347,19 +347,20 @@ class ScAMAC:
             if out is not None:
                 from_first(lambda: None if resume and out.exists() else check_target(out), world)
             with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
-                options: dict[str, Any] = {"is_denoised": denoised, "attention": attention}
-                return predict(fitted, source, out, world=world, resume=resume, **options)
+                return predict(
+                    fitted, source, out, is_denoised=denoised, attention=attention, world=world, resume=resume
+                )
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""
-        from scamac_scale.checkpoint import save_model
+        from scamac_scale.fitted import save_model
 
         return save_model(self.fitted, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a model folder, such as ``RUN/model``."""
-        from scamac_scale.checkpoint import load_model
+        from scamac_scale.fitted import load_model
 
         fitted = load_model(path)
         model = cls(config=fitted.config)

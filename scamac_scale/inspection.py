@@ -19,7 +19,7 @@ from scamac_scale.progress import track
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scamac_scale.arrays import FloatArray
+    from scamac_scale.cells.arrays import FloatArray
 
 Found = dict[str, Any]
 """What is told: plain data."""
@@ -68,13 +68,13 @@ def disk_bytes(path: Path) -> int:
 
 
 def _is_run(path: Path) -> bool:
-    from scamac_scale.train.logs import CONFIG_FILE
+    from scamac_scale.train.run.folder import CONFIG_FILE
 
     return (path / CONFIG_FILE).is_file()
 
 
 def _look_at_run(path: Path, is_verified: bool) -> Found:
-    from scamac_scale.train.logs import RUN_FILE
+    from scamac_scale.train.run.folder import RUN_FILE
 
     report: Found = _read_json(path / RUN_FILE) if (path / RUN_FILE).is_file() else {}
     model_path = path / "model"
@@ -95,13 +95,13 @@ def _look_at_run(path: Path, is_verified: bool) -> Found:
 
 
 def _is_model(path: Path) -> bool:
-    from scamac_scale.checkpoint import DESCRIPTION_FILE
+    from scamac_scale.fitted import DESCRIPTION_FILE
 
     return (path / DESCRIPTION_FILE).is_file()
 
 
 def _look_at_model(path: Path, is_verified: bool) -> Found:
-    from scamac_scale.checkpoint import load_model
+    from scamac_scale.fitted import load_model
 
     fitted = load_model(path)
     model = fitted.config.model

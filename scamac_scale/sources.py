@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.cells.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scamac_scale.arrays import IntArray
-    from scamac_scale.csr import CsrBlock
-    from scamac_scale.genes import GeneSpace
+    from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.cells.csr import CsrBlock
+    from scamac_scale.cells.genes import GeneSpace
 
 SAMPLE_PLACES, SAMPLE_CELLS = 16, 16
 """Where a digest of cells looks at their values: places, and cells at each."""

@@ -15,8 +15,8 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.loader.feed import Batch, Feed
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.progress import track
-from scamac_scale.reduce import TreeSum, shaped_like, sum_over_ranks, tensors_of
-from scamac_scale.world import ALONE, World
+from scamac_scale.ranks.collectives import TreeSum, shaped_like, sum_over_ranks, tensors_of
+from scamac_scale.ranks.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

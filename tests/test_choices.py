@@ -29,12 +29,12 @@ from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import SPATIAL_FORMS
 from scamac_scale.sources import CACHES
 from scamac_scale.store.layout import PROFILES
-from scamac_scale.train.centers import CENTER_STARTS, TEMPERATURES
-from scamac_scale.train.logs import plain
+from scamac_scale.train.clusters.centers import CENTER_STARTS, TEMPERATURES
+from scamac_scale.train.clusters.selection import SELECTIONS
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.optimizers import OPTIMIZERS
+from scamac_scale.train.run.folder import plain
 from scamac_scale.train.schedule import SCHEDULES
-from scamac_scale.train.selection import SELECTIONS
 from scamac_scale.train.start import WEIGHT_STARTS
 
 HOMES: dict[str, Mapping[str, object]] = {

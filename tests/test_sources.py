@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scamac_scale.buffer import RowBuffer
+from scamac_scale.cells.buffer import RowBuffer
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.errors import InputError, StoreError
-from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import RawMatrix

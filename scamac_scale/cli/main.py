@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TextIO
 from scamac_scale import __version__
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
-from scamac_scale.ranks import find_place
-from scamac_scale.signals import CAUGHT
+from scamac_scale.ranks.place import find_place
+from scamac_scale.ranks.signals import CAUGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ def _launched(arguments: list[str], args: Namespace) -> int | None:
         )
     if n_devices * n_nodes == 1 or n_ranks > 1:
         return None
-    from scamac_scale.launcher import find_nodes, launch
+    from scamac_scale.ranks.launcher import find_nodes, launch
 
     train = getattr(args, "train", None)
     return launch(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.differences import differences
 from scamac_scale.errors import ConfigError
-from scamac_scale.reduce import gather_objects
+from scamac_scale.ranks.collectives import gather_objects
 
 if TYPE_CHECKING:
-    from scamac_scale.world import World
+    from scamac_scale.ranks.world import World
 
 
 def check_alike(facts: dict[str, Any], world: World) -> None:

@@ -19,25 +19,25 @@ from scamac_scale.config import Attention, check_value
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError
-from scamac_scale.infer.atlas import AtlasAttention, atlas_attention, scratch_bytes
+from scamac_scale.infer.attention import AtlasAttention, atlas_attention, scratch_bytes
+from scamac_scale.infer.output.already_there import IDENTITY, is_finished
 from scamac_scale.infer.output.disk import DiskOutput
-from scamac_scale.infer.output.finished import IDENTITY, is_finished
 from scamac_scale.infer.output.journal import identity
 from scamac_scale.infer.output.memory import MemoryOutput
 from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, Table
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import EMBED_CELLS, forward_block
-from scamac_scale.reduce import from_first
+from scamac_scale.ranks.collectives import from_first
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import TICK_BATCHES, sweep
-from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import anndata as ad
 
-    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.fitted import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
 

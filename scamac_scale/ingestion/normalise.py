@@ -1,7 +1,7 @@
 """From a block of raw values to the log-normalised values of the chosen genes: pure functions of one block.
 
 Which columns count for a cell's total and which are kept is decided here, by name; the formula itself is in
-``scamac_scale/values.py``, for the training store uses it too.
+``scamac_scale/cells/normalisation.py``, for the training store uses it too.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from scamac_scale.cells.genes import locate_genes
+from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.errors import ShapeError
-from scamac_scale.genes import locate_genes
 from scamac_scale.ingestion.csr import take_columns
-from scamac_scale.values import cell_scale, normalise_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scamac_scale.genes import GeneSpace
+    from scamac_scale.cells.genes import GeneSpace
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.cells.genes import duplicates
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, PlanError, ScamacError
-from scamac_scale.genes import duplicates
 from scamac_scale.progress import track
 
 if TYPE_CHECKING:

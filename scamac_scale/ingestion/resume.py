@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.genes import GeneSpace
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.ingestion.statistics import Census, Entry, RawStatistics, measure, take_census
 
 if TYPE_CHECKING:

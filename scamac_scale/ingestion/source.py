@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from scamac_scale.buffer import RowBuffer, near_runs, read_rows, rows_of
-from scamac_scale.csr import CsrBlock, csr_bytes
+from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
+from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scamac_scale.arrays import IntArray
-    from scamac_scale.genes import GeneSpace
+    from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.ingestion.raw import RawMatrix
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numba
 import numpy as np
 
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.errors import InputError
-from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes

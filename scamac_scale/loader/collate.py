@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scamac_scale.buffer import RowBuffer
+    from scamac_scale.cells.buffer import RowBuffer
 
 _SLACK = 1.1
 

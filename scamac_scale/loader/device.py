@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scamac_scale.buffer import RowBuffer
+    from scamac_scale.cells.buffer import RowBuffer
     from scamac_scale.config import LoaderConfig
     from scamac_scale.loader.plan import Plan
     from scamac_scale.loader.source import CellSource
@@ -165,8 +165,7 @@ def _measured(config: LoaderConfig, source: CellSource, plan: Plan, device: torc
     seconds: dict[str, list[float]] = {way: [] for way in LAYOUTS}
     for _ in range(2):
         for way, layout in LAYOUTS.items():
-            options: dict[str, Any] = {"threads": config.threads, "ahead": config.ahead, "layout": layout}
-            with Feed(source, is_pinned=True, **options) as feed:
+            with Feed(source, threads=config.threads, ahead=config.ahead, layout=layout, is_pinned=True) as feed:
                 _drain(feed, plan, 2, device)  # compiles, pins, warms up
                 start_s = time.perf_counter()
                 _drain(feed, plan, _TRIAL_BATCHES, device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from torch import Tensor
 
-from scamac_scale.buffer import RowBuffer
+from scamac_scale.cells.buffer import RowBuffer
 from scamac_scale.errors import ConfigError, PlanError, choose
 from scamac_scale.loader.collate import SLOTS, Slot
 

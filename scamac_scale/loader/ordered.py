@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scamac_scale.buffer import runs_of
+from scamac_scale.cells.buffer import runs_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.plan import Piece, Runs, Share, check_sizes
-from scamac_scale.world import ALONE, World
+from scamac_scale.ranks.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.cells.arrays import IntArray
 
 
 class SweepPlan:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from scamac_scale.buffer import rows_of
+from scamac_scale.cells.buffer import rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.randomness import plan_generator
-from scamac_scale.world import ALONE, World
+from scamac_scale.ranks.world import ALONE, World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

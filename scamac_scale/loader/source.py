@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from scamac_scale.buffer import RowBuffer
-from scamac_scale.csr import CsrBlock
+from scamac_scale.cells.buffer import RowBuffer
+from scamac_scale.cells.csr import CsrBlock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.cells.arrays import IntArray
 
 __all__ = ["CellSource", "CsrBlock", "RowBuffer"]
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scamac_scale.buffer import rows_of, runs_of
+from scamac_scale.cells.buffer import rows_of, runs_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.plan import NEIGHBOR_CELLS, WINDOW_CELLS, EpochPlan, Runs
 from scamac_scale.randomness import plan_generator
-from scamac_scale.world import ALONE, World
+from scamac_scale.ranks.world import ALONE, World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
 
 MAX_PASSES = 64
 """Stretches of an epoch over which the draws of a cell are spread, at most."""

@@ -149,10 +149,6 @@ class ScamacNetwork(nn.Module):
         self.register_buffer("bank_v", torch.zeros(n_scales, n_bank, width))
         self.register_buffer("mean_product", torch.zeros(n_scales, width, width))
 
-    def _cell_length(self, values: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        return length
-
     @torch.no_grad()
     def scale_input(self, values: Tensor) -> Tensor:
         """Turn log-normalised values into input of the network.
@@ -177,7 +173,7 @@ class ScamacNetwork(nn.Module):
         values = values.to(self.gene_mean.dtype)
         factor: Tensor = self.input_scale
         if self.is_unit_norm:
-            length = self._cell_length(values)
+            length: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
             factor = self.input_scale / length.masked_fill(length == 0, torch.inf)
         # One pass over (B, G) instead of three.
         return torch.addcmul(-self.gene_mean * self.input_scale, values, factor)

@@ -1,7 +1,7 @@
 """Reads a training store: any cells, without holding the matrix.
 
 `StoreReader` satisfies the loader's `CellSource`: runs of cells are read straight into reused memory, as they are stored,
-with the factor of each cell; kernels of `scamac_scale.buffer` finish them.
+with the factor of each cell; kernels of `scamac_scale.cells.buffer` finish them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from scamac_scale.buffer import RowBuffer, near_runs, read_rows, rows_of
-from scamac_scale.csr import CsrBlock, csr_bytes
+from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
+from scamac_scale.cells.csr import CsrBlock, csr_bytes
+from scamac_scale.cells.genes import GeneSpace
+from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.errors import PlanError, StoreError
-from scamac_scale.genes import GeneSpace
 from scamac_scale.progress import track
 from scamac_scale.store import layout
 from scamac_scale.store.record import read_record
 from scamac_scale.store.shards import ShardReader
-from scamac_scale.values import cell_scale, normalise_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.buffer import copy_rows
+from scamac_scale.cells.buffer import copy_rows
 from scamac_scale.durable.atomic import flush
 from scamac_scale.durable.faults import reach
 from scamac_scale.store.journal import cut

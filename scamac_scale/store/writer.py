@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.config import IngestConfig
-    from scamac_scale.genes import GeneSpace
     from scamac_scale.store.journal import Journal
 
 _log = logging.getLogger(__name__)
@@ -390,8 +390,9 @@ class _ValueWriter:
     ) -> zarr.Array[Any]:
         compressors: list[Any] = [Crc32cCodec()]
         if shuffle is not None:
-            options: dict[str, Any] = {**layout.COMPRESSOR, "shuffle": shuffle, "typesize": dtype.itemsize}
-            compressors.insert(0, BloscCodec(**options))
+            # as the JSON that a store holds of it
+            about: dict[str, Any] = {**layout.COMPRESSOR, "shuffle": shuffle, "typesize": dtype.itemsize}
+            compressors.insert(0, BloscCodec.from_dict({"name": "blosc", "configuration": about}))
         return self._group.create_array(
             name,
             shape=(n_values,),

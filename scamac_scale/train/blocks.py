@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from scamac_scale.nn.synergy import Bank
-from scamac_scale.reduce import block_gather, block_sum, sum_over_ranks
+from scamac_scale.ranks.collectives import block_gather, block_sum, sum_over_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scamac_scale.nn.model import Layers, ScamacNetwork
-    from scamac_scale.world import World
+    from scamac_scale.ranks.world import World
 
 LEAST_CELLS = 64
 """Cells that a block has at least, where a batch has so many: smaller ones cost more than they are worth."""

@@ -9,15 +9,15 @@ import torch
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.loader.plan import LANES
 from scamac_scale.ops.attention import BANK_FORMS
+from scamac_scale.train.clusters.selection import import_faiss, landmark_count
+from scamac_scale.train.clusters.targets import has_similarity
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.schedule import batch_cells_for
-from scamac_scale.train.selection import import_faiss, landmark_count
 from scamac_scale.train.start import check_pca_start
-from scamac_scale.train.targets import has_similarity
 
 if TYPE_CHECKING:
     from scamac_scale.config import PhaseConfig, ScamacConfig
-    from scamac_scale.world import World
+    from scamac_scale.ranks.world import World
 
 MIN_CELLS = 10
 MIN_RANK_CELLS = 32

@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scamac_scale.checkpoint import FittedModel
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.durable.faults import reach
-from scamac_scale.links import waited_s
+from scamac_scale.fitted import FittedModel
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.randomness import integer_seed
-from scamac_scale.reduce import barrier, from_first
+from scamac_scale.ranks.collectives import barrier, from_first
+from scamac_scale.ranks.connections import waited_s
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import cells_digest
-from scamac_scale.train.centers import clusters_at, empty_clusters
-from scamac_scale.train.checkpoints import KEPT
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
-from scamac_scale.train.logs import check_same_cells
-from scamac_scale.train.memory import memory_explained
-from scamac_scale.train.phases import Stepper
+from scamac_scale.train.clusters.centers import clusters_at, empty_clusters
 from scamac_scale.train.placement import launch
-from scamac_scale.train.provenance import commit, versions
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
+from scamac_scale.train.run.checkpoints import KEPT
+from scamac_scale.train.run.folder import check_same_cells
+from scamac_scale.train.run.out_of_memory import memory_explained
+from scamac_scale.train.run.provenance import commit, versions
+from scamac_scale.train.run.save_or_stop import Watch
 from scamac_scale.train.state import FitState
+from scamac_scale.train.stepper import Stepper
 from scamac_scale.train.sweeps import Sweeps
-from scamac_scale.train.watch import Watch
-from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
+    from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.config import ScamacConfig
-    from scamac_scale.genes import GeneSpace
-    from scamac_scale.signals import Signals
+    from scamac_scale.ranks.signals import Signals
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.logs import RunFolder
     from scamac_scale.train.placement import Placement
+    from scamac_scale.train.run.folder import RunFolder
 
 
 def fit(

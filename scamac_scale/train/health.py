@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from scamac_scale.errors import NumericalError
-from scamac_scale.reduce import from_first
-from scamac_scale.world import World
+from scamac_scale.ranks.collectives import from_first
+from scamac_scale.ranks.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.loader.plan import EpochPlan
 
 SHOWN_CELLS = 5

@@ -15,7 +15,7 @@ from scamac_scale.randomness import torch_generator
 if TYPE_CHECKING:
     from scamac_scale.config import InputConfig
     from scamac_scale.loader.plan import EpochPlan
-    from scamac_scale.world import World
+    from scamac_scale.ranks.world import World
 
 
 class Noise:

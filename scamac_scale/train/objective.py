@@ -12,18 +12,18 @@ from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
 from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, unit_rows
-from scamac_scale.reduce import block_gather, sum_over_ranks, tree_sum
+from scamac_scale.ranks.collectives import block_gather, sum_over_ranks, tree_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import Layers, NetworkOutput
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.ops.similarity import PairMeans
-    from scamac_scale.train.targets import Target
-    from scamac_scale.world import World
+    from scamac_scale.ranks.world import World
+    from scamac_scale.train.clusters.targets import Target
 
 
 @dataclass(frozen=True)

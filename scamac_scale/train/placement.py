@@ -43,7 +43,7 @@ def launch(config: ScamacConfig) -> Placement:
 
     Notes
     -----
-    Fabric places and casts; the ranks are ours (`reduce`): its launcher kills all processes as soon as one has ended, also those that
+    Fabric places and casts; the ranks are ours (`ranks`): its launcher kills all processes as soon as one has ended, also those that
     are saving.
     """
     accelerator = config.train.accelerator

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scamac_scale.errors import StoreError
 from scamac_scale.ops.similarity import similarity_from_means
-from scamac_scale.train.centers import landmark_clusters, tend_clusters
-from scamac_scale.train.landmarks import choose_landmarks, label_landmarks
-from scamac_scale.train.selection import choose_bank
+from scamac_scale.train.clusters.centers import landmark_clusters, tend_clusters
+from scamac_scale.train.clusters.landmarks import label_landmarks
+from scamac_scale.train.clusters.selection import choose_bank, choose_landmarks
 from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
 from scamac_scale.train.state import PHASE, PRETRAINING
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import ScamacConfig
     from scamac_scale.ops.fuzzy import Clusters
+    from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.logs import RunFolder
-    from scamac_scale.train.phases import Stepper
+    from scamac_scale.train.run.folder import RunFolder
+    from scamac_scale.train.run.save_or_stop import Watch
     from scamac_scale.train.state import FitState
+    from scamac_scale.train.stepper import Stepper
     from scamac_scale.train.sweeps import Sweeps
-    from scamac_scale.train.watch import Watch
-    from scamac_scale.world import World
 
 DONE = "done"
 """In place of the next stage: none is left."""

@@ -16,15 +16,15 @@ import torch
 from scamac_scale.errors import ConfigError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
-from scamac_scale.reduce import TreeSum, from_first, sum_over_ranks
+from scamac_scale.ranks.collectives import TreeSum, from_first, sum_over_ranks
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, Tick, no_tick, sum_over_cells
-from scamac_scale.train.selection import sample_rows
-from scamac_scale.world import ALONE, World
+from scamac_scale.train.clusters.selection import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import InputConfig, ModelConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource

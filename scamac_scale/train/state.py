@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
-from scamac_scale.train.landmarks import Landmarks
+from scamac_scale.train.clusters.selection import Landmarks
+from scamac_scale.train.clusters.targets import target_from_plain
 from scamac_scale.train.optimizers import OPTIMIZERS
-from scamac_scale.train.targets import target_from_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
-    from scamac_scale.train.targets import Target
-    from scamac_scale.world import World
+    from scamac_scale.train.clusters.targets import Target
 
 Plain = dict[str, Any]
 """Tensors, numbers, strings, None, and lists and dicts of them."""

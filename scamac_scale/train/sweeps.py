@@ -11,10 +11,10 @@ from scamac_scale.config import TrainConfig
 from scamac_scale.errors import NumericalError
 from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums
 from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, pair_means, unit_rows
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import sum_over_cells
-from scamac_scale.train.targets import ConsensusTarget
-from scamac_scale.train.watch import Watch
-from scamac_scale.world import ALONE, World
+from scamac_scale.train.clusters.targets import ConsensusTarget
+from scamac_scale.train.run.save_or_stop import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.ops.fuzzy import Clusters
-    from scamac_scale.train.targets import Target
+    from scamac_scale.train.clusters.targets import Target
 
 Sum = TypeVar("Sum")
 

@@ -12,7 +12,7 @@ import pytest
 from scamac_scale import ScAMAC, ScamacConfig
 from scamac_scale.sources import open_source
 from scamac_scale.train.checks import check_settings
-from scamac_scale.train.selection import read_cells
+from scamac_scale.train.clusters.selection import read_cells
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scamac_scale.genes import GeneSpace
+from scamac_scale.cells.genes import GeneSpace
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

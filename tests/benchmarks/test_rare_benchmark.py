@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from scamac_scale.train.selection import SELECTIONS
+from scamac_scale.train.clusters.selection import SELECTIONS
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scamac_scale.buffer import RowBuffer, rows_of
+from scamac_scale.cells.buffer import RowBuffer, rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import SweepPlan

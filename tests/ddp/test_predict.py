@@ -11,7 +11,7 @@ import pytest
 
 from scamac_scale.errors import ScamacError
 from scamac_scale.infer.output import disk
-from scamac_scale.world import World
+from scamac_scale.ranks.world import World
 from tests.support.launch import run_ranks
 from tests.support.prediction import ORDERS, digests, look_often, make_stores, run_predict, tree_digest
 

@@ -11,27 +11,27 @@ import torch
 from scipy import sparse
 
 from scamac_scale.config import IngestConfig, InputConfig
-from scamac_scale.infer.atlas import AtlasAttention
+from scamac_scale.infer.attention import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import EMBED_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
+from scamac_scale.ranks.world import World
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.sweep import sweep
-from scamac_scale.train.codes import CodeTable
+from scamac_scale.train.clusters.code_table import CodeTable
+from scamac_scale.train.clusters.targets import ConsensusTarget, MembershipTarget
 from scamac_scale.train.start import fit_input_scale, principal_components
 from scamac_scale.train.sweeps import Sweeps
-from scamac_scale.train.targets import ConsensusTarget, MembershipTarget
-from scamac_scale.world import World
 from tests.support.fitted import fitted_model
 from tests.support.launch import run_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.fitted import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from scamac_scale import IngestConfig, ingest, simulate
 from scamac_scale.config import ModelConfig, PhaseConfig, ScamacConfig, StartConfig, TrainConfig
 from scamac_scale.metrics.clustering import clustering_scores
-from scamac_scale.train.logs import plain
+from scamac_scale.train.run.folder import plain
 from tests.support.fingerprint import fingerprint
 from tests.support.nursery import Nursery, nursery
 
@@ -36,7 +36,7 @@ CONFIG = ScamacConfig(
         accelerator="cpu",
     ),
 )
-SMALL = {"sweep.SWEEP_CELLS": 64, "sweep.TICK_BATCHES": 2, "train.landmarks.SWEEP_CELLS": 64}
+SMALL = {"sweep.SWEEP_CELLS": 64, "sweep.TICK_BATCHES": 2, "train.clusters.landmarks.SWEEP_CELLS": 64}
 
 
 class Place(NamedTuple):

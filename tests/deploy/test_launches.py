@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scamac_scale.ranks import SLURM_PORTS
+from scamac_scale.ranks.place import SLURM_PORTS
 from tests.support import srun
 from tests.support.machine import TIMEOUT_S, Site, ended, free_port, model_sha256, started
 from tests.support.manifests import SBATCH, Launch, batch_launch, entrypoint, kubernetes_launch, sbatch_options

@@ -14,7 +14,7 @@ import pytest
 from scamac_scale import IngestConfig, ScAMAC, evaluate, ingest, tl
 from scamac_scale.config import LoaderConfig, LossConfig, PhaseConfig, StartConfig
 from scamac_scale.errors import ConfigError, InputError, NumericalError, OutputError, StoreError
-from scamac_scale.train.phases import Stepper
+from scamac_scale.train.stepper import Stepper
 from tests.support.failing import contents
 from tests.support.settings import QUICK, STREAMED
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from scamac_scale import IngestConfig, ingest
-from scamac_scale.train.logs import plain
+from scamac_scale.train.run.folder import plain
 from tests.support.atlas import build_tiny_atlas
 from tests.support.fingerprint import fingerprint
 from tests.support.nursery import Ended, Nursery, nursery
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 N_STEPS = 20
-SMALL = {"sweep.SWEEP_CELLS": 32, "sweep.TICK_BATCHES": 2, "train.landmarks.SWEEP_CELLS": 32}
+SMALL = {"sweep.SWEEP_CELLS": 32, "sweep.TICK_BATCHES": 2, "train.clusters.landmarks.SWEEP_CELLS": 32}
 """So that 300 cells are several turns of a sweep."""
 OFTEN = ("--train.checkpoint_every_steps", "2")
 ALWAYS = ("--train.checkpoint_every_s", "1e-6")

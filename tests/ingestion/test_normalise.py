@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import sparse
 
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.errors import ShapeError
-from scamac_scale.genes import GeneSpace
 from scamac_scale.ingestion.csr import take_columns
 from scamac_scale.ingestion.normalise import GeneColumns, cell_totals
 
@@ -103,7 +103,7 @@ def test_linear_values_are_rounded_as_the_store_rounds_them() -> None:
     block = sparse.csr_matrix(values)
     stored = columns.raw_values(block)
     stored.data = stored.data.astype(np.float32)
-    from scamac_scale.values import cell_scale, normalise_values
+    from scamac_scale.cells.normalisation import cell_scale, normalise_values
 
     expected = normalise_values(stored.indptr, stored.data, cell_scale(columns.totals(block), 50.0))
     np.testing.assert_array_equal(columns.normalised(block).data, expected)

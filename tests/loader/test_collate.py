@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scamac_scale.buffer import RowBuffer
+from scamac_scale.cells.buffer import RowBuffer
 from scamac_scale.loader.collate import DenseSlot, SparseSlot
 from tests.support.memory import MatrixSource
 

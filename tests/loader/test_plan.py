@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scamac_scale.buffer import rows_of
+from scamac_scale.cells.buffer import rows_of
 from scamac_scale.errors import PlanError
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
 from scamac_scale.loader.plan import (
@@ -22,7 +22,7 @@ from scamac_scale.loader.plan import (
     window_sizes,
 )
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
-from scamac_scale.world import World
+from scamac_scale.ranks.world import World
 
 sizes = st.fixed_dictionaries(
     {

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scamac_scale.csr import CsrBlock, check_rows
+from scamac_scale.cells.csr import CsrBlock, check_rows
 from scamac_scale.errors import InputError, PlanError
 
 

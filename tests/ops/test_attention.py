@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.errors import ShapeError
-from scamac_scale.infer.atlas import KEY_BLOCK
+from scamac_scale.infer.attention import KEY_BLOCK
 from scamac_scale.ops.attention import (
     BANK_FORMS,
     SPATIAL_FORMS,

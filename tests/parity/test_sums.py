@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scamac_scale.ops.attention import channel_product
 from scamac_scale.ops.fuzzy import center_sums
 from scamac_scale.ops.similarity import gram_matrices, unit_rows
-from scamac_scale.reduce import tree_sum
+from scamac_scale.ranks.collectives import tree_sum
 from tests.support.mathematics import LAWS, memberships, normal
 
 

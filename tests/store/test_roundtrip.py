@@ -23,8 +23,8 @@ from tests.support.stores import Written, counts, write
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scamac_scale.buffer import RowBuffer
-    from scamac_scale.csr import CsrBlock
+    from scamac_scale.cells.buffer import RowBuffer
+    from scamac_scale.cells.csr import CsrBlock
 
 
 def dense(block: CsrBlock) -> np.ndarray:

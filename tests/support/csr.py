@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from scamac_scale.csr import CsrBlock
+    from scamac_scale.cells.csr import CsrBlock
 
 
 def dense(block: CsrBlock) -> np.ndarray:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from scamac_scale.checkpoint import FittedModel
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import ModelConfig, ScamacConfig, TrainConfig
-from scamac_scale.genes import GeneSpace
+from scamac_scale.fitted import FittedModel
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import Clusters
 

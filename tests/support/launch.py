@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scamac_scale.world import World
+from scamac_scale.ranks.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

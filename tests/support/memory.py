@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scamac_scale.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.cells.buffer import RowBuffer, read_rows, rows_of
 
 if TYPE_CHECKING:
-    from scamac_scale.csr import CsrBlock
+    from scamac_scale.cells.csr import CsrBlock
 
 
 class MatrixSource:

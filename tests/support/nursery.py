@@ -26,7 +26,7 @@ TIMEOUT_S = 120
 IMPORTED = (
     *(
         f"scamac_scale.{name}"
-        for name in ("api", "checkpoint", "infer.predict", "ingestion.pipeline", "train.logs", "train.fit")
+        for name in ("api", "fitted", "infer.predict", "ingestion.pipeline", "train.run.folder", "train.fit")
     ),
     *(f"scamac_scale.cli.{name}" for name in ("main", "commands", "parsing", "show")),
     *(f"sklearn.{name}" for name in ("cluster", "neighbors", "utils")),

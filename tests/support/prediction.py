@@ -14,16 +14,16 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.infer import predict
 from scamac_scale.infer.output import disk, table
 from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.simulation import simulate
 from scamac_scale.sources import open_source
-from scamac_scale.world import ALONE, World
 from tests.support.fitted import fitted_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.fitted import FittedModel
 
 N_CELLS = 5500
 N_BLOCKS = 6

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import IngestConfig
-from scamac_scale.genes import GeneSpace
 from scamac_scale.store import layout
 from scamac_scale.store.writer import StoreHeader, write_store
 

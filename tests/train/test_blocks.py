@@ -10,8 +10,8 @@ import torch
 
 from scamac_scale.config import InputConfig, ModelConfig
 from scamac_scale.nn.model import ScamacNetwork
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.blocks import Blocks, count_blocks
-from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.health import BadStep, nonfinite_error
-from scamac_scale.world import ALONE, World
 from tests.support.failing import failing
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import torch
 from scamac_scale.config import InputConfig
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.noise import Noise
-from scamac_scale.world import ALONE, World
 from tests.support.memory import MatrixSource
 
 CONFIG = InputConfig(noise_low=-1.0, noise_high=3.0)

@@ -4,10 +4,10 @@ import torch
 
 from scamac_scale.config import LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
-from scamac_scale.train.centers import clusters_at
-from scamac_scale.train.codes import CodeTable
-from scamac_scale.train.consensus import Member
-from scamac_scale.train.targets import ConsensusTarget
+from scamac_scale.train.clusters.centers import clusters_at
+from scamac_scale.train.clusters.code_table import CodeTable
+from scamac_scale.train.clusters.consensus import Member
+from scamac_scale.train.clusters.targets import ConsensusTarget
 
 
 def members() -> tuple[Member, ...]:
@@ -18,7 +18,7 @@ def members() -> tuple[Member, ...]:
 
 
 def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_association() -> None:
-    from scamac_scale.train.consensus import co_association
+    from scamac_scale.train.clusters.consensus import co_association
 
     table = CodeTable(4, np.array([3, 2]))
     table.write(np.arange(4), np.stack([member.labels for member in members()], axis=1))

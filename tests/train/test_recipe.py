@@ -13,10 +13,10 @@ import torch
 from scamac_scale import ScAMAC
 from scamac_scale.errors import StoppedError, StoreError
 from scamac_scale.train import fit as fitting
-from scamac_scale.train.checkpoints import Checkpoints
 from scamac_scale.train.fit import build_network, gather_tools
 from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import DONE, Stage, find_clusters, recipe, stages_left
+from scamac_scale.train.run.checkpoints import Checkpoints
 from scamac_scale.train.state import FitState
 from tests.support.settings import QUICK
 

@@ -7,7 +7,7 @@ import torch
 from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig, StartConfig
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
-from scamac_scale.train.selection import landmark_count, read_cells, sample_rows
+from scamac_scale.train.clusters.selection import landmark_count, read_cells, sample_rows
 from scamac_scale.train.start import (
     WEIGHT_STARTS,
     fit_input_scale,

@@ -10,7 +10,7 @@ import zarr
 from scamac_scale.durable.atomic import flush, writing
 from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY, Table, chunk_cells, cluster_column
 from scamac_scale.progress import track
-from scamac_scale.world import World
+from scamac_scale.ranks.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from scamac_scale.durable.atomic import (
     writing,
 )
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.watch import Watch
+from scamac_scale.durable.save_or_stop import Watch
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
 from scamac_scale.infer.output.assemble import Assembly
 from scamac_scale.infer.output.h5ad import Conversion
@@ -39,17 +39,17 @@ from scamac_scale.infer.output.table import (
     check_target,
 )
 from scamac_scale.nn.embed import EMBED_CELLS
-from scamac_scale.reduce import agree, barrier, from_first, gather_objects
-from scamac_scale.signals import Signals
+from scamac_scale.ranks.collectives import agree, barrier, from_first, gather_objects
+from scamac_scale.ranks.signals import Signals
+from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.sweep import TICK_BATCHES
-from scamac_scale.world import ALONE, World
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 

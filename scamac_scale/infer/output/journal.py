@@ -19,7 +19,7 @@ from scamac_scale.sources import cells_digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scamac_scale.checkpoint import FittedModel
+    from scamac_scale.fitted import FittedModel
     from scamac_scale.sources import OpenSource
 
 FILE = "journal.json"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
 
 
 class MemoryOutput:

@@ -12,7 +12,7 @@ from scamac_scale.infer.output.table import DENOISED_KEY
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scamac_scale.arrays import FloatArray, IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
 
 LABELS = "labels"
 LABEL_CELLS = 16 * 1024

@@ -12,7 +12,7 @@ from scamac_scale.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scamac_scale.arrays import IntArray
+    from scamac_scale.cells.arrays import IntArray
 
 LATENT_KEY = "X_scAMAC"
 MEMBERSHIP_KEY = "scamac_membership"

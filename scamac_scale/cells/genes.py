@@ -1,0 +1,162 @@
+"""The genes of a model: which are counted for a cell's total, which are kept, and how values become the network's input.
+
+Plain data that every part may import; it is saved with a store and with a model. The formula itself lives in
+``normalisation.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scamac_scale.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KINDS = ("counts", "linear", "log")
+
+
+@dataclass(frozen=True)
+class GeneSpace:
+    """What turns the raw values of a cell into the values of the chosen genes.
+
+    Attributes
+    ----------
+    kind
+        ``counts`` (whole numbers), ``linear`` (RPKM, TPM) or ``log`` (already logged).
+    target_sum
+        Total that every cell is scaled to; None for ``log``, which is taken as it is.
+    filtered
+        Genes that pass the cell filter, in input order; a cell's total is the sum over them.
+    chosen
+        Highly variable genes, in input order; columns of the store, inputs of the network. A subset of `filtered`.
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit each other.
+
+    Notes
+    -----
+    ``counts`` and ``linear``: ``log1p(x * target_sum / total)`` with the total over `filtered`; a cell with total 0 stays
+    zeros. ``log``: ``x``.
+    """
+
+    kind: str
+    target_sum: float | None
+    filtered: tuple[str, ...]
+    chosen: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        if self.kind not in KINDS:
+            raise InputError(f"kind={self.kind!r} of a gene space; it is one of {', '.join(KINDS)}.")
+        if (self.target_sum is None) != (self.kind == "log"):
+            raise InputError(
+                f"target_sum={self.target_sum} with kind={self.kind!r}; counts and linear values need one, log values none."
+            )
+        if self.target_sum is not None and not 0.0 < self.target_sum < float("inf"):
+            raise InputError(f"target_sum={self.target_sum} of a gene space; it must be positive and finite.")
+        if not self.chosen:
+            raise InputError("a gene space without chosen genes; it needs at least one.")
+        for role, names in (("filtered", self.filtered), ("chosen", self.chosen)):
+            repeated = duplicates(names)
+            if repeated:
+                raise InputError(
+                    f"{role} genes of a gene space repeat {', '.join(repeated[:10])}; names must be unique."
+                )
+        strange = set(self.chosen) - set(self.filtered)
+        if strange:
+            raise InputError(f"{len(strange)} chosen genes are not among the filtered ones, such as {min(strange)!r}.")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values that JSON can hold; `from_dict` reads them back."""
+        return {
+            "kind": self.kind,
+            "target_sum": self.target_sum,
+            "filtered": list(self.filtered),
+            "chosen": list(self.chosen),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> GeneSpace:
+        """Read what `to_dict` wrote.
+
+        Parameters
+        ----------
+        values
+            The keys of `to_dict`; sequences may be lists, tuples or arrays of strings.
+
+        Returns
+        -------
+        GeneSpace
+            Equal to the one that was written.
+
+        Raises
+        ------
+        StoreError
+            If a key is missing or a value cannot be used.
+        """
+        try:
+            target_sum, filtered, chosen = values["target_sum"], values["filtered"], values["chosen"]
+            if not isinstance(target_sum, (int, float, np.number, type(None))):
+                raise TypeError(f"target_sum is {type(target_sum).__name__}")
+            return cls(
+                kind=str(values["kind"]),
+                target_sum=None if target_sum is None else float(target_sum),
+                filtered=_strings(filtered),
+                chosen=_strings(chosen),
+            )
+        except (KeyError, TypeError, InputError) as error:
+            raise StoreError(f"the saved gene space is damaged: {error}; write the store or model again.") from error
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+        raise TypeError(f"expected a list of gene names, got {type(values).__name__}")
+    return tuple(str(value) for value in values)
+
+
+def duplicates(names: Sequence[str]) -> list[str]:
+    """Find names that occur more than once.
+
+    Parameters
+    ----------
+    names
+        Gene names.
+
+    Returns
+    -------
+    list of str
+        Each repeated name once, in order of its second occurrence.
+    """
+    seen: set[str] = set()
+    repeated: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            repeated[name] = None
+        seen.add(name)
+    return list(repeated)
+
+
+def locate_genes(wanted: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    """Find genes by name.
+
+    Parameters
+    ----------
+    wanted
+        Genes to look for, such as ``GeneSpace.chosen``.
+    names
+        Genes of the input, unique.
+
+    Returns
+    -------
+    ndarray
+        (len(wanted),) position of each wanted gene in `names`, -1 where it is missing.
+    """
+    position = {name: i for i, name in enumerate(names)}
+    return np.array([position.get(name, -1) for name in wanted], dtype=np.int64)

@@ -1,0 +1,311 @@
+"""The folder of one run: config.yaml, metrics.csv, TensorBoard files, run.json, beside the model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from scamac_scale.durable.atomic import atomic_file, writing
+from scamac_scale.durable.differences import differences, plain, told
+from scamac_scale.durable.locks import lock
+from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
+from scamac_scale.ranks.collectives import from_first
+from scamac_scale.ranks.world import ALONE, World
+from scamac_scale.train.run.checkpoints import Checkpoints
+from scamac_scale.train.run.provenance import commit, hardware, peak_memory_bytes, versions
+from scamac_scale.train.run.writers import MetricsLog
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from scamac_scale.config import ScamacConfig
+    from scamac_scale.train.run.checkpoints import State
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
+EVENTS_FOLDER = "tensorboard"
+CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = ".lock"
+NFS_FILE = ".nfs"
+"""Begins the names that a client of NFS gives to files which are removed while they are open."""
+OWN_NAMES = frozenset((RUN_FILE, CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER, CHECKPOINT_FOLDER, LOCK_FILE, "model")) | {
+    f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, "model")
+}
+"""What a run writes into its folder, beside the lists of cells with losses that are not finite."""
+
+
+class RunFolder:
+    """The folder of one run; a context manager. Rank 0 writes, the others know where.
+
+    What was refused leaves nothing: if the block ends with an error of input, settings or output before there is a checkpoint, the
+    folder is removed. Otherwise it stays, run.json says that the run is not finished, and it can be resumed.
+
+    Parameters
+    ----------
+    path
+        New or empty folder, that of a run that did not come to a checkpoint, which is replaced, or with `resume` of any run that did
+        not finish.
+    config
+        Of the run; written at once.
+    resume
+        Go on from the last checkpoint, if there is one.
+    world
+        This rank, and how many there are.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    saved
+        State of the checkpoint to go on from; None at the start of a run.
+    cells_digest
+        Of the cells that are fitted, by `sources.cells_digest`; set by the fit.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something else, or a run that is not to be resumed, or cannot be written.
+    ConfigError
+        If a run is resumed with other settings.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        config: ScamacConfig,
+        *,
+        resume: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self.world = world
+        self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
+        self._config = config
+        self._start_s = time.time()
+        self._metrics: MetricsLog | None = None  # of rank 0
+        self.cells_digest = ""
+        self._lock = ExitStack()
+        self.saved: State | None = from_first(lambda: self._open(resume), world)
+
+    def _open(self, resume: bool) -> State | None:
+        """Make or take the folder, on rank 0; the state to go on from."""
+        import yaml
+
+        with writing(self.path):
+            is_made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.enter_context(lock(self.path / LOCK_FILE, self.path))
+            except BaseException:
+                if is_made:
+                    with suppress(OSError):  # another job has begun to write there
+                        self.path.rmdir()
+                raise
+            is_new = not self._held()
+            try:
+                saved = None if is_new else self._find_checkpoint(resume)
+                self.checkpoints.folder.mkdir(exist_ok=True)  # first: it tells a run from other folders
+                n_rows, step = (saved["n_logged"], saved["state"]["step"]) if saved else (0, None)
+                self._metrics = MetricsLog(self.path / METRICS_FILE, self.path / EVENTS_FOLDER, n_rows, step)
+                if saved is None:
+                    settings = yaml.safe_dump(plain(asdict(self._config)), sort_keys=False)
+                    with atomic_file(self.path / CONFIG_FILE) as partial:
+                        partial.write_text(settings)
+            except BaseException:
+                self._lock.close()
+                if is_new:
+                    self.discard()
+                raise
+        return saved
+
+    def _held(self) -> list[Path]:
+        return [
+            path for path in self.path.iterdir() if not path.name.startswith((LOCK_FILE, NFS_FILE))
+        ]  # others may try to lock it
+
+    def _find_checkpoint(self, resume: bool) -> State | None:
+        """Look what the folder holds, and clear away a run that never came to its first step."""
+        held = self._held()
+        if is_finished(self.path):
+            raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
+        if not resume and self.checkpoints.has_progress():
+            raise OutputError(f"{self.path} holds a run that was stopped; add --resume to go on, or remove the folder.")
+        saved = self.checkpoints.newest() if resume else None
+        if saved is None:
+            if not is_run(self.path):
+                raise OutputError(
+                    f"the run folder {self.path} is not empty, and no run has written all that is in it; name a new one."
+                )
+            logger.warning("%s holds a run that did not come far; it starts anew", self.path)
+            for path in held:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return None
+        check_same_settings(saved["config"], asdict(self._config), str(self.path))
+        logger.info("%s goes on from step %d", self.path, saved["state"]["step"])
+        return saved
+
+    @property
+    def model_path(self) -> Path:
+        """Where the model is exported."""
+        return self.path / "model"
+
+    @property
+    def code_path(self) -> Path:
+        """Where the clusters of all cells in the consensus members lie, until the run has finished."""
+        return self.checkpoints.folder / "codes"
+
+    @property
+    def n_logged(self) -> int:
+        """Rows of metrics.csv; none on ranks but 0."""
+        return self._metrics.n_rows if self._metrics else 0
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Add a row to metrics.csv, and points to TensorBoard."""
+        with writing(self.path):
+            if self._metrics is not None:
+                self._metrics.add(values, step)
+
+    def save(self, state: State, in_flight: State | None = None) -> None:
+        """Write a checkpoint: the state of the fit and of a sweep in flight, the settings, the cells, the rows of metrics.csv."""
+        with writing(self.path):
+            if self._metrics is not None:
+                self._metrics.save()
+        about = {"config": plain(asdict(self._config)), "data": self.cells_digest, "n_logged": self.n_logged}
+        self.checkpoints.save({"state": state, "in_flight": in_flight, **about}, state["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.world.rank != 0:
+            return
+        with self._lock:
+            is_refused = isinstance(error, ScamacError) and not isinstance(
+                error, NumericalError | StoppedError | LostRankError
+            )
+            if is_refused and not any(self.checkpoints.folder.iterdir()):
+                self.discard()
+                return
+            try:
+                with writing(self.path):
+                    if self._metrics is not None:
+                        self._metrics.close()
+                    if error is not None:
+                        self._write({"finished": False, "error": str(error) or type(error).__name__})
+            except OutputError:
+                if error is None:
+                    raise  # the disk may be full, which is what the first error says
+
+    def discard(self) -> None:
+        """Remove the folder with all that this run wrote."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def finish(self, report: dict[str, Any]) -> None:
+        """Write run.json of a finished run: versions, commit, hardware, seed, times, peak memory and the report.
+
+        Parameters
+        ----------
+        report
+            What the fit says of itself; plain data.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        if self.world.rank != 0:
+            return
+        with writing(self.path):
+            if self._metrics is not None:
+                self._metrics.save()
+            self._write({"finished": True, "cells_digest": self.cells_digest, **report})
+            self.code_path.unlink(missing_ok=True)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        about = {
+            "seed": self._config.seed,
+            "seconds": round(time.time() - self._start_s, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+        }
+        with atomic_file(self.path / RUN_FILE) as partial:
+            partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a folder holds a run, and nothing that no run writes: only then may it be cleared."""
+    names = {entry.name for entry in path.iterdir()}
+    others = {name for name in names - OWN_NAMES if not name.startswith(("nonfinite-step-", f"{LOCK_FILE}.", NFS_FILE))}
+    return not others and (path / CHECKPOINT_FOLDER).is_dir()
+
+
+def is_finished(path: Path) -> bool:
+    """Tell whether a folder holds a run that came to its end, by its run.json."""
+    return read_report(path).get("finished") is True
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the run.json of a folder; nothing where there is none, or none that can be read."""
+    try:
+        found = json.loads((path / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+FREE_KEYS = frozenset(
+    f"{part}.{name}"
+    for part, names in {
+        "train": ("checkpoint_every_s", "checkpoint_every_steps", "timeout_s", "setup_timeout_s", "log_every_s"),
+        "loader": ("cache", "cache_bytes", "threads", "ahead", "densify"),
+    }.items()
+    for name in names
+)
+"""Settings that change nothing of the result, and may be others when a run is resumed."""
+
+
+def result_settings(config: ScamacConfig) -> dict[str, Any]:
+    """Give the settings on which the result depends, by their full names; those that are None are left out."""
+    return {key: value for key, _, value in differences({}, asdict(config)) if key not in FREE_KEYS}
+
+
+def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
+    """Refuse to resume a run with settings that would change its result.
+
+    Raises
+    ------
+    ConfigError
+        Naming those that differ.
+    """
+    found = sorted(each for each in differences(before, now) if each.key not in FREE_KEYS)
+    if found:
+        raise ConfigError(
+            f"{where} cannot go on with other settings: {told(found, most=3)}; leave them as they were, or start a new run."
+        )
+
+
+def check_same_cells(before: str | None, now: str, where: str) -> None:
+    """Refuse to resume a run with other cells, by their digests.
+
+    Raises
+    ------
+    ConfigError
+        If they differ.
+    """
+    if before != now:
+        raise ConfigError(
+            f"{where} was started with other cells or genes than these; give the data that it was started with, or start a new run."
+        )

@@ -1,0 +1,289 @@
+"""Gradient steps: one phase after another over an endless, seeded order of batches."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import torch
+
+from scamac_scale.durable.faults import reach
+from scamac_scale.errors import ConfigError, NumericalError
+from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
+from scamac_scale.loader.feed import Feed
+from scamac_scale.loader.plan import EpochPlan, window_sizes
+from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
+from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
+from scamac_scale.nn.model import CHANNEL_MOMENTUM, NetworkOutput
+from scamac_scale.ops.corruption import corrupt
+from scamac_scale.ops.similarity import similarity_from_means
+from scamac_scale.progress import track
+from scamac_scale.ranks.world import ALONE, World
+from scamac_scale.train.blocks import Blocks, count_blocks
+from scamac_scale.train.health import Health, nonfinite_error
+from scamac_scale.train.noise import Noise
+from scamac_scale.train.objective import CLUSTER_TERMS, Objective, Scene
+from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
+from scamac_scale.train.state import PRETRAINING, phase_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from scamac_scale.config import PhaseConfig, ScamacConfig
+    from scamac_scale.loader.feed import Batch
+    from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.sources import OpenSource
+    from scamac_scale.train.placement import Placement
+    from scamac_scale.train.run.folder import RunFolder
+    from scamac_scale.train.state import FitState
+    from scamac_scale.train.sweeps import Sweeps
+
+LOG_EVERY_STEPS = 10
+
+
+def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig, world: World) -> EpochPlan:
+    """Order the cells in training: each once per epoch, or every class of a column equally often."""
+    sizes = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
+    column = config.loader.balance_by
+    if column is None:
+        return EpochPlan(source.n_cells, batch_cells, config.seed, world, **sizes)
+    import pandas as pd
+
+    obs = source.obs
+    if column not in obs:
+        raise ConfigError(
+            f"loader.balance_by={column!r} is no column of obs; known are {', '.join(map(str, obs.columns))}."
+        )
+    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, config.seed, world, **sizes)
+
+
+def _log_nothing(values: dict[str, float], step: int) -> None:
+    pass
+
+
+class Stepper:
+    """Takes gradient steps on the state of a fit; knows the order of the cells and how they come.
+
+    Parameters
+    ----------
+    fabric
+        From `placement.launch`.
+    network
+        On the device of `fabric`.
+    source
+        N cells.
+    config
+        Of the run.
+    world
+        This rank, and how many there are.
+    run
+        Where metrics go; None keeps nothing.
+
+    Attributes
+    ----------
+    batch_cells
+        Cells of a global batch.
+    plan
+        Which cells are in which batch.
+    """
+
+    def __init__(
+        self,
+        fabric: Placement,
+        network: ScamacNetwork,
+        source: OpenSource,
+        config: ScamacConfig,
+        *,
+        world: World = ALONE,
+        run: RunFolder | None = None,
+    ) -> None:
+        self.fabric, self.network, self.source, self.config, self.world = fabric, network, source, config, world
+        self._folder = run.path if run else None
+        self.log = run.log if run else _log_nothing
+        self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
+        self.plan = _plan(source, self.batch_cells, config, world)
+        self.objective = Objective(config.loss)
+        # Batches of evened classes are no sample of the atlas: its sums then stay as the sweeps leave them.
+        self._is_sample = config.loader.balance_by is None
+        network.channel_momentum = CHANNEL_MOMENTUM if self._is_sample else 0.0
+        self.blocks = Blocks(network, count_blocks(self.batch_cells, world, config.train.sums), world)
+        n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")  # whatever the sums
+        self._noise = Noise(config.input, config.seed, self.plan, n_noise_blocks, world)
+        self._health = Health(self.blocks.n_blocks, fabric.device)
+        self._device_cells: DeviceCells | None = None
+        loader, device = config.loader, fabric.device
+        resident = source.resident
+        if loader.cache == "device" and resident is not None:
+            self._device_cells = DeviceCells(resident, len(source.gene_names), device)
+        else:
+            # one for all rounds: its memory is used again
+            self._feed = Feed(
+                source,
+                threads=loader.threads,
+                ahead=loader.ahead,
+                layout=densify_layout(loader, source, self.plan, device),
+                is_pinned=device.type == "cuda",
+            )
+
+    def take(self, state: FitState, key: str, sweeps: Sweeps, *, label: str) -> None:
+        """Take the steps of a phase that are left in this round.
+
+        Parameters
+        ----------
+        state
+            Moved on; `state.phase_step` tells which are left, and is 0 at the end.
+        key
+            Of the phase and its optimizer, which lives on from round to round; see `train.state`.
+        sweeps
+            For the sums over all cells of Eq. (15); its watch looks around after every step.
+        label
+            Shown beside the progress bar.
+        """
+        phase = phase_of(key, self.config.train)
+        n_steps = phase_steps(phase, self.plan.n_batches)
+        if n_steps > state.phase_step:
+            self._take_left(state, phase, key, sweeps, n_steps, label)
+        state.phase_step = 0
+
+    def _take_left(
+        self, state: FitState, phase: PhaseConfig, key: str, sweeps: Sweeps, n_steps: int, label: str
+    ) -> None:
+        optimizer, done = state.optimizer(key, self.config.train)
+        total = n_steps * (1 if key == PRETRAINING else self.config.train.rounds)
+        rate = phase.learning_rate or learning_rate_for(self.batch_cells)
+        schedule, n_cells, n_left = SCHEDULES[phase.schedule], 0, n_steps - state.phase_step
+        start_s = time.perf_counter()
+        with (
+            closing(self._batches(state.step, n_left, is_noisy=phase.is_noisy)) as batches,
+            track(label, n_steps, "steps") as progress,
+        ):
+            progress.advance(state.phase_step)
+            for index, batch in enumerate(batches):
+                # the first step compiles, and reads the first cells
+                world = self.world.brisk() if index else self.world
+                if "similarity" in phase.terms:
+                    self._renew_pairs(state, sweeps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * schedule(done, total)
+                values = self._step(state, phase, batch, optimizer, world)
+                if state.step % LOG_EVERY_STEPS == 0 or index == n_left - 1:
+                    self.check(state.step)
+                    found = {name: float(value) for name, value in values.items()}
+                    self.log({**found, "learning_rate": rate * schedule(done, total)}, state.step)
+                done += 1
+                state.step, state.phase_step = state.step + 1, state.phase_step + 1
+                state.optimizers[key] = (optimizer, done)
+                n_cells += len(batch.rows)
+                progress.advance(1)
+                reach("train.step")
+                sweeps.watch.step()
+        self.log({"cells_per_s": self.world.size * n_cells / (time.perf_counter() - start_s)}, state.step - 1)
+
+    def similarity_weight(self, state: FitState) -> float:
+        """Measure the weight of Eq. (15) that gives its gradient the configured ratio to that of the reconstruction."""
+        assert state.landmarks is not None
+        x = state.landmarks.x.to(self.fabric.device)
+        with torch.enable_grad(), self.fabric.autocast():
+            found = self.network(x)
+            layers, share = (
+                NetworkOutput(*(part[None] for part in found)),
+                torch.full((1, len(x)), 1 / len(x), device=x.device),
+            )
+            scene = Scene(
+                x[None], state.landmarks.rows[None], layers, found.latent[None], share, state.clusters, state.target
+            )
+            norms = {
+                name: gradient_norm(self.objective.term(name, scene).sum(), found.hidden)
+                for name in ("reconstruction", "similarity")
+            }
+        # The printed scaling grows with the number of cells that are paired, here the landmarks.
+        n_paired = self.source.n_cells if self.config.loss.similarity == "atlas" else self.batch_cells
+        norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
+        return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
+
+    def _batches(self, step: int, n_steps: int, *, is_noisy: bool = False) -> Generator[Batch]:
+        """Give the batches of the next steps, on the device; on a CPU with their noise beside them, where they shall have some."""
+        steps, device = (step, step + n_steps), self.fabric.device
+        if self._device_cells is not None:
+            return self._device_cells.run(self.plan, *steps)
+        beside = self._noise.fill if is_noisy and device.type == "cpu" else None
+        return on_device(self._feed.run(self.plan, *steps, beside=beside), device)
+
+    def _step(
+        self, state: FitState, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer, world: World
+    ) -> dict[str, torch.Tensor]:
+        sizes, blocks = self.plan.block_sizes(state.step, self.blocks.n_blocks), self.blocks
+        x = self.network.scale_input(batch.values)
+        noisy = x
+        if phase.is_noisy:
+            noise = self._noise.fill(state.step, torch.empty_like(x)) if batch.beside is None else batch.beside
+            noisy = corrupt(x, noise)
+        names: list[str] = [name for name in phase.terms if _is_ready(name, state)]
+        counted = blocks.cut(torch.ones(len(x), device=x.device), sizes)
+        rows = blocks.cut(torch.from_numpy(batch.rows), sizes).numpy()
+        with self.fabric.autocast():
+            layers, z, product = blocks.forward(
+                blocks.cut(noisy, sizes), counted, sizes, world, has_latent=not CLUSTER_TERMS.isdisjoint(names)
+            )
+        share, n_cells = counted / sum(sizes), self.source.n_cells
+        scene = Scene(blocks.cut(x, sizes), rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
+        terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
+        losses = weighted_total(terms, state.weights)
+        if reach("train.loss") == "nan":
+            losses = losses * torch.tensor([torch.nan] + [1.0] * (len(losses) - 1))
+        report = blocks.backward(losses, self._health.report(blocks.own, [*terms.values(), losses]), world)
+        self._health.note(state.step, report)
+        optimizer.step()
+        self.network.follow_product(product)
+        if "similarity" in names and self._is_sample:
+            state.pairs = self.objective.followed(scene, sizes, world)
+        return dict(zip([*names, "total"], report, strict=False))
+
+    def _renew_pairs(self, state: FitState, sweeps: Sweeps) -> None:
+        """Sum over all cells for Eq. (15), where no sweep has done it or the steps since then are too many."""
+        loss = self.config.loss
+        if loss.similarity != "atlas" or state.target is None or state.clusters is None:
+            return
+        every = loss.similarity_refresh_steps
+        is_old = every is not None and state.step - state.pairs_step >= every
+        if state.pairs is None or is_old:
+            label = f"similarity at step {state.step}"
+            state.pairs = sweeps.similarity(state.clusters, state.target, label)
+            state.pairs_step = state.step
+            self.log({"similarity_atlas": float(similarity_from_means(state.pairs))}, state.step)
+
+    def check(self, step: int) -> None:
+        """Refuse to go on after a loss that was not finite.
+
+        Parameters
+        ----------
+        step
+            Gradient steps that were taken.
+
+        Raises
+        ------
+        NumericalError
+            On all ranks alike; names the step, the ranks and some of their cells.
+        """
+        bad = self._health.first_bad()
+        if bad is not None:
+            source, config = self.source, self.config
+            raise nonfinite_error(
+                bad,
+                self.world,
+                lambda world: _plan(source, self.batch_cells, config, world),
+                self.blocks.n_blocks,
+                source.source_rows,
+                self._folder,
+            )
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.network.parameters()):
+            raise NumericalError(
+                f"the weights are not finite after step {step - 1}; lower the learning rate. Checkpoints from before stay."
+            )
+
+
+def _is_ready(term: str, state: FitState) -> bool:
+    if term == "similarity":
+        return state.target is not None
+    return term not in CLUSTER_TERMS or state.clusters is not None

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from scamac_scale.train.clusters.consensus import (
+    MemberAssigner,
+    build_spaces,
+    cluster_means,
+    co_association,
+    cut_consensus,
+    find_consensus,
+    noise_whitening,
+    principal_axes,
+)
+from tests.support.points import blobs
+
+TRUTH = np.repeat(np.arange(4), 40)
+
+
+def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(((a[:, None] == a[None]) == (b[:, None] == b[None])).all())
+
+
+def test_principal_axes_are_orthonormal_and_sorted_by_variance() -> None:
+    points = blobs()
+    mean, axes = principal_axes(points, 4)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
+    variance = ((points - mean) @ axes).var(axis=0)
+    assert (np.diff(variance) <= 0).all()
+
+
+def test_whitening_makes_the_local_noise_the_identity() -> None:
+    points = blobs() * np.array([1, 5, 0.2, 1, 3, 1])
+    from scamac_scale.train.clusters.graph import nearest_neighbors
+
+    _, indices = nearest_neighbors(points, 10)
+    noise = (points - points[indices].mean(axis=1)) @ noise_whitening(points)
+    np.testing.assert_allclose(noise.T @ noise / len(noise), np.eye(6), atol=1e-8)
+
+
+def test_spaces_beyond_the_rank_are_dropped() -> None:
+    spaces = build_spaces({"input": blobs(width=6)}, (4, 10, 40))
+    assert [len(space.mixing) for space in spaces] == [4, 4, 6, 6]
+
+
+def test_co_association_is_the_weighted_share_of_members() -> None:
+    from scamac_scale.train.clusters.consensus import Member
+
+    members = (
+        Member(0, "ward", np.array([0, 0, 1]), 1.0),
+        Member(0, "leiden", np.array([0, 1, 1]), 3.0),
+    )
+    np.testing.assert_allclose(co_association(members), [[1, 0.25, 0], [0.25, 1, 0.75], [0, 0.75, 1]])
+
+
+@pytest.mark.parametrize("n_clusters", [1, 4, 9])
+def test_the_tree_is_cut_into_exactly_the_clusters_asked_for(n_clusters: int) -> None:
+    points = blobs()
+    consensus = find_consensus({"input": points}, n_clusters, components=(4,), cut_height=0.6, seed=0)
+    assert consensus.n_clusters == n_clusters
+    sizes = np.bincount(consensus.labels)
+    assert (np.diff(sizes) <= 0).all()
+
+
+def test_cut_at_a_height_separates_what_no_member_joins() -> None:
+    association = np.kron(np.eye(3), np.ones((5, 5)))
+    labels = cut_consensus(association, None, 0.6)
+    assert same_partition(labels, np.repeat(np.arange(3), 5))
+
+
+def test_consensus_finds_the_groups_without_being_told_their_number() -> None:
+    consensus = find_consensus({"input": blobs()}, None, components=(3, 6), cut_height=0.6, seed=0)
+    assert same_partition(consensus.labels, TRUTH)
+
+
+def test_other_cells_take_the_nearest_center_of_every_member() -> None:
+    points, others = blobs(seed=0), blobs(seed=5)
+    sources = {"input": points, "latent": points[:, :4]}
+    consensus = find_consensus(sources, 4, components=(3, 6), cut_height=0.6, seed=0)
+    cells = torch.from_numpy(others).float()
+    codes = MemberAssigner(consensus, sources, cells.device).assign({"input": cells, "latent": cells[:, :4]}).numpy()
+    assert codes.shape == (len(others), len(consensus.members))
+    member = 0
+    space = consensus.spaces[consensus.members[member].space]
+    centers = cluster_means(space.project(points), consensus.members[member].labels, 4)
+    expected = np.linalg.norm(space.project(others)[:, None] - centers[None], axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(codes[:, member], expected)
