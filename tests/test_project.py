@@ -85,3 +85,16 @@ def test_scripts_are_executable_and_parse(name: str) -> None:
     path = ROOT / name
     assert path.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/walk.md", "docs/method.md"])
+def test_every_module_that_a_page_names_is_there(page: str) -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / page).read_text()))
+    places = [
+        ROOT,
+        ROOT / "tests",
+        ROOT / "scamac_scale",
+        *(path for path in (ROOT / "scamac_scale").rglob("*") if path.is_dir()),
+    ]
+    assert named
+    assert [name for name in sorted(named) if not any((place / name).is_file() for place in places)] == []
