@@ -323,7 +323,7 @@ class Bench:
 
     def stepper(self, network: ScamacNetwork, source: OpenSource, config: ScamacConfig) -> TimedStepper:
         """Make a stepper of a network on this device."""
-        return TimedStepper(launch(config), network, source, config)
+        return TimedStepper(launch(config.train), network, source, config)
 
     def joint_state(self, stepper: TimedStepper) -> FitState:
         """All that the joint phase needs: clusters, the target of Eq. (15), its weight and the sums over all cells."""

@@ -128,13 +128,13 @@ def prepared(
     config, world = joint_config(batch_cells, n_rounds), world or ALONE
     config = replace(config, train=replace(config.train, sums=sums))
     with open_source(store, loader=config.loader) as source:
-        fabric = launch(config)
+        fabric = launch(config.train)
         network = build_network(source, config).to(fabric.device)
         state = FitState(network)
         tools = gather_tools(fabric, state, source, config, world=world)
         for stage in (scale_input, start_weights, freeze):
             stage(tools, state)
-        state.landmarks = choose_landmarks(source, network, config, world)
+        state.landmarks = choose_landmarks(source, network, config.start, config.n_clusters, config.seed, world)
         latent = embed_rows(network, state.landmarks.x)
         centers = latent[np.random.default_rng(0).permutation(len(latent))[:N_CLUSTERS]].clone()
         state.clusters = clusters_at(centers, latent, config.loss)

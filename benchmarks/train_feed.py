@@ -45,7 +45,7 @@ def make_fit(path: Path, cache: str, batch_cells: int) -> tuple[Tools, FitState]
     train = replace(config.train, batch_cells=batch_cells, pretrain=PhaseConfig(epochs=1), accelerator="cpu")
     config = replace(config, train=train, loader=replace(config.loader, cache=cache))
     source = open_source(path, loader=config.loader)
-    fabric = launch(config)
+    fabric = launch(config.train)
     state = FitState(build_network(source, config).to(fabric.device))
     return gather_tools(fabric, state, source, config), state
 

@@ -198,7 +198,7 @@ class ScAMAC:
         check_settings(self.config)
         place = find_place()
         if run is None:
-            check_ranks(0, self.config, place.world, has_folder=False)
+            check_ranks(0, self.config.train, place.world, has_folder=False)
             self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
             return self
 

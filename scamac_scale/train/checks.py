@@ -16,7 +16,7 @@ from scamac_scale.train.schedule import batch_cells_for
 from scamac_scale.train.start import check_pca_start
 
 if TYPE_CHECKING:
-    from scamac_scale.config import PhaseConfig, ScamacConfig
+    from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.ranks.world import World
 
 MIN_CELLS = 10
@@ -87,7 +87,7 @@ def check_size(n_cells: int, config: ScamacConfig) -> None:
             f"n_clusters={config.n_clusters} exceeds the number of cells, {n_cells}; ask for fewer clusters."
         )
     n_landmarks = landmark_count(n_cells, config.start, config.n_clusters)
-    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
+    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config.loss, config.train)
     if n_landmarks > MAX_CONSENSUS_LANDMARKS and (config.start.centers == "consensus" or needs_members):
         raise ConfigError(
             f"n_clusters={config.n_clusters} and start.landmark_cells={config.start.landmark_cells} make {n_landmarks} landmarks, "
@@ -96,14 +96,14 @@ def check_size(n_cells: int, config: ScamacConfig) -> None:
         )
 
 
-def check_ranks(n_cells: int, config: ScamacConfig, world: World, *, has_folder: bool) -> None:
+def check_ranks(n_cells: int, train: TrainConfig, world: World, *, has_folder: bool) -> None:
     """Refuse more processes than a batch has work for.
 
     Parameters
     ----------
     n_cells
         N.
-    config
+    train
         Of the run.
     world
         This rank, and how many there are.
@@ -119,7 +119,7 @@ def check_ranks(n_cells: int, config: ScamacConfig, world: World, *, has_folder:
         return
     if not has_folder:
         raise ConfigError(f"{world.size} processes need a run folder that all of them see; name one.")
-    batch_cells = min(config.train.batch_cells or batch_cells_for(n_cells), n_cells)
+    batch_cells = min(train.batch_cells or batch_cells_for(n_cells), n_cells)
     if batch_cells < MIN_RANK_CELLS * world.size:
         raise ConfigError(
             f"a batch of {batch_cells} cells is too small for {world.size} processes: each needs at least {MIN_RANK_CELLS}. Start at most "

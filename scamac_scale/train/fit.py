@@ -92,13 +92,13 @@ def fit(
     """
     check_settings(config)
     check_size(source.n_cells, config)
-    check_ranks(source.n_cells, config, world, has_folder=run is not None)
+    check_ranks(source.n_cells, config.train, world, has_folder=run is not None)
     with ExitStack() as stack:
-        stack.enter_context(memory_explained(config))
+        stack.enter_context(memory_explained(config.loader))
         if run is not None:
             run.cells_digest = cells_digest(source)
             check_alike({"input": run.cells_digest}, world)
-        fabric = launch(config)
+        fabric = launch(config.train)
         state = _first_state(build_network(source, config).to(fabric.device), source, config, run, world)
         stack.callback(state.close)
         stages = recipe(config)
@@ -110,7 +110,7 @@ def fit(
             state.times.mark(stage.part)
             state.stage = following
             if stage is stages[FIRST_SAVE - 1]:
-                from_first(lambda: _check_room(state, config, run), world)
+                from_first(lambda: _check_room(state, len(config.train.phases), run), world)
                 tools.watch.save()  # finds out early whether it can be written
             tools.watch.stage()
         return _model(tools, state, genes)
@@ -149,12 +149,12 @@ def gather_tools(
     return Tools(config, source, world, watch, stepper, Sweeps(state.network, source, world, watch), run)
 
 
-def _check_room(state: FitState, config: ScamacConfig, run: RunFolder | None) -> None:
+def _check_room(state: FitState, n_phases: int, run: RunFolder | None) -> None:
     """Refuse a disk without room for the checkpoints that are kept and the one that is written meanwhile."""
     if run is not None:
         n_bytes = sum(tensor.nbytes for tensor in state.network.state_dict().values())
         moments = 2 * sum(weight.nbytes for weight in state.network.parameters())  # of Adam, for each phase
-        check_room(run.checkpoints.folder, (KEPT + 1) * (n_bytes + (1 + len(config.train.phases)) * moments))
+        check_room(run.checkpoints.folder, (KEPT + 1) * (n_bytes + (1 + n_phases) * moments))
 
 
 def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:

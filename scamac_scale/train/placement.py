@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import TrainConfig
 
 
 class Placement(Protocol):
@@ -38,7 +38,7 @@ class PlainCPU:
         return nullcontext()
 
 
-def launch(config: ScamacConfig) -> Placement:
+def launch(train: TrainConfig) -> Placement:
     """Choose one device for this process: CUDA where there is one, in bf16 where it has that.
 
     Notes
@@ -46,11 +46,11 @@ def launch(config: ScamacConfig) -> Placement:
     Fabric places and casts; the ranks are ours (`ranks`): its launcher kills all processes as soon as one has ended, also those that
     are saving.
     """
-    accelerator = config.train.accelerator
+    accelerator = train.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    is_bf16 = config.train.precision == "bf16-mixed"
-    if config.train.precision == "auto":
+    is_bf16 = train.precision == "bf16-mixed"
+    if train.precision == "auto":
         is_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
     if accelerator == "cpu" and not is_bf16:
         return PlainCPU()

@@ -177,7 +177,7 @@ def freeze(tools: Tools, state: FitState, label: str = "freeze") -> None:
 def find_clusters(tools: Tools, state: FitState) -> None:
     """Label the landmarks, and find the clusters, the target of Eq. (15) and its weight."""
     config, network, source = tools.config, state.network, tools.source
-    landmarks = choose_landmarks(source, network, config, tools.world)
+    landmarks = choose_landmarks(source, network, config.start, config.n_clusters, config.seed, tools.world)
     path = tools.run.code_path if tools.run else None
     state.target = label_landmarks(landmarks, network, source, config, path=path, watch=tools.watch, world=tools.world)
     state.landmarks = landmarks

@@ -30,7 +30,7 @@ from scamac_scale.train.state import PRETRAINING, phase_of
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from scamac_scale.config import PhaseConfig, ScamacConfig
+    from scamac_scale.config import LoaderConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
     from scamac_scale.sources import OpenSource
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 LOG_EVERY_STEPS = 10
 
 
-def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig, world: World) -> EpochPlan:
+def _plan(source: OpenSource, batch_cells: int, loader: LoaderConfig, seed: int, world: World) -> EpochPlan:
     """Order the cells in training: each once per epoch, or every class of a column equally often."""
-    sizes = window_sizes(source.n_cells, source.csr_bytes, config.loader.window_bytes)
-    column = config.loader.balance_by
+    sizes = window_sizes(source.n_cells, source.csr_bytes, loader.window_bytes)
+    column = loader.balance_by
     if column is None:
-        return EpochPlan(source.n_cells, batch_cells, config.seed, world, **sizes)
+        return EpochPlan(source.n_cells, batch_cells, seed, world, **sizes)
     import pandas as pd
 
     obs = source.obs
@@ -55,7 +55,7 @@ def _plan(source: OpenSource, batch_cells: int, config: ScamacConfig, world: Wor
         raise ConfigError(
             f"loader.balance_by={column!r} is no column of obs; known are {', '.join(map(str, obs.columns))}."
         )
-    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, config.seed, world, **sizes)
+    return WeightedPlan(balanced_weights(pd.factorize(obs[column])[0]), batch_cells, seed, world, **sizes)
 
 
 def _log_nothing(values: dict[str, float], step: int) -> None:
@@ -102,7 +102,7 @@ class Stepper:
         self._folder = run.path if run else None
         self.log = run.log if run else _log_nothing
         self.batch_cells = min(config.train.batch_cells or batch_cells_for(source.n_cells), source.n_cells)
-        self.plan = _plan(source, self.batch_cells, config, world)
+        self.plan = _plan(source, self.batch_cells, config.loader, config.seed, world)
         self.objective = Objective(config.loss)
         # Batches of evened classes are no sample of the atlas: its sums then stay as the sweeps leave them.
         self._is_sample = config.loader.balance_by is None
@@ -231,7 +231,7 @@ class Stepper:
         terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
         losses = weighted_total(terms, state.weights)
         if reach("train.loss") == "nan":
-            losses = losses * torch.tensor([torch.nan] + [1.0] * (len(losses) - 1))
+            losses = losses * losses.new_tensor([torch.nan] + [1.0] * (len(losses) - 1))
         report = blocks.backward(losses, self._health.report(blocks.own, [*terms.values(), losses]), world)
         self._health.note(state.step, report)
         optimizer.step()
@@ -272,7 +272,7 @@ class Stepper:
             raise nonfinite_error(
                 bad,
                 self.world,
-                lambda world: _plan(source, self.batch_cells, config, world),
+                lambda world: _plan(source, self.batch_cells, config.loader, config.seed, world),
                 self.blocks.n_blocks,
                 source.source_rows,
                 self._folder,

@@ -61,7 +61,7 @@ for word in sys.argv[2:]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where ranks leave their traces, with a small program in the place of ours."""
     (tmp_path / "rank_program.py").write_text(RANK_PROGRAM)
-    monkeypatch.setattr(launcher, "__package__", "rank_program")
+    monkeypatch.setattr(launcher, "PROGRAM", "rank_program")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launcher, "GRACE_S", 0.2)
     monkeypatch.setattr(launcher, "KILL_S", 0.2)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from scamac_scale.config import ScamacConfig
+from scamac_scale.config import TrainConfig
 from scamac_scale.train.placement import launch
 
-
-def placed(**train: Any) -> ScamacConfig:
-    config = ScamacConfig()
-    return replace(config, train=replace(config.train, **train))
+if TYPE_CHECKING:
+    from scamac_scale.config.choices import Precision
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
-def test_products_have_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
-    placement = launch(placed(accelerator="cpu", precision=precision))
+def test_products_have_the_precision_asked_for(precision: Precision, dtype: torch.dtype) -> None:
+    placement = launch(TrainConfig(accelerator="cpu", precision=precision))
     assert placement.device == torch.device("cpu")
     ones = torch.ones(2, 2, device=placement.device)
     with placement.autocast():

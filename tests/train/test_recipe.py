@@ -97,7 +97,7 @@ def test_a_state_comes_back_from_plain_data_as_it_was(tiny_adata: ad.AnnData, tm
 
     with open_source(tiny_adata, loader=QUICK.loader) as source:
         state = FitState(build_network(source, QUICK))
-        tools = gather_tools(launch(QUICK), state, source, QUICK)
+        tools = gather_tools(launch(QUICK.train), state, source, QUICK)
         for stage in recipe(QUICK)[:-1]:
             stage.work(tools, state)
         state.stage = "last sweep"

@@ -43,7 +43,7 @@ def joint(store: Path, config: ScamacConfig) -> Iterator[tuple[Tools, FitState]]
     config = replace(config, train=replace(config.train, batch_cells=60))
     with open_source(store, loader=config.loader) as source:
         state = FitState(build_network(source, config))
-        tools = gather_tools(launch(config), state, source, config)
+        tools = gather_tools(launch(config.train), state, source, config)
         for stage in (scale_input, start_weights, freeze, find_clusters):
             stage(tools, state)
         yield tools, state

@@ -67,7 +67,7 @@ def label_landmarks(
     """
     landmarks.labels, consensus = from_first(lambda: _find_labels(landmarks, network, config), world)
     reach("train.consensus")
-    if not has_similarity(config):
+    if not has_similarity(config.loss, config.train):
         return None
     if config.loss.similarity_target == "membership":
         return MembershipTarget()
@@ -80,7 +80,7 @@ def _find_labels(
 ) -> tuple[IntArray, Consensus | None]:
     """Labels of the landmarks, and the consensus where it is needed."""
     latent = embed_rows(network, landmarks.x).double().cpu().numpy()
-    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config)
+    needs_members = config.loss.similarity_target == "consensus" and has_similarity(config.loss, config.train)
     start = CENTER_STARTS[config.start.centers]
     consensus, labels = None, landmarks.labels
     if start is None or needs_members:

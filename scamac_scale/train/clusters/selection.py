@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
-    from scamac_scale.config import ScamacConfig, StartConfig
+    from scamac_scale.config import StartConfig
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
@@ -159,13 +159,14 @@ class Landmarks:
 def choose_landmarks(
     source: CellSource,
     network: ScamacNetwork,
-    config: ScamacConfig,
+    start: StartConfig,
+    n_clusters: int | str,
+    seed: int,
     world: World = ALONE,
 ) -> Landmarks:
     """Choose the landmarks as the config says, on rank 0, and read them."""
-    select = SELECTIONS[config.start.landmark_choice]
-    n_landmarks = landmark_count(source.n_cells, config.start, config.n_clusters)
-    rows = from_first(lambda: select(source, network, n_landmarks, config.seed, "landmarks"), world)
+    select, n_landmarks = SELECTIONS[start.landmark_choice], landmark_count(source.n_cells, start, n_clusters)
+    rows = from_first(lambda: select(source, network, n_landmarks, seed, "landmarks"), world)
     return Landmarks(rows, read_cells(source, rows, network))
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import LossConfig, TrainConfig
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.ranks.world import World
 
 
-def has_similarity(config: ScamacConfig) -> bool:
+def has_similarity(loss: LossConfig, train: TrainConfig) -> bool:
     """Tell whether any step has Eq. (15)."""
-    return config.loss.similarity != "off" and any("similarity" in phase.terms for phase in config.train.phases)
+    return loss.similarity != "off" and any("similarity" in phase.terms for phase in train.phases)
 
 
 class MembershipTarget:

@@ -16,7 +16,7 @@ from scamac_scale.train.run.provenance import peak_memory_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scamac_scale.config import ScamacConfig
+    from scamac_scale.config import LoaderConfig
 
 _CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CPU_WORDS = ("can't allocate memory", "not enough memory")
@@ -24,7 +24,7 @@ _CPU_WORDS = ("can't allocate memory", "not enough memory")
 
 
 @contextmanager
-def memory_explained(config: ScamacConfig) -> Iterator[None]:
+def memory_explained(loader: LoaderConfig) -> Iterator[None]:
     """Turn every way of running out of memory inside into one error that says what to lower.
 
     Raises
@@ -38,7 +38,7 @@ def memory_explained(config: ScamacConfig) -> Iterator[None]:
         free, total = torch.cuda.mem_get_info()
         raise MemoryLimitError(
             f"out of memory on the GPU: {torch.cuda.max_memory_allocated():,} bytes at the peak, {total:,} in all, {free:,} free; lower "
-            f"train.batch_cells{_device_advice(config)}."
+            f"train.batch_cells{_device_advice(loader)}."
         ) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _CPU_WORDS):
@@ -50,8 +50,8 @@ def memory_explained(config: ScamacConfig) -> Iterator[None]:
         ) from error
 
 
-def _device_advice(config: ScamacConfig) -> str:
-    return ", or set loader.cache to host or none" if config.loader.cache == "device" else ""
+def _device_advice(loader: LoaderConfig) -> str:
+    return ", or set loader.cache to host or none" if loader.cache == "device" else ""
 
 
 def memory_limit_bytes() -> int:

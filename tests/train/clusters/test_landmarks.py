@@ -43,7 +43,7 @@ def test_a_sweep_in_flight_is_taken_up_by_the_same_members_only(
         start_from_pca(network, source, 1000, CONFIG.seed)
 
         def label() -> str:
-            landmarks = choose_landmarks(source, network, CONFIG)
+            landmarks = choose_landmarks(source, network, CONFIG.start, CONFIG.n_clusters, CONFIG.seed)
             target = label_landmarks(landmarks, network, source, CONFIG, path=path, watch=watch)
             assert isinstance(target, ConsensusTarget)
             target.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scamac_scale.config import ScamacConfig
+from scamac_scale.config import LoaderConfig
 from scamac_scale.errors import MemoryLimitError
 from scamac_scale.train.run.out_of_memory import memory_explained, memory_limit_bytes
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def test_running_out_of_memory_says_peak_limit_and_what_to_lower(ask: Callable[[], object]) -> None:
     with (
         pytest.raises(MemoryLimitError, match=r"bytes at the peak of this process, [\d,]+ allowed.*batch_cells"),
-        memory_explained(ScamacConfig()),
+        memory_explained(LoaderConfig()),
     ):
         ask()
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), memory_explained(ScamacConfig()):
+    with pytest.raises(RuntimeError, match="shape"), memory_explained(LoaderConfig()):
         torch.zeros(2).view(3)
 
 
