@@ -17,6 +17,7 @@ from scamac_scale.config import (
     config_from_dict,
     type_hints,
 )
+from scamac_scale.durable.differences import plain
 from scamac_scale.errors import ConfigError
 from scamac_scale.ingestion.statistics import KIND_RULES
 from scamac_scale.loader.device import DENSIFY
@@ -33,7 +34,6 @@ from scamac_scale.train.clusters.centers import CENTER_STARTS, TEMPERATURES
 from scamac_scale.train.clusters.selection import SELECTIONS
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.optimizers import OPTIMIZERS
-from scamac_scale.train.run.folder import plain
 from scamac_scale.train.schedule import SCHEDULES
 from scamac_scale.train.start import WEIGHT_STARTS
 

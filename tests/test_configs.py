@@ -10,7 +10,7 @@ import yaml
 
 from scamac_scale.cli.main import main
 from scamac_scale.config import ScamacConfig, config_from_dict
-from scamac_scale.train.run.folder import plain
+from scamac_scale.durable.differences import plain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

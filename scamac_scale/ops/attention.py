@@ -5,7 +5,7 @@ The projections that make queries, keys and values live in `nn.synergy`. Everyth
 Eq. (10) mixes cells through a softmax over cells. The forms differ in which cells stand behind `k` and `v`: `batch` takes the
 cells of the batch, as printed; `landmark` takes a bank of M fixed cells plus the cell itself, so that a cell's result does not
 depend on its batch mates. Over all cells `attention_parts` adds up block by block, in memory that does not grow with them; that
-is for inference, see `infer.atlas`.
+is for inference, see `infer.attention`.
 """
 
 from __future__ import annotations

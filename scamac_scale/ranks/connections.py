@@ -64,7 +64,7 @@ def joined(place: Place, *, is_cuda: bool, timeout_s: float, setup_timeout_s: fl
     timeout_s
         How long ranks wait for one another in steps and sweeps.
     setup_timeout_s
-        And elsewhere.
+        How long they wait at the start, and while one of them finds the clusters or saves.
 
     Yields
     ------

@@ -1,1 +1,1 @@
-"""The fit: start, consensus, loop, logs. The only home of lightning, in `placement`."""
+"""The fit: recipe, state, gradient steps and sweeps; its clusters and the folder of a run have rooms of their own."""

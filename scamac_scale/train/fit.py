@@ -101,23 +101,18 @@ def fit(
         fabric = launch(config.train)
         state = _first_state(build_network(source, config).to(fabric.device), source, config, run, world)
         stack.callback(state.close)
-        stages = recipe(config)
-        left = stages_left(stages, state)
+        left = stages_left(recipe(config), state)
         tools = gather_tools(fabric, state, source, config, run, world, signals)
         barrier(world)  # some have opened their cells sooner than others: sweeps are less patient
         for stage, following in zip(left, [*(stage.name for stage in left[1:]), DONE], strict=False):
             stage.work(tools, state)
             state.times.mark(stage.part)
             state.stage = following
-            if stage is stages[FIRST_SAVE - 1]:
+            if stage.is_saved:
                 from_first(lambda: _check_room(state, len(config.train.phases), run), world)
                 tools.watch.save()  # finds out early whether it can be written
             tools.watch.stage()
         return _model(tools, state, genes)
-
-
-FIRST_SAVE = 2
-"""Stages before the first checkpoint: it shows at once whether there is room for the next ones."""
 
 
 def _first_state(

@@ -16,6 +16,7 @@ from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.train.clusters.centers import landmark_clusters, tend_clusters
 from scamac_scale.train.clusters.landmarks import label_landmarks
 from scamac_scale.train.clusters.selection import choose_bank, choose_landmarks
+from scamac_scale.train.clusters.targets import has_similarity
 from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
 from scamac_scale.train.state import PHASE, PRETRAINING
 
@@ -80,20 +81,25 @@ class Stage(NamedTuple):
         Of the fit, for which its time counts.
     needs
         Fields of the state that must have been found.
+    is_saved
+        Whether a checkpoint is written after it, whatever the time: the first one shows at once whether there is room for the next.
     """
 
     name: str
     work: Callable[[Tools, FitState], None]
     part: str
     needs: tuple[str, ...] = ()
+    is_saved: bool = False
 
 
 def recipe(config: ScamacConfig) -> list[Stage]:
     """List all stages of a fit, in order."""
-    found = ("landmarks", "clusters")
+    found: tuple[str, ...] = "landmarks", "clusters"
+    if has_similarity(config.loss, config.train):
+        found = *found, "target"
     stages = [
         Stage("gene moments", scale_input, "gene moments"),
-        Stage("start", start_weights, "start"),
+        Stage("start", start_weights, "start", is_saved=True),
         Stage("pretraining", pretrain, "pretraining"),
         Stage("bank", renew_bank, "pretraining"),
         Stage("freeze", freeze, "pretraining"),
@@ -106,7 +112,7 @@ def recipe(config: ScamacConfig) -> list[Stage]:
         ]
     return [
         *stages,
-        Stage("last freeze", partial(freeze, label="last freeze"), "last sweep"),
+        Stage("last freeze", partial(freeze, label="last freeze"), "last sweep", found),
         Stage("last sweep", sweep_last, "last sweep", found),
     ]
 
@@ -207,7 +213,9 @@ def end_round(tools: Tools, state: FitState, index: int) -> None:
     target = state.target if config.loss.similarity == "atlas" else None
     clusters, state.pairs = tools.sweeps.fuzzy(_first_clusters(tools, state), label=label, target=target)
     if state.pairs is not None:
-        tools.stepper.log({"similarity_atlas": float(similarity_from_means(state.pairs))}, state.step)
+        tools.stepper.log(
+            {"similarity_atlas": float(similarity_from_means(state.pairs))}, state.step - 1
+        )  # of the round
     state.clusters = _tended(tools, state, clusters)
     if state.clusters is not clusters:
         state.pairs = None  # the sums are of the clusters before

@@ -177,7 +177,7 @@ class Stepper:
                 n_cells += len(batch.rows)
                 progress.advance(1)
                 reach("train.step")
-                sweeps.watch.step()
+                sweeps.watch.step(world)
         self.log({"cells_per_s": self.world.size * n_cells / (time.perf_counter() - start_s)}, state.step - 1)
 
     def similarity_weight(self, state: FitState) -> float:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from scamac_scale import IngestConfig, ingest, simulate
 from scamac_scale.config import ModelConfig, PhaseConfig, ScamacConfig, StartConfig, TrainConfig
+from scamac_scale.durable.differences import plain
 from scamac_scale.metrics.clustering import clustering_scores
-from scamac_scale.train.run.folder import plain
 from tests.support.fingerprint import fingerprint
 from tests.support.nursery import Nursery, nursery
 

@@ -18,12 +18,12 @@ import yaml
 
 from scamac_scale.durable import atomic
 from scamac_scale.durable.atomic import partial_folder
+from scamac_scale.durable.differences import plain
 from scamac_scale.errors import OutputError, StoppedError
 from scamac_scale.fitted import save_model
 from scamac_scale.infer.output import disk
 from scamac_scale.infer.output.h5ad import Conversion
 from scamac_scale.infer.output.rows import PredictedRows
-from scamac_scale.train.run.folder import plain
 from tests.support.failing import failures
 from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.prediction import N_BLOCKS, digests, look_often, make_stores, model_of, run_predict, tree_digest

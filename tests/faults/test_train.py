@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from scamac_scale import IngestConfig, ingest
-from scamac_scale.train.run.folder import plain
+from scamac_scale.durable.differences import plain
 from tests.support.atlas import build_tiny_atlas
 from tests.support.fingerprint import fingerprint
 from tests.support.nursery import Ended, Nursery, nursery

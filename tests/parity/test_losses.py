@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
-from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
+from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
+from scamac_scale.ops.similarity import gram_matrices, pair_means, unit_rows
 from tests.parity import reference
 from tests.support.mathematics import assert_exact, memberships, normal
 
@@ -37,3 +39,35 @@ def test_similarity_is_eq_15_over_pairs_and_as_printed_with_the_paper_scaling(fo
     value = SIMILARITY_LOSSES[form](U, Z)
     assert_exact(value * SIMILARITY_SCALINGS["paper"](7), printed)
     assert_exact(value * SIMILARITY_SCALINGS["pairs"](7), printed / 7)
+
+
+# In training each loss is a sum over the blocks of a batch: blocks of 4 and 3 cells, the last row of the second fills it up.
+SHARE = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]]).double() / 7
+
+
+def blocks(cells: torch.Tensor) -> torch.Tensor:
+    return torch.cat([cells, torch.full_like(cells[:1], 5.0)]).view(2, 4, *cells.shape[1:])
+
+
+@pytest.mark.parametrize("form", RECONSTRUCTIONS)
+def test_blocks_add_up_to_eq_5(form: str) -> None:
+    found = RECONSTRUCTIONS[form](blocks(X), blocks(OUTPUT), SHARE)
+    expected = reference.squared_error_per_cell(X.numpy(), OUTPUT.numpy())
+    assert found.shape == (2,)
+    assert_exact(found.sum(), expected / 9 if form == "mean" else expected)
+
+
+@pytest.mark.parametrize("form", CLUSTERINGS)
+def test_blocks_add_up_to_eq_12(form: str) -> None:
+    z, u, h = (blocks(cells).flatten(0, 1) for cells in (Z, U, H))
+    found = CLUSTERINGS[form](z, C, u, h, SHARE)
+    expected = reference.clustering_loss(Z.numpy(), C.numpy(), U.numpy(), H.numpy())
+    assert found.shape == (2,)
+    assert_exact(found.sum(), expected / 7 if form == "mean" else expected)
+
+
+def test_blocks_that_are_all_cells_add_up_to_eq_15() -> None:
+    pairs = pair_means(gram_matrices(unit_rows(U), unit_rows(Z)))
+    found = atlas_similarity(blocks(U).flatten(0, 1), blocks(Z).flatten(0, 1), pairs, SHARE)
+    assert found.shape == (2,)
+    assert_exact(found.sum(), reference.similarity_loss(U.numpy(), Z.numpy()) / 7)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from scamac_scale import IngestConfig, ingest
-from scamac_scale.train.run.folder import plain
+from scamac_scale.durable.differences import plain
 from tests.support.manifests import ROOT
 from tests.support.settings import QUICK
 

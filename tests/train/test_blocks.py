@@ -100,3 +100,47 @@ def test_weights_that_a_step_has_moved_are_seen_by_the_blocks() -> None:
 def test_a_batch_is_cut_alike_on_ranks_that_divide_its_blocks(size: int) -> None:
     assert count_blocks(512, World(0, size), "blocks") == (8 if 8 % size == 0 else size)
     assert count_blocks(512, World(0, size), "ranks") == size
+
+
+def in_groups(network: ScamacNetwork, x: torch.Tensor, n_together: int, precision: torch.dtype) -> list[torch.Tensor]:
+    """Latents, outputs and gradients of the blocks of a batch, when so many go through the network together."""
+    found: list[tuple[torch.Tensor, ...]] = []
+    sizes = [x.shape[1]] * n_together
+    for group in x.split(n_together):
+        blocks = Blocks(network, n_together, ALONE)
+        counted = torch.ones(group.shape[:2], device=x.device)
+        with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
+            layers, latent, _ = blocks.forward(group, counted, sizes, ALONE)
+        assert latent is not None
+        loss = layers.output.float().square().sum() + latent.sum()
+        gradients = torch.autograd.grad(loss, blocks._weights, allow_unused=True)
+        found.append((latent.detach(), layers.output.detach(), *(part for part in gradients if part is not None)))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("n_cells", [15, 58, 64])
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("cpu", torch.float32),
+        pytest.param("cuda", torch.float32, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+    ],
+)
+def test_a_block_has_the_same_bits_however_many_go_with_it(n_cells: int, device: str, precision: torch.dtype) -> None:
+    """Without the product of Eq. (11), which is a sum over all blocks."""
+    network = network_of().float().to(device)
+    network.mean_product.zero_()
+    torch.manual_seed(1)
+    x = torch.randn(8, n_cells, G, device=device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ScamacNetwork, "followed_product", lambda self, batch: torch.zeros_like(batch))
+            expected = in_groups(network, x, 8, precision)
+            for n_together in (1, 2, 4):
+                for found, wanted in zip(in_groups(network, x, n_together, precision), expected, strict=True):
+                    assert torch.equal(found, wanted)
+    finally:
+        torch.set_num_threads(threads)

@@ -61,7 +61,7 @@ def _random(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
 
 
 CENTER_STARTS: dict[str, Callable[[FloatArray, int, int], IntArray] | None] = {
-    "consensus": None,  # labels come with the members; see train.consensus
+    "consensus": None,  # labels come with the members; see train.clusters.consensus
     "ward": _ward,
     "kmeans": _kmeans,
     "faiss_kmeans": _faiss_kmeans,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.faults import reach
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import embed_rows
@@ -119,7 +119,7 @@ def _consensus_target(
     members = consensus.members
     table = CodeTable(source.n_cells, np.array([member.n_clusters for member in members]), path)
     labels = np.stack([member.labels for member in members], axis=1)
-    digest = sha256(labels.astype(np.int64).tobytes()).hexdigest()
+    digest = sha256_of(labels.astype(np.int64))
 
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:

@@ -132,5 +132,6 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
     table.finish()
     table.known_digest = from_first(table.digest, world)
     if table.known_digest != plain["digest"]:
+        table.close()
         raise StoreError(f"{path} is not what was written; start a new run.")
     return ConsensusTarget(table, plain["weights"].numpy(), plain["uu_square"])

@@ -74,11 +74,11 @@ class Watch(watch.Watch[Flight]):
         self._steps_per_look = STEPS_PER_LOOK if is_cuda else 1
         self.in_flight: dict[str, Any] | None = None
 
-    def step(self) -> None:
-        """Look around after a gradient step."""
+    def step(self, world: World) -> None:
+        """Look around after a gradient step; `world` says how long ranks wait for one another there."""
         self.n_steps += 1
         if self.n_steps % self._steps_per_look == 0:
-            self.look(self._world.brisk())
+            self.look(world)
 
     def stage(self) -> None:
         """Look around between two stages of the fit."""
