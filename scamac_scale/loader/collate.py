@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scamac_scale.cells.buffer import RowBuffer
 
 _SLACK = 1.1
+_ALIGNMENT = 64
+"""Bytes, as torch aligns its own memory: libraries round products of other memory otherwise."""
 
 Filling = list[tuple["RowBuffer", "NDArray[np.int64]"]]
 """Buffers, and the rows that a batch takes from each, in the order of the batch."""
@@ -180,8 +182,9 @@ def _allocate(size: int, dtype: torch.dtype, *, is_pinned: bool) -> Tensor:
     """Take memory: page-locked, or by NumPy, which asks for huge pages: the kernel then misses far fewer addresses."""
     if is_pinned:
         return torch.empty(size, dtype=dtype, pin_memory=True)
-    n_bytes = max(size, 1) * dtype.itemsize
-    return torch.from_numpy(np.empty(n_bytes, np.uint8)).view(dtype)[:size]
+    held = np.empty(max(size, 1) * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -held.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(held[start : start + max(size, 1) * dtype.itemsize]).view(dtype)[:size]
 
 
 SLOTS: dict[str, type[DenseSlot] | type[SparseSlot]] = {"dense": DenseSlot, "csr": SparseSlot}

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LEAST_CELLS = 64
 """Cells that a block has at least, where a batch has so many: smaller ones cost more than they are worth."""
+ALIGNED_CELLS = 16
+"""Blocks are filled up to a multiple: so many float32 rows are a multiple of 64 bytes, and every block is as aligned as the first one.
+Libraries round a product otherwise where its memory is not aligned."""
 
 
 def count_blocks(batch_cells: int, world: World, sums: str) -> int:
@@ -82,9 +85,10 @@ class Blocks:
         Returns
         -------
         Tensor
-            (P, b, ...), where b is the largest of the sizes; smaller blocks are filled up with zeros. A view where all are alike.
+            (P, b, ...), where b is the largest of the sizes, or the next multiple of `ALIGNED_CELLS`; blocks are filled up with zeros.
+            A view where there is nothing to fill up.
         """
-        own, most = [sizes[block] for block in self.own], max(sizes)
+        own, most = [sizes[block] for block in self.own], -(-max(sizes) // ALIGNED_CELLS) * ALIGNED_CELLS
         if set(own) == {most}:
             return cells.view(len(own), most, *cells.shape[1:])
         found = cells.new_zeros(len(own), most, *cells.shape[1:])
@@ -119,14 +123,14 @@ class Blocks:
         layers, product = stacked.layers(x), network.mean_product
         mean = product
         if network.has_synergy:
-            is_full = len(set(sizes)) == 1
+            is_full = set(sizes) == {x.shape[1]}
             sums = stacked.synergy.channel_sum(layers.normalised, None if is_full else counted)
             means = torch.stack(block_sum(sums.unbind(), world)) / sum(sizes)
             product, mean = network.followed_product(means), means[0].detach()
         if not has_latent:
             return layers, None, mean
         mates = None
-        if network.mixes_batch and len(sizes) > 1:
+        if network.mixes_batch:
             bank = stacked.synergy.project_bank(layers.normalised)
             own = [sizes[block] for block in self.own]
             parts = ([part[:, :size] for part, size in zip(every, own, strict=True)] for every in bank)

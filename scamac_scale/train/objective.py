@@ -145,9 +145,9 @@ class Objective:
         Tensor
             (P,) of the blocks of this rank; over all blocks of all ranks they add up to the term of the batch.
         """
-        if name != "similarity" or scene.pairs is not None or len(sizes) == 1:
+        if name != "similarity" or scene.pairs is not None:
             return self.term(name, scene)
-        # Pairs of cells reach across blocks.
+        # Pairs of cells reach across blocks, and not to what fills them up.
         own = [sizes[block] for block in world.own(len(sizes))]
         parts = [(u.dense() if isinstance(u, Codes) else u, z) for u, z in scene.cells_of(own)]
         z = block_gather([latent for _, latent in parts], sizes, world)

@@ -16,6 +16,8 @@ from scamac_scale.train.blocks import Blocks, count_blocks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scamac_scale.config.choices import Scale
+
 G = 12
 MODEL = ModelConfig(encoder_width=10, latent_width=4, bank_cells=6)
 
@@ -75,7 +77,7 @@ def test_blocks_have_the_gradient_of_their_batch(sizes: Sequence[int], settings:
 def test_the_attention_is_left_out_where_no_term_looks_at_the_latent() -> None:
     network, x = network_of(), torch.randn(16, G).double()
     blocks = Blocks(network, 2, ALONE)
-    args = blocks.cut(x, [8, 8]), torch.ones(2, 8).double(), [8, 8], ALONE
+    args = blocks.cut(x, [8, 8]), blocks.cut(torch.ones(16).double(), [8, 8]), [8, 8], ALONE
     layers, latent, product = blocks.forward(*args, has_latent=False)
     others, _, same = blocks.forward(*args)
     assert latent is None
@@ -86,14 +88,14 @@ def test_the_attention_is_left_out_where_no_term_looks_at_the_latent() -> None:
 def test_weights_that_a_step_has_moved_are_seen_by_the_blocks() -> None:
     network, x = network_of(), torch.randn(16, G).double()
     blocks = Blocks(network, 2, ALONE)
-    args = blocks.cut(x, [8, 8]), torch.ones(2, 8).double(), [8, 8], ALONE
+    args = blocks.cut(x, [8, 8]), blocks.cut(torch.ones(16).double(), [8, 8]), [8, 8], ALONE
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(0.5)
     network.refresh_bank()
     latent = blocks.forward(*args)[1]
     assert latent is not None
-    torch.testing.assert_close(latent.flatten(0, 1), network(x).latent, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(latent[:, :8].flatten(0, 1), network(x).latent, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 3])
@@ -108,16 +110,18 @@ def in_groups(network: ScamacNetwork, x: torch.Tensor, n_together: int, precisio
     sizes = [x.shape[1]] * n_together
     for group in x.split(n_together):
         blocks = Blocks(network, n_together, ALONE)
-        counted = torch.ones(group.shape[:2], device=x.device)
+        group = blocks.cut(group.flatten(0, 1), sizes)
+        counted = blocks.cut(torch.ones(n_together * x.shape[1], device=x.device), sizes)
         with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
             layers, latent, _ = blocks.forward(group, counted, sizes, ALONE)
         assert latent is not None
-        loss = layers.output.float().square().sum() + latent.sum()
+        loss = ((layers.output.float().square().sum(dim=2) + latent.sum(dim=2)) * counted).sum()
         gradients = torch.autograd.grad(loss, blocks._weights, allow_unused=True)
         found.append((latent.detach(), layers.output.detach(), *(part for part in gradients if part is not None)))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
+@pytest.mark.parametrize("scales", [MODEL.scales, ("hidden",)])
 @pytest.mark.parametrize("n_cells", [15, 58, 64])
 @pytest.mark.parametrize(
     ("device", "precision"),
@@ -127,9 +131,11 @@ def in_groups(network: ScamacNetwork, x: torch.Tensor, n_together: int, precisio
         pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
     ],
 )
-def test_a_block_has_the_same_bits_however_many_go_with_it(n_cells: int, device: str, precision: torch.dtype) -> None:
+def test_a_block_has_the_same_bits_however_many_go_with_it(
+    n_cells: int, device: str, precision: torch.dtype, scales: tuple[Scale, ...]
+) -> None:
     """Without the product of Eq. (11), which is a sum over all blocks."""
-    network = network_of().float().to(device)
+    network = network_of(scales=scales).float().to(device)
     network.mean_product.zero_()
     torch.manual_seed(1)
     x = torch.randn(8, n_cells, G, device=device)

@@ -98,7 +98,8 @@ def test_every_batch_moves_the_sums_by_the_momentum(
         def look(self: Objective, scene: Scene, sizes: list[int], world: World) -> PairMeans | None:
             assert sizes == [60]  # one block
             assert scene.pairs is not None
-            seen.append((scene.pairs, gram_matrices(scene.u, unit_rows(scene.latent.detach()))))
+            ((u, z),) = scene.cells_of(sizes)
+            seen.append((scene.pairs, gram_matrices(u, unit_rows(z.detach()))))
             return followed(self, scene, sizes, world)
 
         monkeypatch.setattr(Objective, "followed", look)
