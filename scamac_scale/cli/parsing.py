@@ -28,13 +28,16 @@ OPTIONAL: dict[str, Any] = {"default": argparse.SUPPRESS}
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Says each list of names once: in front of the help, as in ``--loader.cache {auto,none,host,device}``."""
+    """Says what a setting is in words, and each list of names once: in front, as in ``--loader.cache {auto,none,host,device}``."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action)
         hint = _hint(action)
-        if get_origin(hint) is tuple and _has_names(hint):
-            return text.replace("type: %(type)s", "type: list of names")
+        if get_origin(hint) is tuple:
+            item = get_args(hint)[0]
+            if is_dataclass(item):  # its default is pages long; --print_config shows it
+                return text.replace(" (type: %(type)s, default: %(default)s)", " A list; see --print_config.")
+            return text.replace("type: %(type)s", f"type: list of {'names' if _has_names(hint) else 'whole numbers'}")
         return text.replace("type: %(type)s, ", "") if _has_names(hint) else text
 
 

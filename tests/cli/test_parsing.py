@@ -194,3 +194,12 @@ def test_a_run_that_goes_on_has_its_settings_also_by_a_tilde(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 3\n")
     assert printed(capsys, "--run=~/run", "--resume")["seed"] == 3
+
+
+def test_help_says_types_in_words(capsys: Capture) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "list of whole numbers, default: (10, 20, 40)" in text
+    assert "The phases of one round, in order. A list; see --print_config." in text
+    for python in ("tuple[", "Literal[", "<class", "PhaseConfig("):
+        assert python not in text
