@@ -18,7 +18,7 @@ Held = TypeVar("Held")
 """What is under way and saved with the rest."""
 
 
-class Watch(Generic[Held]):
+class SaveOrStop(Generic[Held]):
     """Saves when it is time, and stops when a rank got a signal.
 
     Parameters

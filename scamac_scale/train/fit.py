@@ -28,7 +28,7 @@ from scamac_scale.train.run.checkpoints import KEPT
 from scamac_scale.train.run.folder import check_same_cells
 from scamac_scale.train.run.out_of_memory import memory_explained
 from scamac_scale.train.run.provenance import commit, versions
-from scamac_scale.train.run.save_or_stop import Watch
+from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.state import FitState
 from scamac_scale.train.stepper import Stepper
 from scamac_scale.train.sweeps import Sweeps

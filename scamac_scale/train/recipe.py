@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
     from scamac_scale.train.run.folder import RunFolder
-    from scamac_scale.train.run.save_or_stop import Watch
+    from scamac_scale.train.run.watch import Watch
     from scamac_scale.train.state import FitState
     from scamac_scale.train.stepper import Stepper
     from scamac_scale.train.sweeps import Sweeps

@@ -14,7 +14,7 @@ from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, 
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import sum_over_cells
 from scamac_scale.train.clusters.targets import ConsensusTarget
-from scamac_scale.train.run.save_or_stop import Watch
+from scamac_scale.train.run.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

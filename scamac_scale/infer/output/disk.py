@@ -27,7 +27,7 @@ from scamac_scale.durable.atomic import (
     writing,
 )
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.save_or_stop import Watch
+from scamac_scale.durable.save_or_stop import SaveOrStop
 from scamac_scale.errors import LostRankError, OutputError, ResumeError, StoppedError
 from scamac_scale.infer.output.assemble import Assembly
 from scamac_scale.infer.output.h5ad import Conversion
@@ -119,7 +119,7 @@ class DiskOutput:
         self._rows = PredictedRows(self._partial, table.widths)
         self._conversion: Conversion | None = None
         self.turns, self.needs_rows = 0, True
-        self._watch: Watch[None] = Watch(
+        self._watch: SaveOrStop[None] = SaveOrStop(
             self._world, self._signals, lambda _: self._save(), "what was predicted is kept", every_s=JOURNAL_S
         )
 

@@ -20,7 +20,7 @@ from scamac_scale.train.clusters.centers import CENTER_STARTS
 from scamac_scale.train.clusters.code_table import CodeTable
 from scamac_scale.train.clusters.consensus import Consensus, MemberAssigner, find_consensus
 from scamac_scale.train.clusters.targets import ConsensusTarget, MembershipTarget, Target, has_similarity
-from scamac_scale.train.run.save_or_stop import Watch
+from scamac_scale.train.run.watch import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path

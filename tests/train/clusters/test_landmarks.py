@@ -13,7 +13,7 @@ from scamac_scale.train.clusters.landmarks import label_landmarks
 from scamac_scale.train.clusters.selection import choose_landmarks
 from scamac_scale.train.clusters.targets import ConsensusTarget
 from scamac_scale.train.fit import build_network
-from scamac_scale.train.run.save_or_stop import Watch
+from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.start import fit_input_scale, start_from_pca
 from tests.support.settings import QUICK
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from scamac_scale.durable import save_or_stop as watch
+from scamac_scale.durable.save_or_stop import SaveOrStop
 from scamac_scale.ranks.collectives import from_first, gather_objects
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import InFlight, Tick, no_tick
@@ -23,7 +23,7 @@ Flight: TypeAlias = "tuple[str, Callable[[], InFlight]]"
 """A sweep that is under way: its label, and what this rank has of it."""
 
 
-class Watch(watch.Watch[Flight]):
+class Watch(SaveOrStop[Flight]):
     """Saves a checkpoint when it is time, and stops when a rank got a signal.
 
     Parameters
