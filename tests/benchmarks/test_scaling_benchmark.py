@@ -49,7 +49,9 @@ def test_a_form_that_grew_too_large_follows_its_law() -> None:
     assert found["laws"]["square"]["extra_bytes"]["fitted_to"] == [1000, 2000]
     law = found["laws"]["square"]["extra_bytes"]
     assert rows["square", 4000]["extra_bytes"] == pytest.approx(law["factor"] * 4000 ** law["exponent"])
-    assert rows["square", 2000]["extra_bytes"] == pytest.approx(16e6, rel=0.25)  # whole pages, the allocator's own, threads of the runner
+    assert rows["square", 2000]["extra_bytes"] == pytest.approx(
+        16e6, rel=0.25
+    )  # whole pages, the allocator's own, threads of the runner
     assert not rows["line", 4000]["extrapolated"]
 
 
