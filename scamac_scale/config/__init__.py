@@ -7,6 +7,7 @@ sizes and readings of the paper.
 """
 
 from scamac_scale.config.choices import Attention, Count, check_value, type_hints
+from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import IngestConfig, InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
 from scamac_scale.config.run import ScamacConfig, config_from_dict
@@ -14,6 +15,7 @@ from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
 
 __all__ = [
     "Attention",
+    "CorrectionConfig",
     "Count",
     "IngestConfig",
     "InputConfig",

@@ -17,6 +17,8 @@ from scamac_scale.errors import ConfigError, unknown_name
 # ingest
 Kind = Literal["auto", "counts", "linear", "log"]
 Profile = Literal["fast", "small"]
+# technical batches
+Corrected = Literal["input", "target", "none"]
 # model
 Activation = Literal["leaky_relu", "linear"]
 Scale = Literal["encoding", "hidden", "decoding"]

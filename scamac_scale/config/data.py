@@ -26,6 +26,9 @@ class IngestConfig:
     """Cells read and written at a time; memory grows with it."""
     profile: Profile = "fast"
     """How the store is written: fast (not compressed) or small (half of the space, twice the reading time)."""
+    batch_key: str | None = None
+    """Columns of obs that tell which technical batch (donor, chip, technology) a cell is from, with commas between
+    them: genes are ranked in each batch as scanpy does, and train takes the same columns. Null has no batches."""
     shuffle: bool = True
     """Write the cells in random order, so that neighbours on disk are strangers; results come in the order of the input."""
     seed: int = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scamac_scale.config.choices import Count, check_names, check_value, require
+from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
 from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
@@ -19,6 +20,11 @@ class ScamacConfig:
     """Number of clusters K, or auto (estimated)."""
     seed: int = 0
     """Every random choice derives from it."""
+    batch_key: str | None = None
+    """Columns of obs that tell which technical batch (donor, chip, technology) a cell is from, with commas between
+    them; null takes those that the store was ingested with, none ignores them."""
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    """How technical batches are made alike, where there are any."""
     input: InputConfig = field(default_factory=InputConfig)
     """What the network sees."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -75,6 +81,8 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
     return ScamacConfig(
         n_clusters=values["n_clusters"],
         seed=values["seed"],
+        batch_key=values["batch_key"],
+        correction=CorrectionConfig(**values["correction"]),
         input=InputConfig(**values["input"]),
         model=ModelConfig(**{**values["model"], "scales": tuple(values["model"]["scales"])}),
         loss=LossConfig(**values["loss"]),
