@@ -12,13 +12,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, check_value
+from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import anndata as ad
 
@@ -88,6 +88,11 @@ def _whole(number: Any) -> Any:  # Any: what is no number is left for the settin
     return operator.index(number) if hasattr(number, "__index__") and not isinstance(number, bool) else number
 
 
+def _joined_key(key: str | Sequence[str] | None) -> str | None:
+    """Write columns as the settings have them: with commas between them."""
+    return key if key is None or isinstance(key, str) else ",".join(key)
+
+
 @contextmanager
 def _on_device(model: FittedModel) -> Iterator[None]:
     """Lend a model to the GPU, where there is one and the settings allow it."""
@@ -110,6 +115,8 @@ class ScAMAC:
     ----------
     n_clusters
         Number of clusters K, or ``"auto"``; None leaves what `config` says.
+    batch_key
+        Column of obs, or several, that tell the technical batch (donor, chip, technology) of a cell; None leaves what `config` says.
     seed
         Every random choice derives from it; None leaves what `config` says.
     config
@@ -123,9 +130,16 @@ class ScAMAC:
     """
 
     def __init__(
-        self, n_clusters: Count | None = None, *, seed: int | None = None, config: ScamacConfig | None = None
+        self,
+        n_clusters: Count | None = None,
+        *,
+        batch_key: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        config: ScamacConfig | None = None,
     ) -> None:
         settings = config or ScamacConfig()
+        if batch_key is not None:
+            settings = replace(settings, batch_key=_joined_key(batch_key))
         if n_clusters is not None:
             settings = replace(settings, n_clusters=_whole(n_clusters))
         if seed is not None:
@@ -248,11 +262,12 @@ class ScAMAC:
         from scamac_scale.fitted import save_model
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.ranks.signals import Signals
-        from scamac_scale.sources import open_source
+        from scamac_scale.sources import open_source, tell_tech_batches
         from scamac_scale.train.fit import fit
 
         with ExitStack() as stack:
             source = stack.enter_context(open_source(data, ingest=ingest, loader=self.config.loader))
+            tell_tech_batches(source, self.config.batch_key)
             # until all is written: a signal after the last step would lose the fit, and the rest takes a moment
             signals = stack.enter_context(Signals()) if folder is not None else None
             fitted = fit(source, source.gene_space, self.config, folder, world, signals)
@@ -271,6 +286,8 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: Attention = "trained",
+        batch_key: str | Sequence[str] | None = None,
+        denoised_batch: str = "own",
         resume: bool = False,
     ) -> ad.AnnData: ...
 
@@ -283,6 +300,8 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: Attention = "trained",
+        batch_key: str | Sequence[str] | None = None,
+        denoised_batch: str = "own",
         resume: bool = False,
     ) -> Path: ...
 
@@ -294,6 +313,8 @@ class ScAMAC:
         denoised: bool = False,
         matrix: str = "X",
         attention: Attention = "trained",
+        batch_key: str | Sequence[str] | None = None,
+        denoised_batch: str = "own",
         resume: bool = False,
     ) -> ad.AnnData | Path:
         """Predict cells, those of the fit or new ones.
@@ -312,6 +333,11 @@ class ScAMAC:
         attention
             ``trained``, or ``atlas``: every cell attends to all cells of `data`, which takes time that grows with the square of
             their number.
+        batch_key
+            Columns of obs that stand for those of the fit; None takes the same names. Cells of a technical batch that the fit has not seen
+            are placed among the others by sums over them.
+        denoised_batch
+            Technical batch in which cells are reconstructed: ``own``, ``mean`` (of all), or the name of one.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
 
@@ -319,7 +345,8 @@ class ScAMAC:
         -------
         AnnData or Path
             Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
-            ``obsm["scamac_membership"]``, ``uns["scamac"]``.
+            ``obsm["scamac_membership"]``, ``uns["scamac"]``; where technical batches are corrected, also
+            ``obsm["X_scAMAC_uncorrected"]``.
 
         Raises
         ------
@@ -334,6 +361,7 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
+        from scamac_scale.infer.options import PredictOptions
         from scamac_scale.infer.output.table import check_target
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.ranks.collectives import from_first
@@ -341,15 +369,15 @@ class ScAMAC:
 
         fitted, place = self.fitted, find_place()
         out = None if out is None else Path(out).expanduser()
-        check_value(Attention, attention, "attention")
+        options = PredictOptions(
+            is_denoised=denoised, attention=attention, batch_key=_joined_key(batch_key), denoised_batch=denoised_batch
+        )
         check_ranks(out, place.world)
         with self._joined(place) as world:
             if out is not None:
                 from_first(lambda: None if resume and out.exists() else check_target(out), world)
             with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
-                return predict(
-                    fitted, source, out, is_denoised=denoised, attention=attention, world=world, resume=resume
-                )
+                return predict(fitted, source, out, options, world=world, resume=resume)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
 
 FORMAT = "scamac_scale model"
-VERSION = 3
+VERSION = 4
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 
@@ -40,6 +40,8 @@ class FittedModel:
         Of the run.
     provenance
         Versions, commit and what the fit reports; plain data.
+    tech_levels
+        Columns of obs that told the technical batches, with their levels in the order of their numbers; empty without a correction.
     """
 
     network: ScamacNetwork
@@ -47,6 +49,7 @@ class FittedModel:
     genes: GeneSpace
     config: ScamacConfig
     provenance: dict[str, Any]
+    tech_levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def n_clusters(self) -> int:
@@ -95,6 +98,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         "temperature": model.clusters.temperature,
         "genes": model.genes.to_dict(),
         "config": asdict(model.config),
+        "tech_levels": model.tech_levels,
         "provenance": model.provenance,
     }
     with atomic_folder(path, overwrite=True, marker=DESCRIPTION_FILE) as partial, writing(path):
@@ -175,6 +179,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
         network = ScamacNetwork(len(genes.chosen), model, config.input)
+    network.allot_correction(tensors, config.correction.sigma)
     _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
     if centers.shape != (description["n_clusters"], model.latent_width):
         raise ValueError(
@@ -186,9 +191,18 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
         raise ValueError(f"temperature={temperature!r}, expected a positive number")
     if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
         raise TypeError("versions must be names with their versions, is_count_estimated true or false")
+    tech_levels = {str(name): tuple(map(str, levels)) for name, levels in description["tech_levels"].items()}
+    _check_correction(network, tech_levels)
     network.to_empty(device="cpu").load_state_dict(tensors)
     clusters = Clusters(centers, temperature, config.loss.epsilon)
-    return FittedModel(network.eval(), clusters, genes, config, provenance)
+    return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels)
+
+
+def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
+    n_levels = sum(map(len, tech_levels.values()))
+    found = 0 if network.correction is None else network.correction.beta.shape[1]
+    if found != n_levels:
+        raise ValueError(f"the correction has {found} technical batches, the description says {n_levels}")
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:

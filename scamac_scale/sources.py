@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from scamac_scale.cells.buffer import RowBuffer, read_rows, rows_of
+from scamac_scale.cells.tech_batches import TechBatches, WithTechBatches, find_tech_batches, split_key
 from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from scamac_scale.cells.csr import CsrBlock
     from scamac_scale.cells.genes import GeneSpace
 
+logger = logging.getLogger(__name__)
+
+NO_KEY = "none"
+"""A batch key that means no column."""
 SAMPLE_PLACES, SAMPLE_CELLS = 16, 16
 """Where a digest of cells looks at their values: places, and cells at each."""
 PIECE_CELLS = 8192
@@ -40,6 +46,9 @@ PIECE_CELLS = 8192
 
 class OpenSource(CellSource, Protocol):
     """A `CellSource` with what belongs to its cells; a context manager."""
+
+    tech_batches: TechBatches | None
+    """Where the cells come from; None where nobody asked, to be set by whoever does."""
 
     @property
     def gene_space(self) -> GeneSpace:
@@ -111,6 +120,33 @@ def open_source(
         raise
 
 
+def tell_tech_batches(source: OpenSource, key: str | None) -> None:
+    """Tell a source which technical batches its cells are from.
+
+    Parameters
+    ----------
+    source
+        Open.
+    key
+        Columns of its obs, with commas between them; None or ``none`` tells nothing.
+
+    Raises
+    ------
+    InputError
+        If a column cannot be used.
+    """
+    columns = () if key == NO_KEY else split_key(key)
+    if not columns:
+        return
+    found = find_tech_batches(source.obs, columns, where="obs of the input")
+    one = [column for column, count in zip(columns, found.counts, strict=True) if count < 2]
+    if one:
+        logger.warning("all cells have the same value in %s: there is nothing to correct by it", ", ".join(one))
+    if len(one) < len(columns):
+        kept = tuple(column for column in columns if column not in one)
+        source.tech_batches = found if not one else find_tech_batches(source.obs, kept, where="obs of the input")
+
+
 def _is_anndata(data: Any) -> bool:  # Any: narrowed here
     return not isinstance(data, (str, os.PathLike))
 
@@ -171,7 +207,7 @@ def cells_digest(source: OpenSource) -> str:
     return sha256_of(about, order, names, block.indptr, block.indices, block.data)
 
 
-class CachedSource:
+class CachedSource(WithTechBatches):
     """All cells of another source in memory: the same values, bit for bit.
 
     Parameters

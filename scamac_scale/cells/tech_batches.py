@@ -6,6 +6,7 @@ A column is a covariate, each of its values a level. Not to be mixed up with a b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +34,23 @@ class TechBatches:
         The levels of each, L of all covariates together.
     codes
         (N, C) int32, the level of each cell in each covariate, numbered within it; `UNKNOWN` where it is not among the names.
+    new
+        (N,) int32, number of the technical batch of a cell that has an unknown level, and `UNKNOWN` of all other cells; None where no
+        cell has one.
     """
 
     columns: tuple[str, ...]
     names: tuple[tuple[str, ...], ...]
     codes: IntArray
+    new: IntArray | None = None
+
+    @cached_property
+    def levels(self) -> IntArray:
+        """(N, C) int32 levels, numbered through over the covariates; those of new technical batches follow."""
+        found: IntArray = self.codes + np.cumsum([0, *self.counts[:-1]], dtype=np.int32)
+        if self.new is not None:
+            found = np.where(self.new[:, None] == UNKNOWN, found, self.new[:, None] + np.int32(sum(self.counts)))
+        return found
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -50,6 +63,23 @@ class TechBatches:
             return self.codes[:, 0]
         found: IntArray = np.unique(self.codes, axis=0, return_inverse=True)[1].astype(np.int32).reshape(-1)
         return found
+
+
+class WithTechBatches:
+    """What a source knows of the technical batches of its cells, once it has been told.
+
+    Attributes
+    ----------
+    tech_batches
+        Of its N cells, in its order; None where nobody asked.
+    """
+
+    tech_batches: TechBatches | None = None
+
+    @property
+    def levels(self) -> IntArray | None:
+        """(N, C) levels of the cells, numbered through; None where `tech_batches` is."""
+        return None if self.tech_batches is None else self.tech_batches.levels
 
 
 def split_key(key: str | None) -> tuple[str, ...]:

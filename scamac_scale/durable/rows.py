@@ -97,6 +97,32 @@ class RowFile:
             self._reader = None
 
 
+class HeldRows:
+    """What a `RowFile` is, in memory, for few rows.
+
+    Parameters
+    ----------
+    n_rows, width
+        Of the matrix.
+    dtype
+        Of all values.
+    """
+
+    def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32) -> None:
+        self._block = np.zeros((n_rows, width), dtype)
+
+    def write(self, rows: IntArray, block: NDArray[Any]) -> None:
+        """Write some rows, in any order."""
+        self._block[rows] = block
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start` to `stop` - 1, (n, width); not to be changed."""
+        return self._block[start:stop]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 def _opened(path: Path, flags: int) -> Any:  # Any: typed by its wrapper otherwise
     mode = "wb" if flags == os.O_WRONLY else "rb"  # of a number it neither makes nor empties the file
     return os.fdopen(os.open(path, flags | os.O_CLOEXEC), mode, buffering=0)

@@ -16,7 +16,8 @@ from scamac_scale.durable.atomic import writing
 from scamac_scale.durable.rows import RowFile
 from scamac_scale.errors import ConfigError
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.nn.embed import EMBED_CELLS, pad_block
+from scamac_scale.loader.source import levels_of
+from scamac_scale.nn.embed import EMBED_CELLS, block_input, pad_block
 from scamac_scale.ops.attention import AttentionParts, attention_parts
 from scamac_scale.progress import track
 from scamac_scale.ranks.collectives import broadcast, gather, tree_sum
@@ -109,7 +110,8 @@ class AtlasAttention:
     def _project(self, done: int, batch: Batch) -> int:
         n_cells = len(batch.rows)
         device = self._network.gene_mean.device
-        x = pad_block(self._network.scale_input(batch.values.to(device)))
+        levels = levels_of(self._source, batch.rows)
+        x = pad_block(block_input(self._network, batch.values.to(device), levels))
         q, k, v = (self._rows(part[:, :n_cells]) for part in self._network.spatial_parts(x))
         rows = torch.arange(done, done + n_cells).numpy()
         self._queries.write(rows, q.numpy())

@@ -6,8 +6,8 @@ import json
 import logging
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,42 +15,51 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scamac_scale.config import Attention, check_value
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.attention import AtlasAttention, atlas_attention, scratch_bytes
+from scamac_scale.infer.options import MEAN, OWN, PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY, is_finished
 from scamac_scale.infer.output.disk import DiskOutput
 from scamac_scale.infer.output.journal import identity
 from scamac_scale.infer.output.memory import MemoryOutput
-from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, Table
+from scamac_scale.infer.output.table import (
+    DENOISED_KEY,
+    LATENT_KEY,
+    MEMBERSHIP_KEY,
+    UNCORRECTED_KEY,
+    Table,
+)
 from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.infer.tech_batches import place_tech_batches
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.nn.embed import EMBED_CELLS, forward_block
+from scamac_scale.loader.source import levels_of
+from scamac_scale.nn.embed import EMBED_CELLS, block_input, forward_block
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import TICK_BATCHES, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import anndata as ad
 
+    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.fitted import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
 
 logger = logging.getLogger(__name__)
 
+PLAIN = PredictOptions()
+"""Labels, latents and memberships, and no more."""
+
 
 def predict(
     model: FittedModel,
     source: OpenSource,
     out: str | Path | None = None,
+    options: PredictOptions = PLAIN,
     *,
-    is_denoised: bool = False,
-    attention: Attention = "trained",
     world: World = ALONE,
     resume: bool = False,
 ) -> ad.AnnData | Path:
@@ -64,11 +73,8 @@ def predict(
         N cells; its `obs` is carried over to the result, and its `source_rows` say where each row goes.
     out
         Zarr or h5ad to stream to; None keeps the result in memory.
-    is_denoised
-        Also write the reconstruction, log-normalised units, N x G float32.
-    attention
-        ``trained``: the spatial attention of training (over its bank, or the block of cells). ``atlas``: over all cells of the source, Eq. (10) as printed; O(N^2) time,
-        and 12 bytes per scale, latent column and cell of disk beside the output.
+    options
+        What is asked for.
     world
         This rank, and how many there are: each predicts some of the cells, into one output that all of them see.
     resume
@@ -82,7 +88,7 @@ def predict(
     Raises
     ------
     ConfigError
-        If several ranks have no output on disk, or not the same model and input, or `attention` is not known.
+        If several ranks have no output on disk, or not the same model and input.
     InputError
         If the source has no cells, or its columns cannot be written.
     OutputError
@@ -92,10 +98,10 @@ def predict(
     StoppedError
         After SIGTERM, SIGINT or SIGUSR1, where there is an output on disk: what was done is kept.
     """
-    check_value(Attention, attention, "attention")
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
     network = model.network.eval()
+    attention = options.attention
     uns = {**description(model), "attention": attention}
     n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
     output: MemoryOutput | DiskOutput
@@ -103,16 +109,18 @@ def predict(
         check_ranks(out, world)
         folder = Path(tempfile.gettempdir())
         check_room(folder, n_scratch)
-        output = MemoryOutput(_table(model, source, is_denoised, world))
+        place_tech_batches(model, source, options.batch_key, world)
+        output = MemoryOutput(_table(model, source, options.is_denoised, world))
     else:
         folder = Path(out).absolute().parent
-        belongs = identity(model, source, attention=attention, denoised=is_denoised)
+        belongs = identity(model, source, **asdict(options))
         uns[IDENTITY] = json.dumps(belongs)
         check_alike(belongs, world)
         if resume and from_first(lambda: is_finished(Path(out), belongs), world):
             logger.info("%s is finished; there is nothing to resume", out)
             return Path(out)
-        table = _table(model, source, is_denoised, world)
+        place_tech_batches(model, source, options.batch_key, world)
+        table = _table(model, source, options.is_denoised, world)
         output = DiskOutput(out, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
     plan = SweepPlan(source.n_cells, EMBED_CELLS, world)
     with ExitStack() as stack:
@@ -123,7 +131,7 @@ def predict(
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
                 atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
-            write = _writer(model, source, output, plan, atlas)
+            write = Writer(model, source, output, plan, atlas, denoised_levels(model, options))
             start = min(output.turns * TICK_BATCHES * EMBED_CELLS, plan.bounds[1] - plan.bounds[0])
 
             def tick(turns: int, done: int) -> None:
@@ -142,7 +150,10 @@ def check_ranks(out: str | Path | None, world: World) -> None:
 def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: World) -> Table:
     """Say what is predicted; columns of the input on rank 0 alone."""
     genes = list(model.genes.chosen)
-    widths = {LATENT_KEY: model.clusters.centers.shape[1], MEMBERSHIP_KEY: model.n_clusters}
+    width = model.clusters.centers.shape[1]
+    widths = {LATENT_KEY: width, MEMBERSHIP_KEY: model.n_clusters}
+    if model.network.correction is not None:
+        widths[UNCORRECTED_KEY] = width
     if is_denoised:
         widths[DENOISED_KEY] = len(genes)
     is_first = world.rank == 0
@@ -150,33 +161,92 @@ def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: Wor
     return Table(obs, genes, widths)
 
 
-def _writer(
-    model: FittedModel,
-    source: OpenSource,
-    output: MemoryOutput | DiskOutput,
-    plan: SweepPlan,
-    atlas: AtlasAttention | None,
-) -> Callable[[int, Batch], int]:
-    """Predicts a batch and hands it to the output; for a sweep that counts the cells of this rank."""
-    network, device = model.network, model.network.gene_mean.device
-    first, stop = plan.bounds
-    places = source.source_rows[first:stop].copy()
+@dataclass(frozen=True)
+class Writer:
+    """Predicts a batch and hands it to the output; for a sweep that counts the cells of this rank.
 
-    def write(start: int, batch: Batch) -> int:
-        n_cells = len(batch.rows)
-        values = batch.values.to(device)
-        spatial = atlas.read(start, start + n_cells) if atlas else None
-        found = forward_block(network, network.scale_input(values), spatial)
+    Attributes
+    ----------
+    model, source, output, plan
+        Of the prediction.
+    atlas
+        Where every cell attends to all cells.
+    denoised_levels
+        (C,) levels in which cells are reconstructed; empty for the mean of all technical batches, None for their own.
+    """
+
+    model: FittedModel
+    source: OpenSource
+    output: MemoryOutput | DiskOutput
+    plan: SweepPlan
+    atlas: AtlasAttention | None
+    denoised_levels: torch.Tensor | None
+
+    @cached_property
+    def _places(self) -> IntArray:
+        first, stop = self.plan.bounds
+        return self.source.source_rows[first:stop].copy()
+
+    def __call__(self, start: int, batch: Batch) -> int:
+        """Predict a batch, after `start` cells of this rank; how many are done then."""
+        network, n_cells = self.model.network, len(batch.rows)
+        values = batch.values.to(network.gene_mean.device)
+        levels = levels_of(self.source, batch.rows)
+        levels = None if levels is None else levels.to(values.device)
+        x = block_input(network, values, levels)
+        spatial = self.atlas.read(start, start + n_cells) if self.atlas else None
+        found = forward_block(network, x, spatial)
         latent = found.latent[:n_cells].float()
-        u = model.clusters.assign(latent)[0]
+        u = self.model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
-        if DENOISED_KEY in output.table.widths:
-            blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values)
+        if UNCORRECTED_KEY in self.output.table.widths:
+            blocks[UNCORRECTED_KEY] = forward_block(network, network.scale_input(values)).latent[:n_cells].float()
+        if DENOISED_KEY in self.output.table.widths:
+            offset = self._offset(x, values, levels)
+            blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values, offset)
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
-        output.write(places[batch.rows - first], u.argmax(dim=1).cpu().numpy(), arrays)
+        rows = self._places[batch.rows - self.plan.bounds[0]]
+        self.output.write(rows, u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
 
-    return write
+    def _offset(self, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor | None:
+        """(B, G) what the technical batch of the reconstruction adds to cells."""
+        network, others = self.model.network, self.denoised_levels
+        if network.correction is None or levels is None:
+            return None
+        if others is None:
+            return network.scale_input(values) - x
+        if len(others) == 0:
+            return None
+        return network.correction.offset_in(network.scale_input(values), levels, others.expand(len(x), -1))
+
+
+def denoised_levels(model: FittedModel, options: PredictOptions) -> torch.Tensor | None:
+    """Levels in which cells are reconstructed, see `Writer`.
+
+    Raises
+    ------
+    InputError
+        If the model knows no such technical batch.
+    """
+    named, known = options.denoised_batch, model.tech_levels
+    if named == OWN:
+        return None
+    device = model.network.gene_mean.device
+    if named == MEAN:
+        return torch.zeros(0, dtype=torch.int64, device=device)
+    names = [part.strip() for part in named.split(",")] if len(known) > 1 else [named]
+    starts = np.cumsum([0, *map(len, known.values())]).tolist()
+    is_known = len(names) == len(known) and all(
+        name in levels for name, levels in zip(names, known.values(), strict=True)
+    )
+    if not is_known:
+        told = "; ".join(f"{column}: {', '.join(levels[:20])}" for column, levels in known.items()) or "none"
+        raise InputError(
+            f"the model knows no technical batch {named!r} to reconstruct cells in; it knows {told}, and {OWN} and {MEAN}."
+        )
+    places = [start + levels.index(name) for start, name, levels in zip(starts, names, known.values(), strict=False)]
+    return torch.tensor(places, device=device)
 
 
 def description(model: FittedModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
 
 
-def denoise(network: ScamacNetwork, output: Tensor, values: Tensor) -> Tensor:
+def denoise(network: ScamacNetwork, output: Tensor, values: Tensor, offset: Tensor | None = None) -> Tensor:
     """Undo the scaling of the input.
 
     Parameters
@@ -21,10 +21,13 @@ def denoise(network: ScamacNetwork, output: Tensor, values: Tensor) -> Tensor:
         (B, G) reconstruction X', scaled units.
     values
         (B, G) log-normalised input, for the length of each cell.
+    offset
+        (B, G) what the technical batch adds to each cell, scaled units; None leaves it out.
 
     Returns
     -------
     Tensor
         (B, G) log-normalised expression, clamped at 0.
     """
+    output = output if offset is None else output + offset
     return network.unscale(output, values.norm(dim=1, keepdim=True)).clamp_min(0.0)

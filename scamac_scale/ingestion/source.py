@@ -10,6 +10,7 @@ import numpy as np
 
 from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.cells.csr import CsrBlock, csr_bytes
+from scamac_scale.cells.tech_batches import WithTechBatches
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
@@ -38,7 +39,7 @@ MIN_SHARE = 0.5
 """Share of the chosen genes that an input must have."""
 
 
-class NormalisedSource:
+class NormalisedSource(WithTechBatches):
     """Raw data, normalised and reduced to the chosen genes while it is read.
 
     Parameters

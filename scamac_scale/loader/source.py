@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from scamac_scale.cells.arrays import IntArray
 
 __all__ = ["CellSource", "CsrBlock", "RowBuffer"]
+
+
+def levels_of(source: CellSource, rows: IntArray) -> torch.Tensor | None:
+    """(B, C) int64 levels of the technical batches of some cells; None where the source has none."""
+    import torch
+
+    levels = source.levels
+    return None if levels is None else torch.from_numpy(levels[rows]).long()
 
 
 @runtime_checkable
@@ -52,6 +61,10 @@ class CellSource(Protocol):
 
         The feed then takes batches from it without loading windows.
         """
+
+    @property
+    def levels(self) -> IntArray | None:
+        """(N, C) int32 levels of the technical batches of all cells, numbered through; None where there are none."""
 
     def load(self, starts: NDArray[np.int64], stops: NDArray[np.int64], into: RowBuffer) -> None:
         """Load runs of cells into reused memory, for the feed.

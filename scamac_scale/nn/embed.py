@@ -24,6 +24,31 @@ def pad_block(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def block_input(network: ScamacNetwork, values: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
+    """Input of up to `EMBED_CELLS` cells; as `ScamacNetwork.cell_input`, of a padded block where there is something to correct.
+
+    Parameters
+    ----------
+    network
+        With its correction, if any.
+    values
+        (b, G) log-normalised values, on the device of the network.
+    levels
+        (b, C) levels of their technical batches; None where there are none.
+
+    Returns
+    -------
+    Tensor
+        (b, G): that of a cell does not depend on which cells come with it.
+    """
+    x = network.scale_input(values)
+    if levels is None:
+        return network.corrected(x, None)
+    padding = levels.new_zeros(EMBED_CELLS - len(levels), levels.shape[1])
+    return network.corrected(pad_block(x), torch.cat([levels, padding]))[: len(x)]
+
+
+@torch.no_grad()
 def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None) -> NetworkOutput:
     """Frozen forward pass of up to `EMBED_CELLS` cells.
 
@@ -32,7 +57,7 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor
     network
         With its bank and mean product set.
     x
-        (b, G) scaled input on the device of the network, b <= `EMBED_CELLS`.
+        (b, G) scaled input on the device of the network, b <= `EMBED_CELLS`; from `block_input`, say.
     spatial
         (S, b, D), result of Eq. (10) for these cells, where it is known.
 
@@ -42,7 +67,7 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor
         As of the padded block, unless cells attend to their block: rows past b mean nothing.
     """
     if spatial is not None:
-        n_padding = EMBED_CELLS - len(x)
+        n_padding = EMBED_CELLS - spatial.shape[1]
         spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
     if spatial is not None or not network.mixes_batch:
         x = pad_block(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
+from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
 from scamac_scale.nn.layers import LayerNorm
@@ -113,6 +114,8 @@ class ScamacNetwork(nn.Module):
         Weight of a batch in the running `mean_product`.
     follows_product
         Whether a gradient step takes Eq. (11)'s product from the running mean over the atlas.
+    correction
+        Of the technical batches in the scaled input; None where there is none.
 
     References
     ----------
@@ -142,12 +145,20 @@ class ScamacNetwork(nn.Module):
         self.is_unit_norm = input.unit_norm
         self.channel_momentum = CHANNEL_MOMENTUM
         self.follows_product = CHANNEL_FORMS[config.channel_form]
+        self.correction: TechCorrection | None = None
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("bank_cells", torch.zeros(n_bank, n_genes))
         self.register_buffer("bank_k", torch.zeros(n_scales, n_bank, width))
         self.register_buffer("bank_v", torch.zeros(n_scales, n_bank, width))
         self.register_buffer("mean_product", torch.zeros(n_scales, width, width))
+
+    def allot_correction(self, tensors: dict[str, Tensor], sigma: float) -> None:
+        """Make room for the correction that a saved state of a network has, if it has one."""
+        prefix = "correction."
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if own:
+            self.correction = TechCorrection.like(own, sigma).to(self.gene_mean.device)
 
     @torch.no_grad()
     def scale_input(self, values: Tensor) -> Tensor:
@@ -177,6 +188,30 @@ class ScamacNetwork(nn.Module):
             factor = self.input_scale / length.masked_fill(length == 0, torch.inf)
         # One pass over (B, G) instead of three.
         return torch.addcmul(-self.gene_mean * self.input_scale, values, factor)
+
+    def cell_input(self, values: Tensor, levels: Tensor | None) -> Tensor:
+        """Turn log-normalised values into input, without what technical batches add to them.
+
+        Parameters
+        ----------
+        values
+            (B, G), on the device of the network.
+        levels
+            (B, C) int64, levels of the technical batches of the cells, on any device; None where there are none.
+
+        Returns
+        -------
+        Tensor
+            (B, G). No gradient.
+        """
+        return self.corrected(self.scale_input(values), levels)
+
+    def corrected(self, x: Tensor, levels: Tensor | None) -> Tensor:
+        """Take from (..., B, G) scaled input what technical batches add to it, where a correction is known."""
+        if self.correction is None:
+            return x
+        assert levels is not None
+        return x - self.correction.offset(x, levels.to(x.device))
 
     def unscale(self, output: Tensor, norm: Tensor) -> Tensor:
         """Turn output of the network back into log-normalised values.

@@ -20,6 +20,7 @@ from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
+from scamac_scale.cells.tech_batches import WithTechBatches
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
 from scamac_scale.store import layout
@@ -42,7 +43,7 @@ READ_CELLS = 4096
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
 
-class StoreReader:
+class StoreReader(WithTechBatches):
     """A training store, open for reading.
 
     Parameters

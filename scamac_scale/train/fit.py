@@ -101,7 +101,7 @@ def fit(
         fabric = launch(config.train)
         state = _first_state(build_network(source, config).to(fabric.device), source, config, run, world)
         stack.callback(state.close)
-        left = stages_left(recipe(config), state)
+        left = stages_left(recipe(config, has_tech_batches=source.tech_batches is not None), state)
         tools = gather_tools(fabric, state, source, config, run, world, signals)
         barrier(world)  # some have opened their cells sooner than others: sweeps are less patient
         for stage, following in zip(left, [*(stage.name for stage in left[1:]), DONE], strict=False):
@@ -175,8 +175,10 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
         "versions": versions(),
         "commit": commit(),
     }
+    tech = tools.source.tech_batches if state.network.correction is not None else None
+    tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
     reach("train.model")
-    return FittedModel(state.network.eval(), clusters, genes, config, provenance)
+    return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels)
 
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:

@@ -1,6 +1,6 @@
 """The recipe of a fit: its stages in order, each a function of the tools and the state.
 
-Scale of the input -> start of the weights -> pretraining -> landmarks labelled -> rounds of (steps, exact sweep) -> one fuzzy
+Scale of the input -> correction of technical batches, where there are some -> start of the weights -> pretraining -> landmarks labelled -> rounds of (steps, exact sweep) -> one fuzzy
 sweep. A fit can be stopped and resumed between two stages, and inside long ones. To add a stage, write its function and name it in
 `recipe`. Everything random is keyed by the seed, everything summed over all cells is a sweep.
 """
@@ -15,15 +15,19 @@ from scamac_scale.errors import StoreError
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.train.clusters.centers import landmark_clusters, tend_clusters
 from scamac_scale.train.clusters.landmarks import label_landmarks
-from scamac_scale.train.clusters.selection import choose_bank, choose_landmarks
+from scamac_scale.train.clusters.selection import choose_bank, choose_landmarks, sample_rows
 from scamac_scale.train.clusters.targets import has_similarity
-from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale
+from scamac_scale.train.correction.fit import Cells, fit_correction, start_correction
+from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale, principal_components
 from scamac_scale.train.state import PHASE, PRETRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
+
     from scamac_scale.config import ScamacConfig
+    from scamac_scale.loader.feed import Batch
     from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
@@ -92,13 +96,18 @@ class Stage(NamedTuple):
     is_saved: bool = False
 
 
-def recipe(config: ScamacConfig) -> list[Stage]:
-    """List all stages of a fit, in order."""
+def recipe(config: ScamacConfig, *, has_tech_batches: bool = False) -> list[Stage]:
+    """List all stages of a fit, in order; those for technical batches where the cells have some."""
     found: tuple[str, ...] = "landmarks", "clusters"
     if has_similarity(config.loss, config.train):
         found = *found, "target"
+    corrections = [
+        Stage("components", find_components, "correction"),
+        Stage("correction", correct_input, "correction"),
+    ]
     stages = [
         Stage("gene moments", scale_input, "gene moments"),
+        *(corrections if has_tech_batches and config.correction.acts_on != "none" else []),
         Stage("start", start_weights, "start", is_saved=True),
         Stage("pretraining", pretrain, "pretraining"),
         Stage("bank", renew_bank, "pretraining"),
@@ -152,6 +161,31 @@ def scale_input(tools: Tools, state: FitState) -> None:
     with tools.watch.sweep("gene moments") as (in_flight, tick):
         config, source = tools.config.input, tools.source
         fit_input_scale(state.network, source, config, tools.world, in_flight=in_flight, tick=tick)
+
+
+def find_components(tools: Tools, state: FitState) -> None:
+    """Find the principal components in which technical batches are corrected."""
+    config, network, source = tools.config, state.network, tools.source
+    rows = sample_rows(source.n_cells, config.start.pca_cells, config.seed, "pca")
+    with tools.watch.sweep("components of the input") as (_, tick):
+        mean, axes = principal_components(network, source, config.correction.components, rows, tools.world, tick)
+    network.correction = start_correction(mean, axes, config.correction.sigma).to(network.gene_mean.device)
+
+
+def correct_input(tools: Tools, state: FitState) -> None:
+    """Find what technical batches add to the input; from here on all see it without that."""
+    config, network, source = tools.config, state.network, tools.source
+    correction = network.correction
+    assert correction is not None
+    device = network.gene_mean.device
+
+    def components(batch: Batch) -> torch.Tensor:
+        return correction.components(network.scale_input(batch.values.to(device)))
+
+    folder = tools.run.path if tools.run else None
+    cells = Cells(source, components, len(correction.mean), device, folder)
+    with tools.watch.sweep("correction") as (in_flight, tick):
+        correction.keep(*fit_correction(cells, config.correction, config.seed, tools.world, in_flight, tick))
 
 
 def start_weights(tools: Tools, state: FitState) -> None:

@@ -16,6 +16,7 @@ import torch
 from scamac_scale.errors import ConfigError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
+from scamac_scale.loader.source import levels_of
 from scamac_scale.ranks.collectives import TreeSum, from_first, sum_over_ranks
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, Tick, no_tick, sum_over_cells
@@ -93,7 +94,7 @@ def _moments(network: ScamacNetwork, source: CellSource, rows: IntArray, world: 
         for start, end in pairwise([0, *plan.segment_ends]):
             part = _Moments(torch.zeros(n_genes).double(), torch.zeros(n_genes, n_genes).double())
             for batch in islice(batches, end - start):
-                x = network.scale_input(batch.values.to(device))
+                x = network.cell_input(batch.values.to(device), levels_of(source, batch.rows))
                 part.total.add_(x.sum(dim=0, dtype=torch.float64).cpu())
                 part.cross.add_((x.T @ x).cpu())
                 tick()

@@ -155,6 +155,7 @@ class FitState:
         StoreError
             If the file of the codes is missing, or is not what was written.
         """
+        network.allot_correction(plain["network"], config.correction.sigma)
         network.load_state_dict(plain["network"])
         device = network.gene_mean.device
         state = cls(network, plain["stage"], plain["step"], plain["phase"], plain["phase_step"])

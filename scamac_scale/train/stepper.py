@@ -13,6 +13,7 @@ from scamac_scale.errors import ConfigError, NumericalError
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.plan import EpochPlan, window_sizes
+from scamac_scale.loader.source import levels_of
 from scamac_scale.loader.weighted import WeightedPlan, balanced_weights
 from scamac_scale.losses.total import balanced_weight, gradient_norm, weighted_total
 from scamac_scale.nn.model import CHANNEL_MOMENTUM, NetworkOutput
@@ -222,12 +223,18 @@ class Stepper:
         names: list[str] = [name for name in phase.terms if _is_ready(name, state)]
         counted = blocks.cut(torch.ones(len(x), device=x.device), sizes)
         rows = blocks.cut(torch.from_numpy(batch.rows), sizes).numpy()
+        clean, noisy = blocks.cut(x, sizes), blocks.cut(noisy, sizes)
+        if (correction := self.network.correction) is not None:
+            levels = levels_of(self.source, batch.rows)
+            assert levels is not None
+            added = correction.offset(clean, blocks.cut(levels.to(x.device), sizes))
+            clean, noisy = clean - added, noisy - added
         with self.fabric.autocast():
             layers, z, product = blocks.forward(
-                blocks.cut(noisy, sizes), counted, sizes, world, has_latent=not CLUSTER_TERMS.isdisjoint(names)
+                noisy, counted, sizes, world, has_latent=not CLUSTER_TERMS.isdisjoint(names)
             )
         share, n_cells = counted / sum(sizes), self.source.n_cells
-        scene = Scene(blocks.cut(x, sizes), rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
+        scene = Scene(clean, rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
         terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
         losses = weighted_total(terms, state.weights)
         if reach("train.loss") == "nan":

@@ -9,6 +9,7 @@ import torch
 
 from scamac_scale.config import TrainConfig
 from scamac_scale.errors import NumericalError
+from scamac_scale.loader.source import levels_of
 from scamac_scale.ops.fuzzy import CenterSums, center_sums, centers_from_sums
 from scamac_scale.ops.similarity import Codes, Grams, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.ranks.world import ALONE, World
@@ -161,7 +162,8 @@ class Sweeps:
 
         @torch.no_grad()
         def of(batch: Batch) -> Sum:
-            return part(self.network.scale_input(batch.values.to(device)), batch)
+            levels = levels_of(self.source, batch.rows)
+            return part(self.network.cell_input(batch.values.to(device), levels), batch)
 
         with self.watch.sweep(label) as (in_flight, tick):
             return sum_over_cells(self.source, of, label=label, world=self.world, in_flight=in_flight, tick=tick)

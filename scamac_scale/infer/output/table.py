@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import IntArray
 
 LATENT_KEY = "X_scAMAC"
+UNCORRECTED_KEY = "X_scAMAC_uncorrected"
 MEMBERSHIP_KEY = "scamac_membership"
 CLUSTER_KEY = "scamac_cluster"
 DENOISED_KEY = "scamac_denoised"

@@ -11,6 +11,7 @@ import torch
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.faults import reach
 from scamac_scale.loader.ordered import SweepPlan
+from scamac_scale.loader.source import levels_of
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
 from scamac_scale.ranks.collectives import barrier, from_first
@@ -123,7 +124,7 @@ def _consensus_target(
 
     @torch.no_grad()
     def assign(done: int, batch: Batch) -> int:
-        x = network.scale_input(batch.values.to(device))
+        x = network.cell_input(batch.values.to(device), levels_of(source, batch.rows))
         table.write(batch.rows, assigner.assign({"input": x, "latent": network.embed(x)}).cpu().numpy())
         reach("train.members")
         return done + len(batch.rows)

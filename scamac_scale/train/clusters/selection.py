@@ -12,6 +12,7 @@ import torch
 from scamac_scale.errors import MissingExtraError
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan
+from scamac_scale.loader.source import levels_of
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
@@ -53,11 +54,16 @@ def read_cells(source: CellSource, rows: IntArray, network: ScamacNetwork) -> to
     return torch.cat([x.cpu() for x in _scaled(source, rows, network)])
 
 
-def _scaled(source: CellSource, rows: IntArray, network: ScamacNetwork) -> Iterator[torch.Tensor]:
+def sample_batches(source: CellSource, rows: IntArray) -> Iterator[Batch]:
+    """Read some cells, some at a time; as of `Feed.run`."""
     pieces = [rows[start : start + SWEEP_CELLS] for start in range(0, len(rows), SWEEP_CELLS)]
     with Feed(source) as feed:
-        for batch in feed.run(RowsPlan(pieces)):
-            yield network.scale_input(batch.values.to(network.gene_mean.device))
+        yield from feed.run(RowsPlan(pieces))
+
+
+def _scaled(source: CellSource, rows: IntArray, network: ScamacNetwork) -> Iterator[torch.Tensor]:
+    for batch in sample_batches(source, rows):
+        yield network.cell_input(batch.values.to(network.gene_mean.device), levels_of(source, batch.rows))
 
 
 def _random_rows(source: CellSource, network: ScamacNetwork, n_rows: int, seed: int, purpose: str) -> IntArray:

@@ -1,0 +1,43 @@
+"""What may be asked of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scamac_scale.config import Attention, check_value
+
+OWN, MEAN = "own", "mean"
+"""Technical batches that reconstructions may be in, beside a named one: that of each cell, and the mean of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What may be asked of a prediction.
+
+    Attributes
+    ----------
+    is_denoised
+        Also write the reconstruction, log-normalised units, N x G float32.
+    denoised_batch
+        Technical batch in which cells are reconstructed: ``own``, ``mean``, or the name of one of the fit (with commas between the levels of
+        several columns).
+    attention
+        ``trained``: the spatial attention of training (over its bank, or the block of cells). ``atlas``: over all cells of the source, Eq.
+        (10) as printed; O(N^2) time, and 12 bytes per scale, latent column and cell of disk beside the output.
+    batch_key
+        Columns of obs that stand for those of the fit, with commas between them; None takes the same names.
+
+    Raises
+    ------
+    ConfigError
+        If `attention` is not known.
+    """
+
+    is_denoised: bool = False
+    denoised_batch: str = OWN
+    attention: Attention = "trained"
+    batch_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        check_value(Attention, self.attention, "attention")

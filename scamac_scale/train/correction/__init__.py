@@ -1,0 +1,1 @@
+"""The correction of technical batches: where components lie, and the passes over them."""
