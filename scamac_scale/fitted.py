@@ -171,6 +171,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     """Put the model together; what does not fit is a KeyError, TypeError, ValueError, AttributeError or RuntimeError."""
     import torch
 
+    from scamac_scale.nn.correction import correction_for
     from scamac_scale.nn.model import ScamacNetwork
 
     config = config_from_dict(description["config"])
@@ -179,7 +180,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
         network = ScamacNetwork(len(genes.chosen), model, config.input)
-    network.allot_correction(tensors, config.correction.sigma)
+    network.correction = correction_for(tensors, config.correction.sigma)
     _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
     if centers.shape != (description["n_clusters"], model.latent_width):
         raise ValueError(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from scamac_scale.config import IngestConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
 
     from scamac_scale.config import Count, ScamacConfig
@@ -16,6 +18,7 @@ def scamac(
     adata: ad.AnnData,
     n_clusters: Count | None = None,
     *,
+    batch_key: str | Sequence[str] | None = None,
     seed: int | None = None,
     config: ScamacConfig | None = None,
     layer: str | None = None,
@@ -30,6 +33,8 @@ def scamac(
         N cells with raw counts, linear values (RPKM, TPM) or log values; which is detected.
     n_clusters
         Number of clusters K, or ``"auto"`` (the default).
+    batch_key
+        Column of obs, or several, that tell the technical batch (donor, chip, technology) of a cell: the latent is corrected for it.
     seed
         Every random choice derives from it.
     config
@@ -49,17 +54,19 @@ def scamac(
 
     Notes
     -----
-    Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``.
+    Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``; with a batch key also
+    ``obsm["X_scAMAC_uncorrected"]``.
     """
     from scamac_scale.api import ScAMAC
-    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY
 
     matrix = "raw" if use_raw else (layer or "X")
-    model = ScAMAC(n_clusters, seed=seed, config=config).fit(adata, ingest=IngestConfig(matrix=matrix))
+    model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
+    model.fit(adata, ingest=IngestConfig(matrix=matrix, batch_key=model.config.batch_key))
     found = model.predict(adata, denoised=denoised, matrix=matrix)
     adata.obs[CLUSTER_KEY] = found.obs[CLUSTER_KEY]
-    adata.obsm[LATENT_KEY] = found.obsm[LATENT_KEY]
-    adata.obsm[MEMBERSHIP_KEY] = found.obsm[MEMBERSHIP_KEY]
+    for name in found.obsm:
+        adata.obsm[name] = found.obsm[name]
     adata.uns[UNS_KEY] = found.uns[UNS_KEY]
     if denoised:
         adata.obsm[DENOISED_KEY] = found.layers[DENOISED_KEY]

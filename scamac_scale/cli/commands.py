@@ -124,7 +124,16 @@ def _declare_train(parser: ArgumentParser) -> None:
         metavar="K|auto",
         help="Number of clusters; auto estimates it, which is right within one only about two times in five.",
     )
-    parser.add_class_arguments(ScamacConfig, skip={"n_clusters"})
+    parser.add_argument(
+        "--batch-key",
+        "--batch_key",
+        type=str | None,
+        default=None,
+        metavar="COL[,COL]",
+        help="Columns of obs that tell which technical batch (donor, chip, technology) a cell is from; by default those that the store "
+        "was ingested with, none ignores them.",
+    )
+    parser.add_class_arguments(ScamacConfig, skip={"n_clusters", "batch_key"})
     # the parser prints listed dataclasses only as plain dicts
     parser.set_defaults({"train.phases": [asdict(phase) for phase in ScamacConfig().train.phases]})
 
@@ -144,6 +153,22 @@ def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--input", type=str, help="Training store, h5ad, AnnData zarr or 10x h5.", **OPTIONAL)
     parser.add_argument("--out", type=str, help="Result to write, ending in .zarr or .h5ad.", **OPTIONAL)
     parser.add_argument("--denoised", action="store_true", help="Add the reconstructed expression.", **OPTIONAL)
+    parser.add_argument(
+        "--denoised-batch",
+        "--denoised_batch",
+        type=str,
+        default="own",
+        help="Technical batch in which cells are reconstructed: own, mean (of all), or the name of one.",
+    )
+    parser.add_argument(
+        "--batch-key",
+        "--batch_key",
+        type=str | None,
+        default=None,
+        metavar="COL[,COL]",
+        help="Columns of the input's obs that stand for the batch key of the fit; by default the same names. Cells of batches that the fit "
+        "has not seen are placed among the others.",
+    )
     parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
     parser.add_argument(
         "--attention",
@@ -166,7 +191,8 @@ def _predict(args: Namespace) -> Result:
 
     require(args, "run", "input", "out")
     model = ScAMAC.load(Path(args.run) / "model")
-    options = {"matrix": args.matrix, "attention": args.attention, "denoised": getattr(args, "denoised", False)}
+    options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch")}
+    options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)
 

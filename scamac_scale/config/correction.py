@@ -30,7 +30,7 @@ class CorrectionConfig:
     passes: int = 4
     """Passes over all cells that find the clusters of a round."""
     tolerance: float = 1e-3
-    """Fall of the objective, as a share of it, below which no further correction is made."""
+    """Fall of the objective, as a share of it; once two rounds fall by less, no further correction is made."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""

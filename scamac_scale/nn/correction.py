@@ -67,13 +67,6 @@ class TechCorrection(nn.Module):
 
         self.new_beta: Tensor | None = None
 
-    @classmethod
-    def like(cls, tensors: dict[str, Tensor], sigma: float) -> TechCorrection:
-        """Make an empty one for saved tensors, by name."""
-        n_features, n_components = tensors["axes"].shape
-        n_layers, n_levels, n_clusters, _ = tensors["beta"].shape
-        return cls(n_features, n_components, n_layers, n_clusters, n_levels, sigma)
-
     @property
     def layers(self) -> list[Layer]:
         """The corrections, in their order."""
@@ -98,6 +91,11 @@ class TechCorrection(nn.Module):
         axes = self.axes
         found = torch.bmm(x, axes.expand(len(x), *axes.shape)) if x.ndim == 3 else x @ axes
         return found - self.mean
+
+    def forward(self, x: Tensor, levels: Tensor | None) -> Tensor:
+        """(..., B, G) cells without what their technical batches, (..., B, C) levels on any device, have added."""
+        assert levels is not None
+        return x - self.offset(x, levels.to(x.device))
 
     @torch.no_grad()
     def offset(self, x: Tensor, levels: Tensor) -> Tensor:
@@ -144,3 +142,12 @@ class TechCorrection(nn.Module):
         """From components to genes."""
         axes = self.axes.T
         return torch.bmm(z, axes.expand(len(z), *axes.shape)) if z.ndim == 3 else z @ axes
+
+
+def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection | None:
+    """Make room for the correction that a saved network has; None where it has none."""
+    axes, beta = tensors.get("correction.axes"), tensors.get("correction.beta")
+    if axes is None or beta is None:
+        return None
+    n_layers, n_levels, n_clusters, _ = beta.shape
+    return TechCorrection(*axes.shape, n_layers, n_clusters, n_levels, sigma)

@@ -42,10 +42,11 @@ def block_input(network: ScamacNetwork, values: torch.Tensor, levels: torch.Tens
         (b, G): that of a cell does not depend on which cells come with it.
     """
     x = network.scale_input(values)
-    if levels is None:
-        return network.corrected(x, None)
+    if network.correction is None or levels is None:
+        return x
     padding = levels.new_zeros(EMBED_CELLS - len(levels), levels.shape[1])
-    return network.corrected(pad_block(x), torch.cat([levels, padding]))[: len(x)]
+    found: torch.Tensor = network.correction(pad_block(x), torch.cat([levels, padding]))
+    return found[: len(x)]
 
 
 @torch.no_grad()

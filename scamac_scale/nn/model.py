@@ -153,13 +153,6 @@ class ScamacNetwork(nn.Module):
         self.register_buffer("bank_v", torch.zeros(n_scales, n_bank, width))
         self.register_buffer("mean_product", torch.zeros(n_scales, width, width))
 
-    def allot_correction(self, tensors: dict[str, Tensor], sigma: float) -> None:
-        """Make room for the correction that a saved state of a network has, if it has one."""
-        prefix = "correction."
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if own:
-            self.correction = TechCorrection.like(own, sigma).to(self.gene_mean.device)
-
     @torch.no_grad()
     def scale_input(self, values: Tensor) -> Tensor:
         """Turn log-normalised values into input of the network.
@@ -190,7 +183,7 @@ class ScamacNetwork(nn.Module):
         return torch.addcmul(-self.gene_mean * self.input_scale, values, factor)
 
     def cell_input(self, values: Tensor, levels: Tensor | None) -> Tensor:
-        """Turn log-normalised values into input, without what technical batches add to them.
+        """Turn log-normalised values into input, without what technical batches add to them where a correction is known.
 
         Parameters
         ----------
@@ -204,14 +197,8 @@ class ScamacNetwork(nn.Module):
         Tensor
             (B, G). No gradient.
         """
-        return self.corrected(self.scale_input(values), levels)
-
-    def corrected(self, x: Tensor, levels: Tensor | None) -> Tensor:
-        """Take from (..., B, G) scaled input what technical batches add to it, where a correction is known."""
-        if self.correction is None:
-            return x
-        assert levels is not None
-        return x - self.correction.offset(x, levels.to(x.device))
+        x = self.scale_input(values)
+        return x if self.correction is None else self.correction(x, levels)
 
     def unscale(self, output: Tensor, norm: Tensor) -> Tensor:
         """Turn output of the network back into log-normalised values.

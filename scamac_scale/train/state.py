@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.nn.correction import correction_for
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
 from scamac_scale.train.clusters.selection import Landmarks
@@ -155,9 +156,10 @@ class FitState:
         StoreError
             If the file of the codes is missing, or is not what was written.
         """
-        network.allot_correction(plain["network"], config.correction.sigma)
-        network.load_state_dict(plain["network"])
         device = network.gene_mean.device
+        correction = correction_for(plain["network"], config.correction.sigma)
+        network.correction = None if correction is None else correction.to(device)
+        network.load_state_dict(plain["network"])
         state = cls(network, plain["stage"], plain["step"], plain["phase"], plain["phase_step"])
         for key, (optimizer_state, done) in plain["optimizers"].items():
             optimizer, _ = state.optimizer(key, config.train)

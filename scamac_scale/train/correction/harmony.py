@@ -6,6 +6,7 @@ What is not kept is r, N x Q numbers: it enters later steps through sums over bl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from scamac_scale.train.correction.points import Points
 
 
+PATIENCE = 2
+"""Rounds that must gain next to nothing: the first ones may, before a correction takes hold."""
+
+
 class _After(NamedTuple):
     """Sums over cells that were just corrected: towards the next centers, and for unknown levels."""
 
@@ -64,8 +69,8 @@ class Progress:
         Of this round that are done.
     layers
         Corrections so far.
-    objective
-        Before the last one of them; None before the first.
+    objectives
+        Before each of them, and the one after them.
     reference
         The cells as the last of them leaves them.
     is_done
@@ -76,7 +81,7 @@ class Progress:
     towards: torch.Tensor
     n_passes: int = 0
     layers: list[Layer] = field(default_factory=list)
-    objective: float | None = None
+    objectives: list[float] = field(default_factory=list)
     reference: Reference | None = None
     is_done: bool = False
 
@@ -87,7 +92,7 @@ class Progress:
             "towards": self.towards.cpu(),
             "n_passes": self.n_passes,
             "layers": [[part.cpu() for part in layer] for layer in self.layers],
-            "objective": self.objective,
+            "objectives": list(self.objectives),
             "reference": None if self.reference is None else [part.cpu() for part in self.reference],
             "is_done": self.is_done,
         }
@@ -104,6 +109,14 @@ class Progress:
         found["layers"] = [Layer(*here(layer)) for layer in plain["layers"]]
         found["reference"] = None if plain["reference"] is None else Reference(*here(plain["reference"]))
         return cls(**found)
+
+
+def has_settled(objectives: Sequence[float], tolerance: float) -> bool:
+    """Tell whether the last `PATIENCE` rounds made the objective smaller by less than a share of it, each."""
+    last = objectives[-1 - PATIENCE :]
+    return len(last) > PATIENCE and all(
+        before - now < tolerance * abs(before) for before, now in pairwise(last)
+    )
 
 
 class Harmony:
@@ -192,9 +205,8 @@ class Harmony:
         sums = parts[0]
         for part in parts[1:]:
             sums = sums + part
-        now, before = float(objective(sums, penalty, design, config.sigma, config.theta)), progress.objective
-        progress.objective = now
-        if before is not None and before - now < config.tolerance * abs(before):
+        progress.objectives.append(float(objective(sums, penalty, design, config.sigma, config.theta)))
+        if has_settled(progress.objectives, config.tolerance):
             progress.is_done = True
             return
         layer = Layer(centers, rows, ridge(sums, design, config.alpha).to(dtype))
