@@ -396,33 +396,40 @@ class ScAMAC:
         return model
 
 
-def evaluate(data: str | Path | ad.AnnData, label: str, *, key: str = "scamac_cluster") -> dict[str, Any]:
-    """Score a clustering against labels.
+def evaluate(
+    data: str | Path | ad.AnnData,
+    label: str | None = None,
+    *,
+    key: str = "scamac_cluster",
+    batch_key: str | None = None,
+    basis: str = "X_scAMAC",
+) -> dict[str, Any]:
+    """Score a clustering against labels, and how well technical batches mix.
 
     Parameters
     ----------
     data
         Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
     label
-        Column of obs with the labels; cells without one are left out and counted.
+        Column of obs with the labels; cells without one are left out of scores by label, and counted.
     key
         Column of obs with the clusters.
+    batch_key
+        Columns of obs with the technical batches, commas between them; several count jointly.
+    basis
+        Key of obsm in which batches are to mix.
 
     Returns
     -------
     dict
-        ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``.
+        With a label ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``; with a batch key those of
+        docs/batches.md, among them ``warnings``, a list of sentences. Plain numbers.
 
     Raises
     ------
     InputError
-        If a column is missing; lists the known ones.
+        If a column or the basis is missing (lists the known ones) or cannot be used, or there is one batch only.
     """
-    from scamac_scale.ingestion.open import read_obs
-    from scamac_scale.metrics.clustering import clustering_scores
+    from scamac_scale.evaluation import evaluate as score
 
-    obs = read_obs(data) if isinstance(data, str | Path) else data.obs
-    for column in (label, key):
-        if column not in obs:
-            raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns))}.")
-    return dict(clustering_scores(obs[label].to_numpy(), obs[key].to_numpy()))
+    return score(data, label, key=key, batch_key=batch_key, basis=basis)

@@ -58,7 +58,8 @@ ARROWS: dict[str, set[str]] = {
     "infer": BOTH_SIDES | {"store"},
     # what users call
     "inspection": {"cells", "errors", "fitted", "infer", "ingestion", "progress", "store", "train"},
-    "api": {"config", "durable", "errors", "fitted", "infer", "ingestion", "inspection", "metrics", "ranks"}
+    "evaluation": {"cells", "errors", "ingestion", "metrics", "progress", "randomness"},
+    "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
     "demonstration": {"api", "config", "errors", "simulation", "train"},

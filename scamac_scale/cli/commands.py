@@ -201,13 +201,24 @@ def _declare_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("out", type=str, metavar="OUT", help="Result of predict.")
     parser.add_argument("--label", type=str, help="Column of obs with the labels.", **OPTIONAL)
     parser.add_argument("--key", type=str, default="scamac_cluster", help="Column of obs with the clusters.")
+    parser.add_argument(
+        "--batch-key",
+        "--batch_key",
+        type=str,
+        help="Columns of obs with the technical batches, commas between them: tells how well these mix.",
+        **OPTIONAL,
+    )
+    parser.add_argument("--basis", type=str, default="X_scAMAC", help="Key of obsm in which batches are to mix.")
 
 
 def _evaluate(args: Namespace) -> Result:
     from scamac_scale.api import evaluate
 
-    require(args, "label")
-    return {"label": args.label, **evaluate(args.out, args.label, key=args.key)}
+    label, batch_key = getattr(args, "label", None), getattr(args, "batch_key", None)
+    if label is None and batch_key is None:
+        raise ConfigError("--label must be given, for ARI and NMI, or --batch-key, for how batches mix, or both.")
+    named = {} if label is None else {"label": label}
+    return named | evaluate(args.out, label, key=args.key, batch_key=batch_key, basis=args.basis)
 
 
 def _declare_inspect(parser: ArgumentParser) -> None:
@@ -256,8 +267,8 @@ COMMANDS = {
         run=_predict,
     ),
     "evaluate": Command(
-        summary="Score the clusters of a result against labels.",
-        usage="OUT --label KEY",
+        summary="Score the clusters of a result against labels, and how well technical batches mix.",
+        usage="OUT [--label KEY] [--batch-key KEYS]",
         declare=_declare_evaluate,
         run=_evaluate,
         has_json_file=True,

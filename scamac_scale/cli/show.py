@@ -11,6 +11,20 @@ from scamac_scale.errors import OutputError
 
 MAX_ROWS = 25
 """Rows of a table on the screen; JSON has them all."""
+LINES = ("warnings", "next")
+"""Keys whose items are a line each."""
+NAMES = {
+    **{
+        "ari": "ARI",
+        "nmi": "NMI",
+        "ilisi": "iLISI",
+        "ilisi_scaled": "iLISI scaled",
+        "ilisi_if_mixed": "iLISI if mixed",
+        "clisi": "cLISI",
+    },
+    **{"clisi_scaled": "cLISI scaled", "kbet_acceptance": "kBET acceptance", "mean_lisi": "mean LISI"},
+}
+"""Keys that people write otherwise."""
 
 
 def print_json(result: dict[str, Any], target: str) -> None:
@@ -39,17 +53,25 @@ def print_json(result: dict[str, Any], target: str) -> None:
 
 
 def print_result(title: str, result: dict[str, Any]) -> None:
-    """Print a result as a table of two columns; a list of dicts becomes a table of its own, ``next`` lines to type."""
+    """Print a result as a table of two columns; a list of dicts becomes a table of its own.
+
+    Of ``warnings`` and ``next``, lines to type, each is a line at the end.
+    """
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False)
     tables = {key: value for key, value in result.items() if isinstance(value, list) and value and _is_table(value)}
-    lines = {key: value for key, value in result.items() if key not in tables and key != "next"}
+    lines = {key: value for key, value in result.items() if key not in tables and key not in LINES}
     console.print(_pairs(title, lines))
     for name, rows in tables.items():
         console.print(_rows(_words(name), rows[:MAX_ROWS]))
         if len(rows) > MAX_ROWS:
             console.print(f" and {len(rows) - MAX_ROWS} more, which --json lists")
+    warnings = result.get("warnings", [])
+    for line in warnings[:MAX_ROWS]:
+        console.print(f"warning: {line}", markup=False, soft_wrap=True)
+    if len(warnings) > MAX_ROWS:
+        console.print(f" and {len(warnings) - MAX_ROWS} more warnings, which --json lists")
     if "next" in result:
         console.print("What to type next", style="bold")
         for line in result["next"]:
@@ -88,8 +110,10 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Any:  # Any: rich's table i
 
 def _words(key: str) -> str:
     """Name a key as a person would: ``n_cells`` is cells, ``is_finished`` finished, ``disk_bytes`` disk."""
+    if key in NAMES:
+        return NAMES[key]
     name = key.removeprefix("n_").removeprefix("is_").removesuffix("_bytes").replace("_per_s", "/s")
-    return name.upper() if name in ("ari", "nmi") else name.replace("_", " ")
+    return name.replace("_", " ")
 
 
 def _text(key: str, value: Any) -> str:  # Any: what JSON holds

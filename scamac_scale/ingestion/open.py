@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scamac_scale.errors import InputError, ScamacError
+from scamac_scale.ingestion.obsm import ObsmArray, dense_array
 from scamac_scale.ingestion.raw import READ_ERRORS, RawMatrix, blamed, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 
@@ -103,6 +104,41 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
     with _open_file(path) as group:
         _require_anndata(group, str(path))
         return _read_frame(group["obs"], "obs")
+
+
+def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
+    """Open an array of ``obsm`` for reading by blocks of cells.
+
+    Parameters
+    ----------
+    data
+        Path of an ``.h5ad`` or an AnnData zarr folder, which need not have an X, or an AnnData.
+    key
+        Of ``obsm``, such as ``X_scAMAC``.
+
+    Returns
+    -------
+    ObsmArray
+        Reads lazily; close it, or use it as a context manager.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has no such key, or it is no dense array of numbers.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
+    path = Path(data)
+    with _open_file(path, is_kept=True) as group:
+        _require_anndata(group, str(path))
+        found = _find_obsm(group.get("obsm", {}), key, str(path))
+        return dense_array(found, f"{path}: obsm[{key!r}]", getattr(group, "close", nothing))
+
+
+def _find_obsm(obsm: Any, key: str, name: str) -> Any:  # Any: a group of a file, or what AnnData has
+    if key not in obsm:
+        raise InputError(f"{name} has no obsm[{key!r}] (basis); known are {', '.join(sorted(obsm.keys())) or 'none'}.")
+    return obsm[key]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import yaml
 
 from scamac_scale.cli.main import main
 from tests.support.command_line import QUICK, run_json
+from tests.support.formats import write_zarr
+from tests.support.mixing import result
 
 
 def test_the_pipeline_finds_the_types_and_keeps_the_order(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +70,27 @@ def test_evaluate_writes_its_scores_to_a_file(
     assert json.loads(file.read_text())["n_labels"] == 4
 
 
+@pytest.mark.parametrize("option", ["--batch-key", "--batch_key"])
+@pytest.mark.parametrize("kind", ["zarr", "h5ad"])
+def test_evaluate_tells_how_batches_mix_and_what_to_do(
+    kind: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, adata = tmp_path / f"out.{kind}", result(shift=50.0)
+    if kind == "zarr":
+        write_zarr(adata, path)
+    else:
+        adata.write_h5ad(path)
+    argv = ["evaluate", str(path), "--label", "cell_type", option, "donor"]
+    scores = run_json(capsys, *argv)
+    assert (scores["label"], scores["batch_key"], scores["n_sampled"]) == ("cell_type", "donor", 600)
+    assert [line.split(" hardly")[0] for line in scores["warnings"]] == ["batch 'd2'"]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("warning: batch 'd2' hardly mixes: 100.0%")
+    assert any(line.split()[:2] == ["iLISI", "scaled"] for line in lines)
+    assert "ari" not in run_json(capsys, "evaluate", str(path), option, "donor", "--basis", "X_scAMAC")
+
+
 def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -92,6 +115,8 @@ def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.Ca
         (["predict", "--run", "NOWHERE", "--input", "STORE", "--out", "NEW.zarr"], "NOWHERE"),
         (["evaluate", "OUT", "--label", "celltype"], "cell_type"),
         (["evaluate", "OUT"], "--label must be given"),
+        (["evaluate", "OUT", "--batch-key", "donr"], "'donr'"),
+        (["evaluate", "OUT", "--batch-key", "cell_type", "--basis", "X_pca"], "X_scAMAC"),
         (["inspect", "NOWHERE"], "nothing at"),
     ],
 )

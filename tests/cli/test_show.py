@@ -52,6 +52,14 @@ def test_lines_to_type_come_last_and_are_not_broken(capsys: pytest.CaptureFixtur
     assert "ARI cells/s" in lines
 
 
+def test_each_warning_is_a_line_and_a_long_list_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, {"ilisi": 1.5, "warnings": [f"cluster [{index}] is odd" for index in range(MAX_ROWS + 2)]})
+    assert lines[1] == "iLISI 1.5"
+    assert lines[2:4] == ["warning: cluster [0] is odd", "warning: cluster [1] is odd"]
+    assert lines[-1] == "and 2 more warnings, which --json lists"
+    assert shown(capsys, {"ari": 1.0, "warnings": []}) == ["title", "ARI 1"]
+
+
 def test_json_that_cannot_be_written_is_an_error_of_the_output() -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         print_json({}, "/dev/null/scores.json")
