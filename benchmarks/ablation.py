@@ -26,11 +26,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quality import THREAD_SETTINGS, describe_set, family, in_words, label_kind, run_fit, with_error
+from quality import THREAD_SETTINGS, describe_set, in_words, run_fit, with_error
 from record import Results, environment
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from sets import GROUPS, family, is_chosen, label_kind
 from summary import TIE, summarise
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--variants", nargs="+", default=variants, choices=variants, metavar="VARIANT", help=f"of {', '.join(variants)}"
     )
-    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad")
+    parser.add_argument("--group", choices=GROUPS, default="single", help="which sets of sets.py; others are single")
+    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad, of whatever group")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--resume", action="store_true", help="skip what the file holds, of whatever commit")
     parser.add_argument("--report", action="store_true", help="no fits: the tables of what the file holds")
@@ -165,7 +167,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from methods import LabelledSet, warm_up
 
     paths = sorted(Path(options.data).glob("*.h5ad"))
-    sets = [LabelledSet(path, options.label) for path in paths if not options.sets or path.stem in options.sets]
+    sets = [LabelledSet(path, options.label) for path in paths if is_chosen(path.stem, options.group, options.sets)]
     results = Results(options.out, KEY)
     fits = plan(options, sets, results.done())
     methods = make_methods(options.variants)

@@ -21,6 +21,7 @@ import numpy as np
 from record import environment
 from rich.console import Console
 from rich.table import Table
+from sets import GROUPS, is_chosen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default=os.environ.get("SCAMAC_DATA"), help="folder of .h5ad files; default $SCAMAC_DATA"
     )
     parser.add_argument("--label", default="cell_type", help="column of obs with the known types")
-    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad")
+    parser.add_argument("--group", choices=GROUPS, default="single", help="which sets of sets.py; others are single")
+    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad, of whatever group")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this minus 1")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--out", type=Path, default=OUT, help="JSON file")
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads is not None:
         os.environ.update({name: str(options.threads) for name in THREAD_SETTINGS})
     paths = [
-        path for path in sorted(Path(options.data).glob("*.h5ad")) if not options.sets or path.stem in options.sets
+        path for path in sorted(Path(options.data).glob("*.h5ad")) if is_chosen(path.stem, options.group, options.sets)
     ]
     runs = [compare(path, options.label, seed) for path in paths for seed in range(options.seeds)]
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from methods import LabelledSet, nearest_center, scaled_input
 from record import environment
 from rich.console import Console
 from rich.table import Table
+from sets import is_chosen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,6 +96,8 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     for path in sorted(Path(options.data).glob("*.h5ad"), key=lambda file: file.stat().st_size):
+        if not is_chosen(path.stem, "single"):
+            continue
         data = LabelledSet(path, options.label)
         points = scaled_input(data.prepared()[0], InputConfig())
         row: dict[str, Any] = {"set": data.name, "cells": data.n_cells}

@@ -153,12 +153,31 @@ def consensus_labels(adata: AnnData, n_clusters: int | None, config: ScamacConfi
     Returns
     -------
     Labels
+        (N,), see `consensus_of_points`.
+    """
+    return consensus_of_points(scaled_input(adata, config.input), n_clusters, config)
+
+
+def consensus_of_points(points: NDArray[np.float64], n_clusters: int | None, config: ScamacConfig) -> Labels:
+    """Consensus of landmarks among any points.
+
+    Parameters
+    ----------
+    points
+        (N, P): the input, principal components, or a latent.
+    n_clusters
+        K, or None to cut the tree at the configured height.
+    config
+        ``seed`` and ``start``.
+
+    Returns
+    -------
+    Labels
         (N,): the landmarks keep the cluster of the consensus tree; every other cell joins the nearest cluster mean in
         the widest principal space.
     """
     from scamac_scale.train.clusters.consensus import cluster_means, find_consensus, principal_axes
 
-    points = scaled_input(adata, config.input)
     rng = np.random.default_rng(config.seed)
     rows = np.sort(rng.permutation(len(points))[: config.start.landmark_cells])
     found = find_consensus(

@@ -24,6 +24,8 @@ from record import Results, environment
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from sets import GROUPS as SET_GROUPS
+from sets import family, is_chosen, label_kind
 from summary import TIE, summarise
 
 if TYPE_CHECKING:
@@ -36,43 +38,11 @@ KEY = ("set", "method", "seed")
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-LABEL_KINDS = {
-    "baron_mouse1_822": "authors",
-    "cite_cbmc8617_2000g": "clusters",
-    "deng_counts": "experiment",
-    "goolam": "experiment",
-    "ipsc_cm315": "experiment",
-    "kang12k_1287g": "authors",
-    "mix_celseq2_5cl": "experiment",
-    "pbmc3k_seurat": "clusters",
-    "pollen299": "experiment",
-    "worm_neuron4186": "authors",
-    "yan90_rpkm": "experiment",
-    "young_kidney5685_2000g": "authors",
-    "zeisel1464_1000g": "authors",
-    "zheng_facs3774": "experiment",
-}
-"""Where the labels come from: sorting, genotype, time point or source (experiment); the publication's annotation
-(authors); computed clusters named by hand, which favour graph clustering (clusters). Sets not listed are "unknown"."""
-
-FAMILIES: dict[str, str] = {}
-"""Set to study, for sets that share one; every other set is a family of its own."""
-
 WHOLE = ("scamac", "scamac-auto", "scamac-paper")
 OURS = (*WHOLE, "consensus", "consensus-auto")
 PEERS = ("pca50-kmeans", "pca50-ward", "leiden-1", "leiden-0.5", "leiden-k")
 GROUPS = {"all": OURS + PEERS, "ours": OURS, "peers": PEERS}
 """OURS are compared with every other method; PCA50 + Ward takes their place where none was run."""
-
-
-def label_kind(name: str) -> str:
-    """Where the labels of a set come from."""
-    return LABEL_KINDS.get(name, "unknown")
-
-
-def family(name: str) -> str:
-    """The study of a set."""
-    return FAMILIES.get(name, name)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,7 +61,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="METHOD",
         help=f"of {', '.join(GROUPS['all'])}, or {', '.join(GROUPS)}",
     )
-    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad")
+    parser.add_argument(
+        "--group", choices=SET_GROUPS, default="single", help="which sets of sets.py; others are single"
+    )
+    parser.add_argument("--sets", nargs="+", help="only these files, without .h5ad, of whatever group")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--resume", action="store_true", help="skip what the file holds, of whatever commit")
     parser.add_argument("--report", action="store_true", help="no fits: the tables of what the file holds")
@@ -147,7 +120,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from methods import LabelledSet, find_methods, warm_up
 
     paths = sorted(Path(options.data).glob("*.h5ad"))
-    sets = [LabelledSet(path, options.label) for path in paths if not options.sets or path.stem in options.sets]
+    sets = [LabelledSet(path, options.label) for path in paths if is_chosen(path.stem, options.group, options.sets)]
     results = Results(options.out, KEY)
     fits = plan(options, sets, results.done())
     names = {name for _, name, _ in fits}

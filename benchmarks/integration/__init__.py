@@ -1,0 +1,1 @@
+"""The parts of benchmarks/batches.py: cells with batches, methods, their scores, and the further questions."""
