@@ -178,8 +178,9 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     genes = GeneSpace.from_dict(description["genes"])
     centers = tensors.pop("centers")
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
+    tech_levels = {str(name): tuple(map(str, levels)) for name, levels in description["tech_levels"].items()}
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
-        network = ScamacNetwork(len(genes.chosen), model, config.input)
+        network = ScamacNetwork(len(genes.chosen), model, config.input, sum(map(len, tech_levels.values())))
     network.correction = correction_for(tensors, config.correction.sigma)
     _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
     if centers.shape != (description["n_clusters"], model.latent_width):
@@ -192,7 +193,6 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
         raise ValueError(f"temperature={temperature!r}, expected a positive number")
     if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
         raise TypeError("versions must be names with their versions, is_count_estimated true or false")
-    tech_levels = {str(name): tuple(map(str, levels)) for name, levels in description["tech_levels"].items()}
     _check_correction(network, tech_levels)
     network.to_empty(device="cpu").load_state_dict(tensors)
     clusters = Clusters(centers, temperature, config.loss.epsilon)
@@ -201,8 +201,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
 
 def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
     n_levels = sum(map(len, tech_levels.values()))
-    found = 0 if network.correction is None else network.correction.beta.shape[1]
-    if found != n_levels:
+    if network.correction is not None and (found := network.correction.beta.shape[1]) != n_levels:
         raise ValueError(f"the correction has {found} technical batches, the description says {n_levels}")
 
 

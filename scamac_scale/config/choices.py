@@ -25,6 +25,7 @@ Scale = Literal["encoding", "hidden", "decoding"]
 SpatialForm = Literal["landmark", "batch"]
 ChannelForm = Literal["atlas", "batch"]
 Fusion = Literal["residual", "gated_sum"]
+DecoderCondition = Literal["none", "bias", "one_hot", "embedding"]
 # loss
 Reconstruction = Literal["mean", "sum_genes"]
 Clustering = Literal["mean", "sum"]

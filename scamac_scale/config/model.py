@@ -8,6 +8,7 @@ from scamac_scale.config.choices import (
     Activation,
     ChannelForm,
     Clustering,
+    DecoderCondition,
     Fusion,
     Reconstruction,
     Scale,
@@ -58,6 +59,9 @@ class ModelConfig:
     regions get more than their share)."""
     integration_kernel: int = 3
     """Width of the convolution over the scales (Figure 3), in scales; odd."""
+    decoder_condition: DecoderCondition = "none"
+    """What the decoder is told of the technical batch of a cell, where there are any: none, bias (a bias of the output
+    for each batch), one_hot (of the decoding layer, too) or embedding (both, by way of 8 numbers)."""
     fusion: Fusion = "residual"
     """How Z is put together: residual (mean over scales of Z' plus the gated attention) or gated_sum (sum over scales
     of the gated attention alone)."""

@@ -195,7 +195,7 @@ class Writer:
         levels = None if levels is None else levels.to(values.device)
         x = block_input(network, values, levels)
         spatial = self.atlas.read(start, start + n_cells) if self.atlas else None
-        found = forward_block(network, x, spatial)
+        found = forward_block(network, x, spatial, self._told(levels))
         latent = found.latent[:n_cells].float()
         u = self.model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
@@ -208,6 +208,13 @@ class Writer:
         rows = self._places[batch.rows - self.plan.bounds[0]]
         self.output.write(rows, u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
+
+    def _told(self, levels: torch.Tensor | None) -> torch.Tensor | None:
+        """(B, C) technical batches that the decoder is told; a level beyond all is that of none."""
+        others = self.denoised_levels
+        if levels is None or others is None:
+            return levels
+        return others.expand(len(levels), -1) if len(others) else torch.full_like(levels, levels.new_tensor(2**31 - 1))
 
     def _offset(self, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor | None:
         """(B, G) what the technical batch of the reconstruction adds to cells."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 from torch.nn import functional as F
 
+from scamac_scale.nn.condition import Condition
 from scamac_scale.nn.layers import Linear
 from scamac_scale.ops.checks import full_precision
 
@@ -59,6 +60,8 @@ class MultiScaleAutoencoder(nn.Module):
         G.
     config
         Widths H and D, activations.
+    n_levels
+        L, technical batches that the decoder may be told of.
 
     Notes
     -----
@@ -71,7 +74,7 @@ class MultiScaleAutoencoder(nn.Module):
     scAMAC Eqs. (1) to (4).
     """
 
-    def __init__(self, n_genes: int, config: ModelConfig) -> None:
+    def __init__(self, n_genes: int, config: ModelConfig, n_levels: int = 0) -> None:
         super().__init__()
         self.w1 = Linear(n_genes, config.encoder_width)
         self.w2 = Linear(config.encoder_width, config.latent_width)
@@ -81,6 +84,8 @@ class MultiScaleAutoencoder(nn.Module):
         self._latent = ACTIVATIONS[config.latent_activation]
         self._output = ACTIVATIONS[config.output_activation]
         self._slope = config.negative_slope
+        is_told = n_levels > 0 and config.decoder_condition != "none"
+        self.condition = Condition(n_levels, n_genes, config) if is_told else None
 
     def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the three inner layers and leave out the output.
@@ -101,13 +106,15 @@ class MultiScaleAutoencoder(nn.Module):
         decoding = self._encoder(self.w3(hidden), self._slope)
         return encoding, hidden, decoding
 
-    def forward(self, x: Tensor) -> AutoencoderOutput:
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> AutoencoderOutput:
         """Encode and decode.
 
         Parameters
         ----------
         x
             (B, G), input, noisy in training.
+        levels
+            (B, C), technical batches in which the output is; None where the decoder is not told, and for no batch at all.
 
         Returns
         -------
@@ -115,5 +122,9 @@ class MultiScaleAutoencoder(nn.Module):
             Z_a, Z_b, Z_c and X'.
         """
         encoding, hidden, decoding = self.scales(x)
-        output = self._output(self.w4(decoding), self._slope)
+        if self.condition is None or levels is None:
+            return AutoencoderOutput(encoding, hidden, decoding, self._output(self.w4(decoding), self._slope))
+        before, added = self.condition(levels)
+        told = decoding if before is None else self._encoder(self.w3(hidden) + before, self._slope)
+        output = self._output(self.w4(told) + added, self._slope)
         return AutoencoderOutput(encoding, hidden, decoding, output)

@@ -50,7 +50,9 @@ def block_input(network: ScamacNetwork, values: torch.Tensor, levels: torch.Tens
 
 
 @torch.no_grad()
-def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None) -> NetworkOutput:
+def forward_block(
+    network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None, levels: torch.Tensor | None = None
+) -> NetworkOutput:
     """Frozen forward pass of up to `EMBED_CELLS` cells.
 
     Parameters
@@ -61,6 +63,8 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor
         (b, G) scaled input on the device of the network, b <= `EMBED_CELLS`; from `block_input`, say.
     spatial
         (S, b, D), result of Eq. (10) for these cells, where it is known.
+    levels
+        (b, C), technical batches in which the output is, where the decoder is told of them.
 
     Returns
     -------
@@ -72,7 +76,9 @@ def forward_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor
         spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
     if spatial is not None or not network.mixes_batch:
         x = pad_block(x)
-    found: NetworkOutput = network(x, frozen=True, spatial=spatial)
+    if levels is not None:
+        levels = torch.cat([levels, levels.new_zeros(len(x) - len(levels), levels.shape[1])])
+    found: NetworkOutput = network(x, frozen=True, spatial=spatial, levels=levels)
     return found
 
 

@@ -18,7 +18,11 @@ class Linear(nn.Linear):
         """Map (..., in) to (..., out), with a block axis in front where the weights have one."""
         if self.weight.ndim == 2:
             return F.linear(x, self.weight, self.bias)
-        flat = torch.baddbmm(self.bias.unsqueeze(1), x.flatten(1, -2), self.weight.mT)
+        flat = x.flatten(1, -2)
+        if self.bias is None:
+            flat = torch.bmm(flat, self.weight.mT)
+        else:
+            flat = torch.baddbmm(self.bias.unsqueeze(1), flat, self.weight.mT)
         return flat.view(*x.shape[:-1], -1)
 
 

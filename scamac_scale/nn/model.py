@@ -91,6 +91,8 @@ class ScamacNetwork(nn.Module):
         Sizes and forms.
     input
         How log-normalised values become input.
+    n_levels
+        L, technical batches of the cells.
 
     Attributes
     ----------
@@ -129,11 +131,11 @@ class ScamacNetwork(nn.Module):
     bank_v: Tensor
     mean_product: Tensor
 
-    def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig) -> None:
+    def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig, n_levels: int = 0) -> None:
         super().__init__()
         self.config = config
         width, n_bank, n_scales = config.latent_width, config.bank_cells, len(config.scales)
-        self.autoencoder = MultiScaleAutoencoder(n_genes, config)
+        self.autoencoder = MultiScaleAutoencoder(n_genes, config, n_levels)
         self.projection = ScaleProjection(config)
         self.synergy = Synergy(config)
         self.integration = Integration(config.integration_kernel)
@@ -226,10 +228,11 @@ class ScamacNetwork(nn.Module):
                 "the genes of the model first."
             )
 
-    def layers(self, x: Tensor) -> Layers:
-        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training; a block axis may stand in front."""
+    def layers(self, x: Tensor, levels: Tensor | None = None) -> Layers:
+        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training, and (B, C) levels for a decoder that is told
+        of technical batches; a block axis may stand in front."""
         self._check_genes(x)
-        found = self.autoencoder(x)
+        found = self.autoencoder(x, levels)
         projected = self.projection(found.encoding, found.hidden, found.decoding)
         normalised = self.projection.normalise(projected)
         return Layers(found.encoding, found.hidden, found.decoding, found.output, projected, normalised)
@@ -280,7 +283,9 @@ class ScamacNetwork(nn.Module):
         if self.follows_product:
             self.mean_product.lerp_(batch, self.channel_momentum)
 
-    def forward(self, x: Tensor, frozen: bool = False, spatial: Tensor | None = None) -> NetworkOutput:
+    def forward(
+        self, x: Tensor, frozen: bool = False, spatial: Tensor | None = None, levels: Tensor | None = None
+    ) -> NetworkOutput:
         """All layers and the latent of a batch.
 
         Parameters
@@ -292,6 +297,8 @@ class ScamacNetwork(nn.Module):
             the batch (or all of it is the batch's: config).
         spatial
             (S, B, D), result of Eq. (10) for these cells, where it is known.
+        levels
+            (B, C), as of `layers`.
 
         Returns
         -------
@@ -304,7 +311,7 @@ class ScamacNetwork(nn.Module):
         ShapeError
             If the number of genes differs.
         """
-        found = self.layers(x)
+        found = self.layers(x, levels)
         product = self.mean_product
         if self.has_synergy and not frozen:
             product = self.followed_product(self.synergy.channel_sum(found.normalised) / len(x))

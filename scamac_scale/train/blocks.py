@@ -97,7 +97,14 @@ class Blocks:
         return found
 
     def forward(
-        self, x: torch.Tensor, counted: torch.Tensor, sizes: Sequence[int], world: World, *, has_latent: bool = True
+        self,
+        x: torch.Tensor,
+        counted: torch.Tensor,
+        sizes: Sequence[int],
+        world: World,
+        *,
+        levels: torch.Tensor | None = None,
+        has_latent: bool = True,
     ) -> tuple[Layers, torch.Tensor | None, torch.Tensor]:
         """All layers and latents of a batch.
 
@@ -111,6 +118,8 @@ class Blocks:
             Cells of all blocks of all ranks.
         world
             This rank, how many there are, and how long they wait for one another.
+        levels
+            (P, b, C) levels of the technical batches of the cells, where there are any.
         has_latent
             Whether any term looks at the latent; otherwise the attention is left out.
 
@@ -120,7 +129,7 @@ class Blocks:
             Layers and latents (P, b, D) of the own blocks, and the mean of q^T k over the batch, without gradient.
         """
         network, stacked = self.network, self._stacked
-        layers, product = stacked.layers(x), network.mean_product
+        layers, product = stacked.layers(x, levels), network.mean_product
         mean = product
         if network.has_synergy:
             is_full = set(sizes) == {x.shape[1]}

@@ -175,7 +175,7 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
         "versions": versions(),
         "commit": commit(),
     }
-    tech = tools.source.tech_batches if state.network.correction is not None else None
+    tech = tools.source.tech_batches
     tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
     reach("train.model")
     return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels)
@@ -183,7 +183,8 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:
     """Make a network with random weights that depend on the seed alone."""
+    n_levels = 0 if source.tech_batches is None else sum(source.tech_batches.counts)
     model = replace(config.model, bank_cells=min(config.model.bank_cells, source.n_cells))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer_seed(config.seed, "weights"))
-        return ScamacNetwork(len(source.gene_names), model, config.input)
+        return ScamacNetwork(len(source.gene_names), model, config.input, n_levels)

@@ -224,15 +224,14 @@ class Stepper:
         counted = blocks.cut(torch.ones(len(x), device=x.device), sizes)
         rows = blocks.cut(torch.from_numpy(batch.rows), sizes).numpy()
         clean, noisy = blocks.cut(x, sizes), blocks.cut(noisy, sizes)
-        if (correction := self.network.correction) is not None:
-            levels = levels_of(self.source, batch.rows)
-            assert levels is not None
-            added = correction.offset(clean, blocks.cut(levels.to(x.device), sizes))
+        levels = levels_of(self.source, batch.rows)
+        levels = None if levels is None else blocks.cut(levels.to(x.device), sizes)
+        if self.network.correction is not None and levels is not None:
+            added = self.network.correction.offset(clean, levels)
             clean, noisy = clean - added, noisy - added
         with self.fabric.autocast():
-            layers, z, product = blocks.forward(
-                noisy, counted, sizes, world, has_latent=not CLUSTER_TERMS.isdisjoint(names)
-            )
+            has_latent = not CLUSTER_TERMS.isdisjoint(names)
+            layers, z, product = blocks.forward(noisy, counted, sizes, world, levels=levels, has_latent=has_latent)
         share, n_cells = counted / sum(sizes), self.source.n_cells
         scene = Scene(clean, rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
         terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
