@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import baselines
 import numpy as np
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from scamac_scale.config import IngestConfig, InputConfig, ScamacConfig
 
 Labels = NDArray[np.int64]
+Latent = NDArray[np.floating]
 ROOT = Path(__file__).resolve().parent.parent
 PAPER_CONFIG = ROOT / "configs" / "paper.yaml"
 PAPER_GENES = 3000
+
+HELD_OUT = {"kang12k_1287g": ("sample", "1256")}
+"""Set to a column of obs and the donor whose cells are labelled from those of the others."""
 
 
 class LabelledSet:
@@ -53,6 +57,10 @@ class LabelledSet:
         self.is_labelled = (column.notna() & (column.astype(str) != "")).to_numpy()
         self.truth = column.astype(str).to_numpy()
         self.n_true = len(set(self.truth[self.is_labelled]))
+        self.is_held_out: NDArray[np.bool_] | None = None
+        if self.name in HELD_OUT:
+            donor, held_out = HELD_OUT[self.name]
+            self.is_held_out = (adata.obs[donor].astype(str) == held_out).to_numpy()
         self._prepared: tuple[AnnData, Cost] | None = None
         self._graph: tuple[int, Cost] | None = None
 
@@ -87,11 +95,47 @@ class LabelledSet:
             "nmi": round(float(normalized_mutual_info_score(truth, found)), 6),
         }
 
+    def score_latent(self, latent: Latent) -> dict[str, float]:
+        """15-NN accuracy of the labels, and how well a donor held out is labelled, where the set names one.
+
+        Nothing where the labelled cells are too few for 15 neighbours.
+        """
+        from scamac_scale.errors import InputError
+        from scamac_scale.metrics.preservation import neighbor_accuracy, transfer_scores
+
+        truth = np.where(self.is_labelled, self.truth, "")
+        try:
+            found = {"neighbor_accuracy": neighbor_accuracy(latent, truth)}
+        except InputError:
+            return {}
+        if self.is_held_out is not None:
+            scores = transfer_scores(latent, truth, self.is_held_out)
+            found |= {"transfer_accuracy": scores["accuracy"], "transfer_macro_f1": scores["macro_f1"]}
+        return {name: round(value, 6) for name, value in found.items()}
+
 
 def stored_values(matrix: Any) -> int:
     """Entries that a matrix on disk stores: its nonzeros if it is sparse."""
     group = getattr(matrix, "group", None)
     return int(matrix.size if group is None else group["data"].shape[0])
+
+
+class Fit(NamedTuple):
+    """What a method gives.
+
+    Attributes
+    ----------
+    labels
+        (N,).
+    cost
+        From the file to the labels.
+    latent
+        (N, D) that a user would search for neighbours in; None where there is none.
+    """
+
+    labels: Labels
+    cost: Cost
+    latent: Latent | None = None
 
 
 @dataclass(frozen=True)
@@ -103,24 +147,24 @@ class Method:
     title
         For tables.
     fit
-        (set, seed) to (N,) labels and cost.
+        (set, seed) to labels, cost and latent.
     settings
         Recorded beside the results.
     """
 
     title: str
-    fit: Callable[[LabelledSet, int], tuple[Labels, Cost]]
+    fit: Callable[[LabelledSet, int], Fit]
     settings: dict[str, Any]
 
 
 def peer_method(peer: Peer) -> Method:
-    """A peer of baselines.py; its cost includes the preparation, shared or not."""
+    """A peer of baselines.py; its cost includes the preparation, shared or not. The components count as latent once."""
 
-    def fit(data: LabelledSet, seed: int) -> tuple[Labels, Cost]:
+    def fit(data: LabelledSet, seed: int) -> Fit:
         adata, before = data.graph(seed) if peer.has_graph else data.prepared()
         with measure() as cost:
             labels = peer.cluster(adata, data.n_true, seed)
-        return labels, before + cost
+        return Fit(labels, before + cost, None if peer.has_graph else adata.obsm["X_pca"])
 
     return Method(peer.title, fit, peer.settings)
 
@@ -198,11 +242,11 @@ def consensus_method(title: str, is_told: bool) -> Method:
     """Consensus without network; `is_told`: whether it gets the true K."""
     from scamac_scale.config import ScamacConfig
 
-    def fit(data: LabelledSet, seed: int) -> tuple[Labels, Cost]:
+    def fit(data: LabelledSet, seed: int) -> Fit:
         adata, before = data.prepared()
         with measure() as cost:
             labels = consensus_labels(adata, data.n_true if is_told else None, ScamacConfig(seed=seed))
-        return labels, before + cost
+        return Fit(labels, before + cost)
 
     default = ScamacConfig()
     return Method(title, fit, {**PREPARATION, "input": asdict(default.input), "start": asdict(default.start)})
@@ -211,7 +255,7 @@ def consensus_method(title: str, is_told: bool) -> Method:
 def scamac_method(title: str, config: ScamacConfig, ingest: IngestConfig, is_told: bool) -> Method:
     """This program, from the h5ad to the labels; `is_told`: whether it gets the true K."""
 
-    def fit(data: LabelledSet, seed: int) -> tuple[Labels, Cost]:
+    def fit(data: LabelledSet, seed: int) -> Fit:
         from scamac_scale import ScAMAC
 
         n_clusters: int | str = data.n_true if is_told else "auto"
@@ -219,7 +263,7 @@ def scamac_method(title: str, config: ScamacConfig, ingest: IngestConfig, is_tol
             model = ScAMAC(n_clusters, seed=seed, config=config)
             labelled = model.fit(data.path, ingest=ingest).predict(data.path)
             labels = labelled.obs["scamac_cluster"].cat.codes.to_numpy().astype(np.int64)
-        return labels, cost
+        return Fit(labels, cost, labelled.obsm["X_scAMAC"])
 
     return Method(title, fit, {"config": asdict(config), "ingest": asdict(ingest)})
 

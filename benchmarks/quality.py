@@ -2,7 +2,8 @@
 
 Every method sees a set at full size, once per seed; its last state is scored by ARI and NMI (unlabelled cells are
 clustered with the rest and left out of the score). No epoch, seed or setting is picked by a score. Methods that need
-the number of clusters are told the true one; `auto` and Leiden at a fixed resolution are not.
+the number of clusters are told the true one; `auto` and Leiden at a fixed resolution are not. What the latent keeps, ours
+and the peers' components, is scored by the labels of the 15 nearest neighbours, whatever the clusters.
 
     python benchmarks/quality.py --data FOLDER --threads 1 --resume
     python benchmarks/quality.py --report              # the tables again, from the JSON file
@@ -43,6 +44,14 @@ OURS = (*WHOLE, "consensus", "consensus-auto")
 PEERS = ("pca50-kmeans", "pca50-ward", "leiden-1", "leiden-0.5", "leiden-k")
 GROUPS = {"all": OURS + PEERS, "ours": OURS, "peers": PEERS}
 """OURS are compared with every other method; PCA50 + Ward takes their place where none was run."""
+
+SCORES = {
+    "ari": "ARI",
+    "neighbor_accuracy": "15-NN accuracy of the labels in the latent",
+    "transfer_accuracy": "Accuracy on a donor held out, labelled by 15-NN in the latent",
+    "transfer_macro_f1": "Macro F1 on a donor held out, labelled by 15-NN in the latent",
+}
+"""Score to the title of its table."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -102,11 +111,12 @@ def plan(
 def run_fit(method: Method, data: LabelledSet, seed: int) -> dict[str, Any]:
     """One fit and its scores; a fit that fails is recorded with its message and runs again at the next --resume."""
     try:
-        labels, cost = method.fit(data, seed)
+        labels, cost, latent = method.fit(data, seed)
     except FAILURES as error:
         return {"error": f"{type(error).__name__}: {error}".replace(str(data.path), data.path.name)}
     return {
         **data.score(labels),
+        **({} if latent is None else data.score_latent(latent)),
         "n_clusters": len(set(labels.tolist())),
         "n_true": data.n_true,
         "seconds": round(cost.seconds, 3),
@@ -150,8 +160,9 @@ def in_words(outcome: dict[str, Any]) -> str:
     """One fit, on a line."""
     if "error" in outcome:
         return f"failed: {outcome['error']}"
+    kept = f"15-NN {outcome['neighbor_accuracy']:.3f}  " if "neighbor_accuracy" in outcome else ""
     return (
-        f"ARI {outcome['ari']:.3f}  NMI {outcome['nmi']:.3f}  K {outcome['n_clusters']}/{outcome['n_true']}  "
+        f"ARI {outcome['ari']:.3f}  NMI {outcome['nmi']:.3f}  {kept}K {outcome['n_clusters']}/{outcome['n_true']}  "
         f"{outcome['seconds']:.1f} s  {outcome['peak_bytes'] / 2**20:.0f} MiB"
     )
 
@@ -183,7 +194,10 @@ def report(options: argparse.Namespace, console: Console) -> None:
     results.update(summary=summary)
     style = box.MARKDOWN if options.markdown else box.SIMPLE_HEAD
     titles = {name: held["methods"][name]["title"] for name in methods}
-    console.print(score_table(held, methods, titles, style))
+    for score, title in SCORES.items():
+        with_score = [name for name in methods if any(run["method"] == name and score in run for run in runs)]
+        if with_score:
+            console.print(score_table(held, score, title, {name: titles[name] for name in with_score}, style))
     console.print(mean_table(summary, titles, style))
     for part in ("all", "experiment"):
         if part in summary:
@@ -197,19 +211,20 @@ def report(options: argparse.Namespace, console: Console) -> None:
     console.print(f"Peak memory is that of one process for all methods, imports included. Tie: less than {TIE}.")
 
 
-def score_table(held: dict[str, Any], methods: Sequence[str], titles: dict[str, str], style: box.Box) -> Table:
-    """ARI of every set, mean over seeds."""
+def score_table(held: dict[str, Any], score: str, title: str, titles: dict[str, str], style: box.Box) -> Table:
+    """One score of every set that has it, mean over seeds."""
     from summary import set_means, set_scores
 
-    table = Table(title="ARI, mean over seeds", box=style)
+    table = Table(title=f"{title}, mean over seeds", box=style)
     for column in ("set", "labels", "cells", "K"):
         table.add_column(column, justify="left" if column in ("set", "labels") else "right", no_wrap=True)
-    for name in methods:
-        table.add_column(titles[name], justify="right")
-    by_method = {name: set_means(set_scores(held["runs"], name, "ari")) for name in methods}
+    for method in titles.values():
+        table.add_column(method, justify="right")
+    by_method = [set_means(set_scores(held["runs"], method, score)) for method in titles]
     for name, facts in sorted(held["sets"].items(), key=lambda item: item[1]["cells"]):
-        scores = [f"{by_method[method][name]:.3f}" if name in by_method[method] else "" for method in methods]
-        table.add_row(name, facts["labels"], str(facts["cells"]), str(facts["classes"]), *scores)
+        scores = [f"{means[name]:.3f}" if name in means else "" for means in by_method]
+        if any(scores):
+            table.add_row(name, facts["labels"], str(facts["cells"]), str(facts["classes"]), *scores)
     return table
 
 
@@ -222,6 +237,7 @@ def mean_table(summary: dict[str, Any], titles: dict[str, str], style: box.Box) 
         "sets",
         "ARI",
         "NMI",
+        "15-NN",
         *(f"ARI, {part}" for part in parts[1:]),
         "sd of seeds",
         "K ± 1",
@@ -239,6 +255,7 @@ def mean_table(summary: dict[str, Any], titles: dict[str, str], style: box.Box) 
             str(total["sets"]),
             f"{total['ari']:.3f}",
             f"{total['nmi']:.3f}",
+            "" if total["neighbor_accuracy"] is None else f"{total['neighbor_accuracy']:.3f}",
             *by_kind,
             "" if spread is None else f"{spread:.3f}",
             f"{100 * total['count_within_1']:.0f} %",
@@ -253,12 +270,12 @@ def pair_table(pairs: Sequence[dict[str, Any]], titles: dict[str, str], part: st
     table = Table(title=f"Paired differences, {part} labels (± standard error over sets; over families)", box=style)
     table.add_column("method")
     table.add_column("minus")
-    for column in ("sets", "ARI", "ARI, families", "won / lost / tied", "NMI"):
+    for column in ("sets", "ARI", "ARI, families", "won / lost / tied", "NMI", "15-NN"):
         table.add_column(column, justify="right")
-    nmi = {(pair["method"], pair["other"]): pair for pair in pairs if pair["score"] == "nmi"}
+    by_score = {(pair["score"], pair["method"], pair["other"]): pair for pair in pairs}
     for pair in pairs:
         if pair["score"] == "ari":
-            twin = nmi[pair["method"], pair["other"]]
+            twins = [by_score.get((score, pair["method"], pair["other"])) for score in ("nmi", "neighbor_accuracy")]
             table.add_row(
                 titles[pair["method"]],
                 titles[pair["other"]],
@@ -266,7 +283,7 @@ def pair_table(pairs: Sequence[dict[str, Any]], titles: dict[str, str], part: st
                 with_error(pair["difference"], pair["standard_error"]),
                 with_error(pair["family_difference"], pair["family_standard_error"]),
                 f"{pair['wins']} / {pair['losses']} / {pair['ties']}",
-                with_error(twin["difference"], twin["standard_error"]),
+                *("" if twin is None else with_error(twin["difference"], twin["standard_error"]) for twin in twins),
             )
     return table
 

@@ -46,7 +46,7 @@ def describe(runs: Sequence[Run], method: str) -> dict[str, Any]:
     ----------
     runs
         Runs with ``set``, ``seed``, ``method``, ``ari``, ``nmi``, ``n_clusters``, ``n_true``, ``seconds``,
-        ``peak_bytes``.
+        ``peak_bytes``, and ``neighbor_accuracy`` where there is a latent.
     method
         Name of the method.
 
@@ -55,18 +55,20 @@ def describe(runs: Sequence[Run], method: str) -> dict[str, Any]:
     dict
         ARI and NMI (mean over seeds, then over sets), the mean standard deviation of ARI over the seeds of a set, the
         share of runs whose number of clusters is within 1 of the number of labels, seconds (sum over sets of the mean
-        over seeds), highest peak.
+        over seeds), highest peak; the 15-NN accuracy, None where no run has one.
     """
     mine = [run for run in runs if run["method"] == method and "ari" in run]
     if not mine:
         return {"sets": 0, "runs": 0}
     ari, nmi, seconds = (set_means(set_scores(mine, method, score)) for score in ("ari", "nmi", "seconds"))
+    neighbors = set_means(set_scores(mine, method, "neighbor_accuracy"))
     spreads = [stdev(values) for name in ari if len(values := [run["ari"] for run in mine if run["set"] == name]) > 1]
     return {
         "sets": len(ari),
         "runs": len(mine),
         "ari": fmean(ari.values()),
         "nmi": fmean(nmi.values()),
+        "neighbor_accuracy": fmean(neighbors.values()) if neighbors else None,
         "ari_sd_over_seeds": fmean(spreads) if spreads else None,
         "count_within_1": fmean(abs(run["n_clusters"] - run["n_true"]) <= 1 for run in mine),
         "seconds": sum(seconds.values()),
@@ -86,7 +88,7 @@ def compare(
     method, other
         Names of methods.
     score
-        ``ari`` or ``nmi``.
+        ``ari``, ``nmi`` or ``neighbor_accuracy``.
     family
         Set to the name of its study.
 
@@ -131,7 +133,7 @@ def summarise(
     -------
     dict
         ``all`` and one entry per kind of label, each with ``methods`` (`describe`) and ``pairs`` (`compare` of every
-        reference with every other method, ARI and NMI).
+        reference with every other method, ARI, NMI and, where both have a latent, 15-NN accuracy).
     """
     kinds = sorted({label_kind(run["set"]) for run in runs})
     parts = {"all": list(runs)} | {kind: [run for run in runs if label_kind(run["set"]) == kind] for kind in kinds}
@@ -140,7 +142,7 @@ def summarise(
             "methods": {method: describe(part, method) for method in methods},
             "pairs": [
                 pair
-                for score in ("ari", "nmi")
+                for score in ("ari", "nmi", "neighbor_accuracy")
                 for reference in references
                 for other in methods
                 if other != reference and (pair := compare(part, reference, other, score, family)) is not None

@@ -91,8 +91,8 @@ class LossConfig:
     """Eq. (5): mean (over cells and genes) or sum_genes (summed over genes, averaged over cells)."""
     clustering: Clustering = "mean"
     """Eq. (12): mean (over cells) or sum (over cells, as printed)."""
-    clustering_weight: float = 0.01
-    """Factor of Eq. (12) in the objective."""
+    clustering_weight: float = 0.0
+    """Factor of Eq. (12) in the objective; 0 reports it and trains without it."""
     similarity: Similarity = "atlas"
     """Which cells Eq. (15) pairs with those of a batch: atlas (all cells), batch (those of the batch) or off (none)."""
     similarity_refresh_steps: int | None = None
@@ -111,7 +111,7 @@ class LossConfig:
     """What Eq. (15) is divided by: pairs (the number of pairs) or paper (the number of cells)."""
     similarity_weight: float | None = None
     """Factor of Eq. (15) in the objective; null measures it once, from loss.similarity_gradient_ratio."""
-    similarity_gradient_ratio: float = 10.0
+    similarity_gradient_ratio: float = 3.0
     """Gradient norm of Eq. (15) at the hidden layer, as a multiple of that of the reconstruction; used where
     loss.similarity_weight is null."""
     epsilon: float = 0.01

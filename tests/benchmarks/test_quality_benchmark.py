@@ -58,6 +58,31 @@ def test_peers_and_consensus_recover_separate_types(load, folder, capsys):
     assert "three_types" in capsys.readouterr().out
 
 
+def test_a_latent_is_scored_by_its_neighbours_and_by_a_donor_held_out(load, folder, monkeypatch, capsys):
+    adata = anndata.read_h5ad(folder / "data" / "three_types.h5ad")
+    adata.obs["donor"] = ["first" if row % 4 else "second" for row in range(150)]
+    adata.write_h5ad(folder / "data" / "three_types.h5ad")
+    monkeypatch.setitem(load("methods").HELD_OUT, "three_types", ("donor", "second"))
+    held = run(load, folder, "--methods", "pca50-kmeans", "consensus", "--seeds", "1")
+    found = {run["method"]: run for run in held["runs"]}
+    assert found["pca50-kmeans"]["neighbor_accuracy"] == 1.0
+    assert found["pca50-kmeans"]["transfer_accuracy"] == found["pca50-kmeans"]["transfer_macro_f1"] == 1.0
+    assert "neighbor_accuracy" not in found["consensus"]
+    means = held["summary"]["all"]["methods"]
+    assert (means["pca50-kmeans"]["neighbor_accuracy"], means["consensus"]["neighbor_accuracy"]) == (1.0, None)
+    shown = capsys.readouterr().out
+    assert "15-NN accuracy of the labels" in shown
+    assert "Macro F1 on a donor held out" in shown
+
+
+def test_too_few_cells_for_neighbours_leave_the_score_out(load, folder):
+    adata = anndata.read_h5ad(folder / "data" / "three_types.h5ad")[2:19].copy()
+    adata.write_h5ad(folder / "data" / "three_types.h5ad")
+    (run_of_set,) = run(load, folder, "--methods", "pca50-ward", "--seeds", "1")["runs"]
+    assert "ari" in run_of_set
+    assert "neighbor_accuracy" not in run_of_set
+
+
 @pytest.mark.slow  # scanpy compiles its neighbour graph in every process
 def test_tuned_leiden_finds_the_true_number_of_communities(load, folder):
     held = run(load, folder, "--methods", "leiden-1", "leiden-0.5", "leiden-k", "--seeds", "1")
