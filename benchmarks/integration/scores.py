@@ -1,6 +1,6 @@
 """How good is a latent: clusterings of it, mixing of batches, and what it keeps of the types.
 
-LISI and graph connectivity are scaled as scib-metrics scales them, 0 to 1, higher is better; run_scib.py checks that.
+The scores are those of `scamac_scale.metrics`, 0 to 1, higher is better; run_scib.py checks LISI.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 LISI_NEIGHBORS = 90
 """Neighbours of a cell for the LISI scores, itself among them; the perplexity is a third of it."""
-NEIGHBORS = 15
-FOLDS = 5
 CLUSTERINGS = ("own", "consensus", "kmeans")
 """How labels come from a method: its own, consensus and k-means on its latent."""
 MIXING = ("ilisi", "clisi", "graph_connectivity", "knn")
@@ -49,95 +47,27 @@ def cluster(latent: Points, how: str, n_clusters: int, seed: int) -> Labels:
     return consensus_of_points(latent.astype(np.float64), n_clusters, config)
 
 
-def nearest(latent: Points, n_neighbors: int) -> tuple[NDArray[np.float64], Labels]:
-    """Exact distances and indices of the nearest cells, each cell itself first; (N, k) twice."""
-    from sklearn.neighbors import NearestNeighbors
-
-    distances, indices = NearestNeighbors(n_neighbors=min(n_neighbors, len(latent))).fit(latent).kneighbors(latent)
-    return distances.astype(np.float64), indices.astype(np.int64)
-
-
-def lisi(distances: NDArray[np.float64], indices: Labels, codes: Labels) -> NDArray[np.float64]:
-    """Inverse Simpson index of each cell: the effective number of codes around it.
-
-    Parameters
-    ----------
-    distances, indices
-        From `nearest`.
-    codes
-        (N,) 0 to C - 1.
-
-    Returns
-    -------
-    ndarray
-        (N,), 1 to C. Neighbours weigh exp(-beta d), with beta such that the entropy is log of a third of their number.
-    """
-    others, codes_of = distances[:, 1:], codes[indices[:, 1:]]
-    target = np.log(max(distances.shape[1] // 3, 1))
-    scaled = others - others.min(axis=1, keepdims=True)
-    beta = np.ones(len(scaled))
-    low, high = np.full(len(scaled), -np.inf), np.full(len(scaled), np.inf)
-    for _ in range(50):
-        weights = np.exp(-scaled * beta[:, None])
-        total = weights.sum(axis=1)
-        entropy = np.log(total) + beta * (scaled * weights).sum(axis=1) / total
-        gap = entropy - target
-        if np.all(np.abs(gap) < 1e-5):
-            break
-        low, high = np.where(gap > 0, beta, low), np.where(gap > 0, high, beta)
-        wider = np.where(np.isinf(high), beta * 2, np.where(np.isinf(low), beta / 2, (low + high) / 2))
-        beta = np.where(np.abs(gap) < 1e-5, beta, wider)
-    weights /= weights.sum(axis=1, keepdims=True)
-    shares = np.stack([(weights * (codes_of == code)).sum(axis=1) for code in range(codes.max() + 1)], axis=1)
-    found: NDArray[np.float64] = 1.0 / (shares**2).sum(axis=1)
-    return found
-
-
-def scaled_lisi(latent: Points, labels: NDArray[np.str_]) -> NDArray[np.float64]:
-    """(N,) LISI less 1, over the number of labels less 1: 0 where neighbours are all of one label, 1 where all are equal."""
-    names, codes = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        return np.full(len(latent), np.nan)
-    found: NDArray[np.float64] = (lisi(*nearest(latent, LISI_NEIGHBORS), codes.astype(np.int64)) - 1) / (len(names) - 1)
-    return found
-
-
-def graph_connectivity(latent: Points, types: NDArray[np.str_]) -> float:
-    """Mean over types: share of its cells in the largest component of its own neighbour graph."""
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
-
-    _, indices = nearest(latent, NEIGHBORS)
-    n, width = indices.shape
-    graph = sparse.csr_matrix((np.ones(n * width, np.int8), indices.ravel(), np.arange(n + 1) * width), shape=(n, n))
-    shares = []
-    for name in np.unique(types):
-        rows = np.flatnonzero(types == name)
-        _, parts = connected_components(graph[rows][:, rows], directed=True, connection="strong")
-        shares.append(np.bincount(parts).max() / len(rows))
-    return float(np.mean(shares))
-
-
-def neighbor_accuracy(latent: Points, types: NDArray[np.str_], seed: int = 0) -> float:
-    """Share of cells whose 15 nearest among four fifths of the cells vote for their type; five folds."""
-    from sklearn.model_selection import KFold, cross_val_predict
-    from sklearn.neighbors import KNeighborsClassifier
-
-    folds = KFold(FOLDS, shuffle=True, random_state=seed)
-    voted = cross_val_predict(KNeighborsClassifier(NEIGHBORS), latent, types, cv=folds)
-    return float((voted == types).mean())
-
-
 def mixing_scores(latent: Points, batches: NDArray[np.str_], types: NDArray[np.str_]) -> dict[str, float]:
-    """`MIXING`: medians of LISI over cells, as scib-metrics; what concerns types, over the labelled cells."""
+    """`MIXING`: medians of LISI over cells, as scib-metrics, connectivity as scIB; what concerns types, over the labelled cells."""
+    from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, graph_connectivity, lisi, scaled_clisi, scaled_ilisi
+    from scamac_scale.metrics.neighbors import find_neighbors
+    from scamac_scale.metrics.preservation import neighbor_accuracy
+
     known = types != ""
+    batch_names, batch_codes = np.unique(batches, return_inverse=True)
+    type_names, type_codes = np.unique(types[known], return_inverse=True)
+    near = find_neighbors(latent, LISI_NEIGHBORS - 1)
+    mixed = lisi(near.distances, near.indices, batch_codes)
+    if not known.all():
+        near = find_neighbors(latent[known], LISI_NEIGHBORS - 1)
+    apart = lisi(near.distances, near.indices, type_codes)
     found = {
-        "ilisi": float(np.median(scaled_lisi(latent, batches))),
-        "clisi": 1.0 - float(np.median(scaled_lisi(latent[known], types[known]))),
-        "graph_connectivity": graph_connectivity(latent[known], types[known]),
+        "ilisi": scaled_ilisi(mixed, len(batch_names)) if len(batch_names) > 1 else np.nan,
+        "clisi": scaled_clisi(apart, len(type_names)) if len(type_names) > 1 else np.nan,
+        "graph_connectivity": graph_connectivity(near.indices[:, : GRAPH_NEIGHBORS - 1], type_codes),
         "knn": neighbor_accuracy(latent[known], types[known]),
     }
-    return {name: round(value, 6) for name, value in found.items()}
+    return {name: round(float(value), 6) for name, value in found.items()}
 
 
 def all_scores(

@@ -18,7 +18,7 @@ from scamac_scale.errors import ConfigError, unknown_name
 Kind = Literal["auto", "counts", "linear", "log"]
 Profile = Literal["fast", "small"]
 # technical batches
-Corrected = Literal["input", "target", "none"]
+Corrected = Literal["input", "none"]
 # model
 Activation = Literal["leaky_relu", "linear"]
 Scale = Literal["encoding", "hidden", "decoding"]

@@ -12,9 +12,8 @@ class CorrectionConfig:
     """How technical batches are made alike: Harmony 2, by sums over all cells."""
 
     acts_on: Corrected = "input"
-    """What is corrected before the fit: input (the principal components of the input, so that network, clusters and
-    latent see corrected cells), target (the components by which the landmarks are clustered, so that U of Eq. 15 knows no
-    batch) or none."""
+    """What is corrected before the fit: input (its principal components, so that network, clusters and latent see
+    corrected cells) or none."""
     components: int = 50
     """Number of principal components in which the input is corrected."""
     clusters: int | None = None

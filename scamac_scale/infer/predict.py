@@ -214,7 +214,7 @@ class Writer:
         others = self.denoised_levels
         if levels is None or others is None:
             return levels
-        return others.expand(len(levels), -1) if len(others) else torch.full_like(levels, levels.new_tensor(2**31 - 1))
+        return others.expand(len(levels), -1) if len(others) else torch.full_like(levels, 2**31 - 1)
 
     def _offset(self, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor | None:
         """(B, G) what the technical batch of the reconstruction adds to cells."""

@@ -52,7 +52,7 @@ class Condition(nn.Module):
                 nn.init.zeros_(layer.weight)
 
     def forward(self, levels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What is added before the decoding layer's activation, (..., B, H) or None, and to the output's, (..., B, G)."""
+        """Give what is added before the decoding layer's activation, (..., B, H) or None, and to the output's, (..., B, G)."""
         code = multi_hot(levels, self.n_levels)
         if self.embedding is not None:
             code = self.embedding(code)

@@ -53,7 +53,13 @@ class TechCorrection(nn.Module):
     sums: Tensor
 
     def __init__(
-        self, n_features: int, n_components: int, n_layers: int, n_clusters: int, n_levels: int, sigma: float
+        self,
+        n_features: int,
+        n_components: int,
+        n_layers: int = 0,
+        n_clusters: int = 0,
+        n_levels: int = 0,
+        sigma: float = 0.1,
     ) -> None:
         super().__init__()
         self.sigma = sigma
@@ -99,7 +105,7 @@ class TechCorrection(nn.Module):
 
     @torch.no_grad()
     def offset(self, x: Tensor, levels: Tensor) -> Tensor:
-        """What a technical batch has added to cells.
+        """Find what a technical batch has added to cells.
 
         Parameters
         ----------
@@ -132,11 +138,13 @@ class TechCorrection(nn.Module):
 
     @torch.no_grad()
     def offset_in(self, x: Tensor, levels: Tensor, others: Tensor) -> Tensor:
-        """What technical batches `others` (..., B, C) would have added to cells `x` of the batches `levels`; see `offset`."""
+        """Find what technical batches `others` (..., B, C) would have added to cells `x` of the batches `levels`; see `offset`."""
         z = self.components(x)
         *before, last = self.layers
         found = corrected(z, levels, before, self.sigma)
-        return self._back(offset(soft_clusters(found, levels, last.centers, last.penalty, self.sigma), others, last.beta))
+        return self._back(
+            offset(soft_clusters(found, levels, last.centers, last.penalty, self.sigma), others, last.beta)
+        )
 
     def _back(self, z: Tensor) -> Tensor:
         """From components to genes."""
@@ -150,4 +158,5 @@ def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection |
     if axes is None or beta is None:
         return None
     n_layers, n_levels, n_clusters, _ = beta.shape
-    return TechCorrection(*axes.shape, n_layers, n_clusters, n_levels, sigma)
+    n_features, n_components = axes.shape
+    return TechCorrection(n_features, n_components, n_layers, n_clusters, n_levels, sigma)

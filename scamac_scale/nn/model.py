@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
-from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
 from scamac_scale.nn.layers import LayerNorm
@@ -22,6 +21,7 @@ from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
     from scamac_scale.config import InputConfig, ModelConfig
+    from scamac_scale.nn.correction import TechCorrection
 
 
 CHANNEL_FORMS = {"atlas": True, "batch": False}
@@ -229,8 +229,20 @@ class ScamacNetwork(nn.Module):
             )
 
     def layers(self, x: Tensor, levels: Tensor | None = None) -> Layers:
-        """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training, and (B, C) levels for a decoder that is told
-        of technical batches; a block axis may stand in front."""
+        """Run all layers before the attention; a block axis may stand in front.
+
+        Parameters
+        ----------
+        x
+            (B, G), from `cell_input`, plus noise in training.
+        levels
+            (B, C), for a decoder that is told of technical batches; None where it is not.
+
+        Returns
+        -------
+        Layers
+            The output in these technical batches, the rest as of none.
+        """
         self._check_genes(x)
         found = self.autoencoder(x, levels)
         projected = self.projection(found.encoding, found.hidden, found.decoding)

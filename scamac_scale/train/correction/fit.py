@@ -63,7 +63,7 @@ class Cells:
 
 def start_correction(mean: FloatArray, axes: FloatArray, sigma: float) -> TechCorrection:
     """Make a correction that knows its (G, d) components around a (G,) mean, and takes nothing from any cell yet."""
-    correction = TechCorrection(*axes.shape, n_layers=0, n_clusters=0, n_levels=0, sigma=sigma)
+    correction = TechCorrection(*axes.shape, sigma=sigma)
     correction.axes.copy_(torch.from_numpy(axes.copy()))
     correction.mean.copy_(torch.from_numpy(mean @ axes))
     return correction
@@ -106,8 +106,9 @@ def fit_correction(
     assert tech is not None
     plan = SweepPlan(cells.source.n_cells, SWEEP_CELLS, world)
 
-    def look(flight: Callable[[], InFlight] | None = None) -> None:
-        tick(flight if flight is not None or in_flight is None else lambda: in_flight)
+    def look() -> None:
+        """While the components come, what was done in another process is still what there is."""
+        tick(None if in_flight is None else lambda: in_flight)
 
     with open_points(plan, tech.levels, cells.width, seed, cells.folder) as points:
         _write_points(points, cells, plan, look)
@@ -125,13 +126,13 @@ def _design(tech: TechBatches, device: torch.device) -> Design:
     return Design(tech.counts, torch.from_numpy(counts.astype(np.float64)).to(device))
 
 
-def _write_points(points: Points, cells: Cells, plan: SweepPlan, tick: Tick) -> None:
+def _write_points(points: Points, cells: Cells, plan: SweepPlan, look: Callable[[], None]) -> None:
     @torch.no_grad()
     def write(done: int, batch: Batch) -> int:
         points.write(batch.rows, cells.components(batch).float().cpu().numpy())
         return done + len(batch.rows)
 
-    sweep(cells.source, write, 0, label="components", plan=plan, tick=lambda turn, done: tick())
+    sweep(cells.source, write, 0, label="components", plan=plan, tick=lambda turn, done: look())
 
 
 @torch.no_grad()
