@@ -23,10 +23,12 @@ from scamac_scale.loader.plan import EpochPlan, window_sizes
 from scamac_scale.losses.similarity import atlas_similarity, direct_similarity, gram_similarity
 from scamac_scale.nn.embed import EMBED_CELLS
 from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
+from scamac_scale.ops.harmony import Layer, cluster_sums, corrected, soft_clusters
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
 from scamac_scale.sweep import SWEEP_CELLS
 from scamac_scale.train.clusters.selection import read_cells, sample_rows
+from scamac_scale.train.correction.points import PIECE_CELLS
 from scamac_scale.train.start import fit_input_scale
 from scamac_scale.train.state import PRETRAINING, FitState
 from scamac_scale.train.sweeps import Sweeps
@@ -209,7 +211,27 @@ def operations(bench: Bench) -> Iterator[Case]:
             yield f"{form} attention, {precision}", partial(_attention_rows, bench, form, precision)
         for name in SIMILARITIES:
             yield f"similarity, {name}, {precision}", partial(_similarity_rows, bench, name, precision)
+    yield "correction of technical batches", partial(_correction_rows, bench)
     yield "atlas attention from disk", partial(_disk_rows, bench)
+
+
+def _correction_rows(bench: Bench) -> list[Row]:
+    """Harmony: the sums of a pass over a piece of cells, and the layers that correct a block of them."""
+    width, n_clusters, n_levels = 50, 100, 20
+    z, centers = (_normal(bench, key, n, width).detach() for key, n in enumerate((PIECE_CELLS, n_clusters)))
+    levels = (torch.arange(PIECE_CELLS, device=bench.device) % n_levels)[:, None]
+    penalty = torch.zeros(n_levels, n_clusters, device=bench.device)
+    beta = _normal(bench, 2, n_levels, n_clusters, width).detach()
+    layers = [Layer(unit_rows(centers), penalty, beta)] * 10
+
+    def sums() -> None:
+        cluster_sums(z, levels, soft_clusters(z, levels, layers[0].centers, penalty, 0.1), n_levels)
+
+    about = {"n_cells": PIECE_CELLS, "clusters": n_clusters, "levels": n_levels}
+    calls = {"sums of a pass": sums, "ten layers": lambda: corrected(z, levels, layers, 0.1)}
+    return [
+        {**_call_ms(bench, call, bench.sizes.inner_calls), "measure": name, **about} for name, call in calls.items()
+    ]
 
 
 def _normal(bench: Bench, key: int, *shape: int) -> torch.Tensor:

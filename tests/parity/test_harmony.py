@@ -32,14 +32,14 @@ def one_hot(levels: np.ndarray, n_levels: int) -> np.ndarray:
 
 
 def run(
-    z: np.ndarray, levels: np.ndarray, counts: tuple[int, ...], config: CorrectionConfig
+    z: np.ndarray, levels: np.ndarray, counts: tuple[int, ...], config: CorrectionConfig, device: str = "cpu"
 ) -> tuple[list[Layer], Reference, np.ndarray]:
     """Our layers, what they keep of the cells, and the first centers."""
     n_cells = len(z)
     points = Points(SweepPlan(n_cells, 64), levels, WIDTH, 3, dtype=np.float64)
     for start in range(0, n_cells, 64):
         points.write(np.arange(start, min(start + 64, n_cells)), z[start : start + 64])
-    design = Design(counts, torch.from_numpy(np.bincount(levels.ravel(), minlength=sum(counts))).double())
+    design = Design(counts, torch.from_numpy(np.bincount(levels.ravel(), minlength=sum(counts))).double().to(device))
     start_centers = np.random.default_rng(1).normal(size=(CLUSTERS, WIDTH))
     layers, kept = Harmony(points, design, config).run(torch.from_numpy(start_centers))
     return layers, kept, start_centers
@@ -92,3 +92,14 @@ def test_unknown_levels_equal_symphony(n_new: int) -> None:
     beta = map_levels(r.T @ torch.from_numpy(phi), weighted, kept)
     found = new - torch.einsum("bq,bl,lqd->bd", r, torch.from_numpy(phi), beta).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("counts", [(4,), (3, 2)])
+def test_cuda_equals_cpu_in_float64(counts: tuple[int, ...]) -> None:
+    z, levels = cells(600, counts)
+    ours, expected = (run(z, levels, counts, CorrectionConfig(), device)[0] for device in ("cuda", "cpu"))
+    assert len(ours) == len(expected)
+    for one, other in zip(ours, expected, strict=True):
+        for part, like in zip(one, other, strict=True):
+            torch.testing.assert_close(part.cpu(), like, rtol=1e-8, atol=1e-9)

@@ -63,7 +63,7 @@ class Cells:
 
 def start_correction(mean: FloatArray, axes: FloatArray, sigma: float) -> TechCorrection:
     """Make a correction that knows its (G, d) components around a (G,) mean, and takes nothing from any cell yet."""
-    correction = TechCorrection(*axes.shape, sigma=sigma)
+    correction = TechCorrection(axes.shape[0], axes.shape[1], sigma=sigma)
     correction.axes.copy_(torch.from_numpy(axes.copy()))
     correction.mean.copy_(torch.from_numpy(mean @ axes))
     return correction
