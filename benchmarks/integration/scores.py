@@ -47,6 +47,19 @@ def cluster(latent: Points, how: str, n_clusters: int, seed: int) -> Labels:
     return consensus_of_points(latent.astype(np.float64), n_clusters, config)
 
 
+def scaled_lisi(latent: Points, labels: NDArray[np.str_]) -> NDArray[np.float64]:
+    """(N,) LISI less 1, over the number of labels less 1: 0 where neighbours are all of one label, 1 where all are equal."""
+    from scamac_scale.metrics.mixing import lisi
+    from scamac_scale.metrics.neighbors import find_neighbors
+
+    names, codes = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        return np.full(len(latent), np.nan)
+    near = find_neighbors(latent, LISI_NEIGHBORS - 1)
+    found: NDArray[np.float64] = (lisi(near.distances, near.indices, codes) - 1) / (len(names) - 1)
+    return found
+
+
 def mixing_scores(latent: Points, batches: NDArray[np.str_], types: NDArray[np.str_]) -> dict[str, float]:
     """`MIXING`: medians of LISI over cells, as scib-metrics, connectivity as scIB; what concerns types, over the labelled cells."""
     from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, graph_connectivity, lisi, scaled_clisi, scaled_ilisi

@@ -158,6 +158,8 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
     latent, config = embed_rows(state.network, state.landmarks.x), tools.config
     clusters = clusters_at(state.clusters.centers, latent, config.loss, state.clusters.weight)
     state.times.mark("last sweep")
+    tech, correction = tools.source.tech_batches, state.network.correction
+    tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
     provenance: dict[str, Any] = {
         "n_cells": tools.source.n_cells,
         "n_clusters": len(clusters),
@@ -168,6 +170,8 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
         if state.last_pairs is None
         else float(similarity_from_means(state.last_pairs)),
         "similarity_weight": state.weights.get("similarity"),
+        "technical_batches": {column: len(levels) for column, levels in tech_levels.items()},
+        "corrections": 0 if correction is None else len(correction.layers),
         "processes": tools.world.size,
         "checkpoints": tools.watch.n_saved,
         "seconds_in_collectives": round(waited_s(), 3),
@@ -175,8 +179,6 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
         "versions": versions(),
         "commit": commit(),
     }
-    tech = tools.source.tech_batches
-    tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
     reach("train.model")
     return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels)
 
