@@ -131,10 +131,11 @@ def _is_store(path: Path) -> bool:
 
 
 def _look_at_store(path: Path, is_verified: bool) -> Found:
+    from scamac_scale.cells.tech_batches import find_tech_batches, split_key
     from scamac_scale.store.reader import StoreReader
 
     with StoreReader(path) as store:
-        space = store.gene_space
+        space, obs = store.gene_space, store.obs
         found: Found = {
             "n_cells": store.n_cells,
             "n_genes": store.n_genes,
@@ -145,10 +146,14 @@ def _look_at_store(path: Path, is_verified: bool) -> Found:
             "target_sum": space.target_sum,
             "profile": store.profile,
             "value_type": store.value_dtype.name,
-            "obs_columns": list(map(str, store.obs.columns)),
+            "obs_columns": list(map(str, obs.columns)),
+            "batch_key": store.batch_key,
             "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
             "ingest": store.config,
         }
+        if columns := split_key(store.batch_key):
+            levels = find_tech_batches(obs, columns, where=f"{path}: obs").counts
+            found["batches"] = [{"column": column, "levels": n} for column, n in zip(columns, levels, strict=True)]
         if is_verified:
             found["verified"] = f"{_read_back(store):,} cells, all columns, every checksum"
     return found

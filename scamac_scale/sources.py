@@ -63,6 +63,10 @@ class OpenSource(CellSource, Protocol):
         """Columns of the input, one row per row of the source."""
 
     @property
+    def batch_key(self) -> str | None:
+        """Columns of `obs` with the technical batches, with commas between them, as the input was ingested; None has none."""
+
+    @property
     def source_rows(self) -> NDArray[np.int64]:
         """(N,) row in the input of each row of the source."""
 
@@ -94,7 +98,7 @@ def open_source(
     gene_space
         Of a model; None takes that of the store, or fits one to raw data by two streamed passes.
     ingest
-        How raw data is read (``matrix``) and fitted; a store brings its own.
+        How raw data is read (``matrix``) and fitted, with its ``batch_key``; a store brings its own.
     loader
         Whether all cells are read once and then served from memory; None streams. How many bytes they take is known
         beforehand, but for raw data with a given `gene_space`, which costs a pass to count.
@@ -128,14 +132,14 @@ def tell_tech_batches(source: OpenSource, key: str | None) -> None:
     source
         Open.
     key
-        Columns of its obs, with commas between them; None or ``none`` tells nothing.
+        Columns of its obs, with commas between them; None takes those that it was ingested with, ``none`` tells nothing.
 
     Raises
     ------
     InputError
         If a column cannot be used.
     """
-    columns = () if key == NO_KEY else split_key(key)
+    columns = () if key == NO_KEY else split_key(source.batch_key if key is None else key)
     if not columns:
         return
     found = find_tech_batches(source.obs, columns, where="obs of the input")
@@ -168,8 +172,10 @@ def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> 
     try:
         if gene_space is None:
             found = measure(raw, ingest)
-            return NormalisedSource(raw, found.gene_space, is_checked=True, n_values=found.n_stored)
-        return NormalisedSource(raw, gene_space)
+            return NormalisedSource(
+                raw, found.gene_space, is_checked=True, n_values=found.n_stored, batch_key=ingest.batch_key
+            )
+        return NormalisedSource(raw, gene_space, batch_key=ingest.batch_key)
     except BaseException:
         raw.close()
         raise
@@ -227,6 +233,7 @@ class CachedSource(WithTechBatches):
         self.gene_names = source.gene_names
         self.gene_space = source.gene_space
         self.missing_genes = source.missing_genes
+        self.batch_key = source.batch_key
         self.csr_bytes = source.csr_bytes
         self.load_bytes = source.load_bytes
         self.resident = _read_all(source)

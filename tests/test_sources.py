@@ -276,3 +276,29 @@ def test_values_of_the_models_kind_pass_without_a_word(
     with caplog.at_level(logging.WARNING), open_source(tiny_adata, space) as source:
         source.read(np.arange(300))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("cache", ["none", "host"])
+@pytest.mark.parametrize("is_store", [False, True])
+def test_a_source_tells_the_batch_key_and_raw_data_has_the_genes_of_the_store(
+    tiny_adata: ad.AnnData, tmp_path: Path, cache: Any, is_store: bool
+) -> None:
+    tiny_adata.obs["donor"] = [f"d{i % 3}" for i in range(300)]
+    config = IngestConfig(n_genes=50, batch_key="donor")
+    out = ingest(tiny_adata, tmp_path / "a.zarr", config)
+    loader = LoaderConfig(cache=cache)
+    with open_source(out if is_store else tiny_adata, ingest=config, loader=loader) as source:
+        assert source.batch_key == "donor"
+        assert source.gene_space == StoreReader(out).gene_space
+    with open_source(tiny_adata, StoreReader(out).gene_space, ingest=config) as source:
+        assert source.batch_key == "donor"
+    with open_source(tiny_adata, ingest=CONFIG, loader=loader) as source:
+        assert source.batch_key is None
+
+
+def test_a_wrong_batch_key_of_raw_data_is_refused_before_any_pass(
+    tiny_adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RawMatrix, "read_block", None)
+    with pytest.raises(InputError, match="obs has no column 'donr'"):
+        open_source(tiny_adata, ingest=IngestConfig(batch_key="donr"))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scamac_scale.cells.genes import duplicates
 from scamac_scale.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,46 +114,79 @@ def find_tech_batches(
     InputError
         If a column is missing, lacks values, holds measurements, or has a level for every cell.
     """
-    found = [_text_of(obs, column, where) for column in columns]
+    repeated = duplicates(columns)
+    if repeated:
+        raise InputError(f"the batch key names {', '.join(repeated)} more than once; name each column once.")
+    found = [_levels_of(obs, column, where) for column in columns]
     if names is None:
-        names = tuple(tuple(sorted(set(text.tolist()))) for text in found)
-        for column, levels in zip(columns, names, strict=True):
-            if len(levels) == len(obs) > 1:
+        names = tuple(tuple(sorted(set(levels))) for levels, _ in found)
+        for column, sorted_levels in zip(columns, names, strict=True):
+            if len(sorted_levels) == len(obs) > 1:
                 raise InputError(
-                    f"{where}: every cell has a value of its own in the batch column {column!r} ({levels[0]!r}, {levels[1]!r}, ...); "
-                    "name a column such as the donor, which many cells share."
+                    f"{where}: every cell has a value of its own in the batch column {column!r} ({sorted_levels[0]!r}, "
+                    f"{sorted_levels[1]!r}, ...); name a column such as the donor, which many cells share."
                 )
     codes = np.empty((len(obs), len(columns)), dtype=np.int32)
-    for index, (text, levels) in enumerate(zip(found, names, strict=True)):
-        place = {name: code for code, name in enumerate(levels)}
-        values, inverse = np.unique(text, return_inverse=True)
-        codes[:, index] = np.array([place.get(value, UNKNOWN) for value in values], dtype=np.int32)[inverse]
+    for index, ((levels, places), known) in enumerate(zip(found, names, strict=True)):
+        code_of = {name: code for code, name in enumerate(known)}
+        codes[:, index] = np.array([code_of.get(level, UNKNOWN) for level in levels], dtype=np.int32)[places]
     return TechBatches(columns, names, codes)
 
 
-def _text_of(obs: pd.DataFrame, column: str, where: str) -> Any:  # Any: an array of strings
-    """(N,) levels of a column, as text."""
+def as_categories(obs: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Turn columns into categories, which take a small code a cell and have the same levels by `find_tech_batches`.
+
+    Parameters
+    ----------
+    obs
+        N rows.
+    columns
+        That `find_tech_batches` has read; categories of text or numbers stay as they are, with their order.
+    """
     import pandas as pd
 
-    if column not in obs:
+    changed = {}
+    for column in columns:
+        values = obs[column]
+        held = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
+        is_plain = isinstance(held, np.dtype) and held.kind in "biuf"
+        if isinstance(values.dtype, pd.CategoricalDtype) and (is_plain or held.kind == "O"):
+            continue
+        if is_plain:
+            changed[column] = pd.Categorical(values)
+        else:  # dates and objects, whose text a table does not always keep
+            found = find_tech_batches(obs, (column,))
+            changed[column] = pd.Categorical.from_codes(found.codes[:, 0], pd.Index(found.names[0], dtype=object))
+    return obs.assign(**changed)
+
+
+def _levels_of(obs: pd.DataFrame, column: str, where: str) -> tuple[list[str], IntArray]:
+    """Levels of a column that cells have, as text, in no order and perhaps repeated; (N,) which of them each cell has."""
+    import pandas as pd
+
+    n_columns = list(obs.columns).count(column)
+    if n_columns != 1:
         raise InputError(
-            f"{where} has no column {column!r} (batch key); it has {', '.join(map(str, obs.columns)) or 'none'}."
+            f"{where} has {n_columns or 'no'} column{'s' if n_columns else ''} {column!r} (batch key); it has "
+            f"{', '.join(map(str, obs.columns)) or 'none'}."
         )
     values = obs[column]
-    n_missing = int(values.isna().sum())
-    if n_missing:
-        row = int(np.flatnonzero(values.isna().to_numpy())[0])
+    is_missing = values.isna().to_numpy()
+    if is_missing.any():
+        row = int(is_missing.argmax())
         raise InputError(
-            f"{where}: {n_missing:,} of {len(obs):,} cells have no value in the batch column {column!r}, the first is "
+            f"{where}: {int(is_missing.sum()):,} of {len(obs):,} cells have no value in the batch column {column!r}, the first is "
             f"{str(obs.index[row])!r} (number {row}); fill them (a level of their own will do), or leave these cells out."
         )
-    kept = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else values
+    places, found = pd.factorize(values)
+    kept = pd.Series(found.categories[found.codes] if isinstance(found, pd.CategoricalIndex) else found)
     if pd.api.types.is_float_dtype(kept.dtype):
-        numbers = values.to_numpy(dtype=np.float64)
-        if not np.all(numbers == np.floor(numbers)):
+        numbers = kept.to_numpy(dtype=np.float64)
+        is_whole = np.isfinite(numbers) & (numbers == np.floor(numbers))
+        if not is_whole.all():
             raise InputError(
-                f"{where}: the batch column {column!r} holds measurements ({numbers[numbers != np.floor(numbers)][0]:g}, ...); "
+                f"{where}: the batch column {column!r} holds measurements ({numbers[~is_whole][0]:g}, ...); "
                 "a batch is a whole number or a name."
             )
-        return numbers.astype(np.int64).astype(str)
-    return values.astype(str).to_numpy(dtype=str)
+        kept = pd.Series(numbers.astype(np.int64))
+    return kept.astype(str).tolist(), places

@@ -6,7 +6,7 @@ comes at once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,15 @@ def _declare_ingest(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
     parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
+    parser.add_argument(
+        "--batch-key",
+        "--batch_key",
+        type=str,
+        metavar="COLUMN[,COLUMN]",
+        help="Columns of obs that tell which technical batch (donor, chip, technology) a cell is from; the same as "
+        "--ingest.batch_key.",
+        **OPTIONAL,
+    )
     parser.add_class_arguments(IngestConfig, "ingest")
 
 
@@ -99,8 +108,13 @@ def _ingest(args: Namespace) -> Result:
     require(args, "out")
     if len(args.inputs) > 1:
         raise ConfigError(f"{len(args.inputs)} inputs were given; this version takes one file, join them first.")
+    config, key = args.ingest, getattr(args, "batch_key", None)
+    if key is not None:
+        if config.batch_key not in (None, key):
+            raise ConfigError(f"--batch-key {key} and ingest.batch_key={config.batch_key} differ; give one of them.")
+        config = replace(config, batch_key=key)
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(args.inputs[0], args.out, args.ingest, **options)
+    path = ingest(args.inputs[0], args.out, config, **options)
     return inspect(path)
 
 
@@ -247,7 +261,7 @@ COMMANDS = {
     ),
     "ingest": Command(
         summary="Turn a raw file into a training store.",
-        usage="INPUT --out STORE",
+        usage="INPUT --out STORE [--batch-key COLUMN]",
         declare=_declare_ingest,
         run=_ingest,
         config=IngestConfig,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from scamac_scale.config.choices import Cache, Densify, Kind, Profile, check_names, require
 
@@ -51,6 +52,17 @@ class IngestConfig:
         require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
         require(self.seed >= 0, f"ingest.seed={self.seed}; it must not be negative.")
         require(self.shuffle_bytes >= 1, f"ingest.shuffle_bytes={self.shuffle_bytes}; it must be at least 1.")
+        require(
+            self.batch_key is None or any(map(str.strip, self.batch_key.split(","))),
+            f"ingest.batch_key={self.batch_key!r} names no column of obs; null has no batches.",
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold; without batches what was written before there were any, to the byte."""
+        values = asdict(self)
+        if self.batch_key is None:
+            del values["batch_key"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scamac_scale.cells.tech_batches import as_categories, split_key
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import OutputError, ResumeError, StoreError
+from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.resume import measured
-from scamac_scale.ingestion.statistics import measure
+from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.store import layout
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
@@ -89,11 +89,12 @@ def ingest(
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
         _refuse_itself(raw, path)
+        _refuse_columns(raw, config)
         if resume and raw.path is None:
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": asdict(config), "input": fingerprint(raw), "files": _files(raw)}
+        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
@@ -121,7 +122,7 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         for _, block in read_blocks(raw, config.block_cells, "writing store", first):
             yield columns.raw_values(block)
 
-    obs = _observations(raw, found)
+    obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
@@ -157,12 +158,25 @@ def _refuse_itself(raw: RawMatrix, path: Path) -> None:
         raise OutputError(f"{path} lies inside the input {raw.path}; choose another folder.")
 
 
-def _observations(raw: RawMatrix, found: RawStatistics) -> pd.DataFrame:
+def _refuse_columns(raw: RawMatrix, config: IngestConfig) -> None:
+    """Refuse columns of the batch key before any pass: those that do not tell batches, and those a store cannot keep."""
+    tech = tech_batches_of(raw, config)
+    for column in () if tech is None else tech.columns:
+        if column in _OURS or "/" in column:
+            raise InputError(
+                f"{raw.name}: a store cannot keep the batch column {column!r} under this name; rename it in the input."
+            )
+
+
+_OURS = (layout.TOTAL, layout.SOURCE_ROW)
+
+
+def _observations(raw: RawMatrix, found: RawStatistics, columns: tuple[str, ...]) -> pd.DataFrame:
     ours = {layout.TOTAL: found.totals, layout.SOURCE_ROW: np.arange(raw.n_cells)}
     replaced = [name for name in ours if name in raw.obs]
     if replaced:
         logger.warning("%s: the columns %s of obs are replaced by those of this store", raw.name, ", ".join(replaced))
-    return raw.obs.assign(**ours)
+    return as_categories(raw.obs, columns).assign(**ours)
 
 
 def fingerprint(raw: RawMatrix) -> dict[str, Any]:

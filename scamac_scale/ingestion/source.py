@@ -52,6 +52,13 @@ class NormalisedSource(WithTechBatches):
         Whether all values were checked before; otherwise each block is checked when it is read.
     n_values
         Values above zero of the chosen genes, where that is known; otherwise `csr_bytes` counts them.
+    batch_key
+        Columns of `obs` with the technical batches, if any were named.
+
+    Attributes
+    ----------
+    batch_key
+        As it was given.
 
     Raises
     ------
@@ -70,8 +77,10 @@ class NormalisedSource(WithTechBatches):
         *,
         is_checked: bool = False,
         n_values: int | None = None,
+        batch_key: str | None = None,
     ) -> None:
         self.gene_space = gene_space
+        self.batch_key = batch_key
         self._raw = raw
         self._columns = GeneColumns.locate(gene_space, raw.gene_names)
         self._is_checked = is_checked

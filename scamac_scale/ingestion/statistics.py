@@ -15,18 +15,20 @@ import numba
 import numpy as np
 
 from scamac_scale.cells.genes import GeneSpace
+from scamac_scale.cells.tech_batches import TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.ingestion.raw import read_blocks
-from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes
+from scamac_scale.ingestion.variable import Moments, choose_over_batches, dispersion_table, variable_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.raw import RawMatrix
 
@@ -85,8 +87,8 @@ class RawStatistics:
     largest
         Largest value of a chosen gene.
     var
-        (chosen genes) ``n_cells`` that express it, ``means``, ``dispersions``, ``dispersions_norm`` as in scanpy; gene
-        names as its index.
+        (chosen genes) ``n_cells`` that express it, ``means``, ``dispersions``, ``dispersions_norm`` as in scanpy, with
+        technical batches ``highly_variable_nbatches``, too; gene names as its index.
     """
 
     gene_space: GeneSpace
@@ -113,25 +115,28 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     -------
     RawStatistics
         The chosen genes are those of ``sc.pp.filter_genes``, ``normalize_total``, ``log1p`` and
-        ``highly_variable_genes(flavor="seurat")``; where fewer pass than are asked for, all of them.
+        ``highly_variable_genes(flavor="seurat")``, with its ``batch_key`` where there are technical batches; where fewer
+        pass than are asked for, all of them.
 
     Raises
     ------
     InputError
         If there are fewer than two cells, a value is negative or not finite (cell and gene are named), values are not of
-        the kind that was said, or no gene is left.
+        the kind that was said, no gene is left, or a column of the batch key is no such column (before any pass).
 
     Notes
     -----
     A gene passes if it is above zero in at least ``min_cell_fraction`` of all cells, taken as the decimal number it is
     written as: of 140 cells, 0.05 asks for 7, where ``ceil(0.05 * 140)`` gives 8 in binary. The default target is the
-    median total of the cells that have any, over the genes that pass.
+    median total of the cells that have any, over the genes that pass. Filter and target do not look at technical batches;
+    these take 16 bytes a gene and batch.
     """
+    tech = tech_batches_of(raw, config)
     if census is None:
         census = take_census(raw, config.block_cells)
     kind = KIND_RULES[config.kind](raw, census)
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
-    totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells)
+    totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells, None if tech is None else tech.joint())
     n_empty = int((totals == 0).sum())
     if n_empty:
         logger.warning(
@@ -141,12 +146,17 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
             raw.n_cells,
         )
     target_sum = _target_sum(raw, kind, totals, config.target_sum)
-    table = dispersion_table(moments if target_sum is None else moments.scaled(target_sum))
-    is_variable = variable_genes(table["dispersions_norm"].to_numpy(), config.n_genes)
-    _log_choice(raw, is_variable, config.n_genes)
     filtered = np.flatnonzero(is_filtered)
-    chosen = filtered[is_variable]
     names = np.array(raw.gene_names, dtype=object)
+    scaled = (part if target_sum is None else part.scaled(target_sum) for part in moments)
+    if tech is None:
+        table = dispersion_table(next(scaled))
+        is_variable = variable_genes(table["dispersions_norm"].to_numpy(), config.n_genes)
+    else:
+        table, is_variable, silent = choose_over_batches(scaled, names[filtered], config.n_genes)
+        _log_batches(raw, tech, len(moments), silent)
+    _log_choice(raw, is_variable, config.n_genes)
+    chosen = filtered[is_variable]
     var = table[is_variable].set_index(names[chosen])
     var.insert(0, "n_cells", census.n_expressing[chosen])
     return RawStatistics(
@@ -157,6 +167,18 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
         float(census.largest[chosen].max()),
         var,
     )
+
+
+def tech_batches_of(raw: RawMatrix, config: IngestConfig) -> TechBatches | None:
+    """Read where each cell comes from; None where no batch key is given.
+
+    Raises
+    ------
+    InputError
+        If a column of the batch key is missing, lacks values, holds measurements, or has a level for every cell.
+    """
+    columns = split_key(config.batch_key)
+    return find_tech_batches(raw.obs, columns, where=f"{raw.name}: obs") if columns else None
 
 
 def take_census(raw: RawMatrix, block_cells: int) -> Census:
@@ -200,8 +222,8 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
 
 
 def sum_moments(
-    raw: RawMatrix, is_filtered: NDArray[np.bool_], kind: str, block_cells: int
-) -> tuple[NDArray[np.float64], Moments]:
+    raw: RawMatrix, is_filtered: NDArray[np.bool_], kind: str, block_cells: int, tech: IntArray | None = None
+) -> tuple[NDArray[np.float64], list[Moments]]:
     """Sum over cells what the choice of genes needs: the second pass.
 
     Parameters
@@ -214,29 +236,36 @@ def sum_moments(
         Of the values.
     block_cells
         Cells held at a time.
+    tech
+        (N,) technical batch of each cell, 0 to T - 1; None has none.
 
     Returns
     -------
     totals : ndarray
         (N,) sum of each cell over the genes that pass.
-    moments : Moments
-        Of the genes that pass: ``x / total``, or ``exp(x) - 1`` for log values.
+    moments : list of Moments
+        Of the genes that pass: ``x / total``, or ``exp(x) - 1`` for log values. Those of each technical batch, or of all cells.
     """
     column = np.where(is_filtered, np.cumsum(is_filtered) - 1, -1)
     n_filtered = int(is_filtered.sum())
     totals = np.zeros(raw.n_cells, dtype=np.float64)
-    moments = Moments(0, np.zeros(n_filtered), np.zeros(n_filtered))
+    n_cells = [0] if tech is None else np.bincount(tech).tolist()
+    into = np.zeros((2, len(n_cells), n_filtered))
+    moments = [Moments(*parts) for parts in zip(n_cells, *into, strict=True)]
     for start, block in read_blocks(raw, block_cells, "measuring genes"):
         total = cell_totals(block, is_filtered)
         totals[start : start + len(total)] = total
-        sums, squares = np.zeros(n_filtered), np.zeros(n_filtered)
-        values = kernel_values(block.data)
+        values, scale = kernel_values(block.data), np.ones_like(total)
         if kind == "log":
-            _add_moments(block.indptr, block.indices, np.expm1(values), np.ones_like(total), column, sums, squares)
+            values = np.expm1(values)
         else:
             scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
-            _add_moments(block.indptr, block.indices, values, scale, column, sums, squares)
-        moments = moments + Moments(len(total), sums, squares)
+        if tech is None:
+            added = np.zeros((2, 1, n_filtered))
+            _add_moments(block, values, scale, column, np.zeros(len(total), np.int32), added)
+            moments[0] += Moments(len(total), added[0, 0], added[1, 0])
+        else:  # no sums of the block: those of many batches are far more numbers than its values
+            _add_moments(block, values, scale, column, tech[start : start + len(total)], into)
     return totals, moments
 
 
@@ -317,6 +346,24 @@ def _target_sum(raw: RawMatrix, kind: str, totals: NDArray[np.float64], asked: f
     return float(np.median(filled))
 
 
+def _log_batches(raw: RawMatrix, tech: TechBatches, n_batches: int, silent: Sequence[int]) -> None:
+    joint, what = tech.joint(), " x ".join(tech.columns)
+    logger.info("%s: genes are ranked in each of %d batches (%s)", raw.name, n_batches, what)
+    if silent:
+        cells = [int(np.argmax(joint == batch)) for batch in silent[:5]]
+        levels = [
+            " x ".join(names[code] for names, code in zip(tech.names, tech.codes[cell], strict=True)) for cell in cells
+        ]
+        logger.warning(
+            "%s: in %d of %d batches no gene varies (one cell, say): %s%s; they have no say in the choice of genes",
+            raw.name,
+            len(silent),
+            n_batches,
+            ", ".join(levels),
+            ", ..." if len(silent) > len(levels) else "",
+        )
+
+
 def _log_choice(raw: RawMatrix, is_variable: NDArray[np.bool_], asked: int) -> None:
     n_chosen, n_filtered = int(is_variable.sum()), len(is_variable)
     if n_chosen < asked:
@@ -354,14 +401,28 @@ def _count(indices: Any, data: Any, n_expressing: Any, largest: Any) -> Any:  # 
     return -1, broken
 
 
-@numba.njit(cache=True, nogil=True)
 def _add_moments(
-    indptr: Any, indices: Any, data: Any, scale: Any, column: Any, sums: Any, squares: Any
+    block: sparse.csr_matrix,
+    values: NDArray[Any],
+    scale: NDArray[np.float64],
+    column: NDArray[np.int64],
+    tech: IntArray,
+    into: NDArray[np.float64],
+) -> None:
+    """Add ``values * scale`` of a block, and their squares, to the (2, T, genes that pass) sums of each technical batch."""
+    _add_values((block.indptr, block.indices, values), scale, column, tech, into)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_values(
+    rows: Any, scale: Any, column: Any, tech: Any, into: Any
 ) -> None:  # pragma: no cover  compiled
+    indptr, indices, data = rows
     for row in range(len(indptr) - 1):
+        batch = tech[row]
         for at in range(indptr[row], indptr[row + 1]):
             to = column[indices[at]]
             if to >= 0:
                 value = np.float64(data[at]) * scale[row]
-                sums[to] += value
-                squares[to] += value * value
+                into[0, batch, to] += value
+                into[1, batch, to] += value * value

@@ -145,6 +145,12 @@ class StoreReader(WithTechBatches):
         return dict(self._json("config"))
 
     @property
+    def batch_key(self) -> str | None:
+        """Columns of `obs` with the technical batches, with commas between them; None for a store without."""
+        key: str | None = self._json("config").get("batch_key")
+        return key
+
+    @property
     def inputs(self) -> list[dict[str, Any]]:
         """Fingerprint of each input."""
         return list(self._json("inputs"))

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,7 +264,7 @@ def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var:
         about = {
             "version": layout.VERSION,
             "gene_space": json.dumps(header.gene_space.to_dict()),
-            "config": json.dumps(asdict(header.config)),
+            "config": json.dumps(header.config.to_plain()),
             "inputs": json.dumps(header.inputs),
         }
         write_elem(root, "uns", {"scamac": about}, dataset_kwargs=options)
