@@ -99,7 +99,7 @@ class TechCorrection(nn.Module):
 
     @torch.no_grad()
     def offset(self, x: Tensor, levels: Tensor) -> Tensor:
-        """What a technical batch has added to cells.
+        """Find what a technical batch has added to cells.
 
         Parameters
         ----------
@@ -132,11 +132,13 @@ class TechCorrection(nn.Module):
 
     @torch.no_grad()
     def offset_in(self, x: Tensor, levels: Tensor, others: Tensor) -> Tensor:
-        """What technical batches `others` (..., B, C) would have added to cells `x` of the batches `levels`; see `offset`."""
+        """Find what technical batches `others` (..., B, C) would have added to cells `x` of the batches `levels`; see `offset`."""
         z = self.components(x)
         *before, last = self.layers
         found = corrected(z, levels, before, self.sigma)
-        return self._back(offset(soft_clusters(found, levels, last.centers, last.penalty, self.sigma), others, last.beta))
+        return self._back(
+            offset(soft_clusters(found, levels, last.centers, last.penalty, self.sigma), others, last.beta)
+        )
 
     def _back(self, z: Tensor) -> Tensor:
         """From components to genes."""
@@ -149,5 +151,6 @@ def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection |
     axes, beta = tensors.get("correction.axes"), tensors.get("correction.beta")
     if axes is None or beta is None:
         return None
+    n_features, n_components = axes.shape
     n_layers, n_levels, n_clusters, _ = beta.shape
-    return TechCorrection(*axes.shape, n_layers, n_clusters, n_levels, sigma)
+    return TechCorrection(n_features, n_components, n_layers, n_clusters, n_levels, sigma)

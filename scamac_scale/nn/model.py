@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from scamac_scale.errors import ShapeError
 from scamac_scale.nn.autoencoder import MultiScaleAutoencoder
-from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.fusion import FUSIONS, ScaleProjection
 from scamac_scale.nn.integration import Integration
 from scamac_scale.nn.layers import LayerNorm
@@ -22,6 +21,7 @@ from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
     from scamac_scale.config import InputConfig, ModelConfig
+    from scamac_scale.nn.correction import TechCorrection
 
 
 CHANNEL_FORMS = {"atlas": True, "batch": False}
@@ -78,6 +78,13 @@ class Layers(NamedTuple):
     def output_with(self, latent: Tensor) -> NetworkOutput:
         """Add the latent."""
         return NetworkOutput(self.encoding, self.hidden, self.decoding, self.output, self.projected, latent)
+
+
+def _check_genes(values: Tensor, n_genes: int) -> None:
+    if values.ndim < 2 or values.shape[-1] != n_genes:
+        raise ShapeError(
+            f"input came with shape {tuple(values.shape)}; the network expects (B, {n_genes}): choose the genes of the model first."
+        )
 
 
 class ScamacNetwork(nn.Module):
@@ -173,7 +180,7 @@ class ScamacNetwork(nn.Module):
         ShapeError
             If the number of genes differs.
         """
-        self._check_genes(values)
+        _check_genes(values, len(self.gene_mean))
         values = values.to(self.gene_mean.dtype)
         factor: Tensor = self.input_scale
         if self.is_unit_norm:
@@ -219,16 +226,9 @@ class ScamacNetwork(nn.Module):
         values = output / self.input_scale + self.gene_mean
         return values * norm if self.is_unit_norm else values
 
-    def _check_genes(self, values: Tensor) -> None:
-        if values.ndim < 2 or values.shape[-1] != len(self.gene_mean):
-            raise ShapeError(
-                f"input came with shape {tuple(values.shape)}; the network expects (B, {len(self.gene_mean)}): choose "
-                "the genes of the model first."
-            )
-
     def layers(self, x: Tensor) -> Layers:
         """Run all layers before the attention; (B, G) from `scale_input`, plus noise in training; a block axis may stand in front."""
-        self._check_genes(x)
+        _check_genes(x, len(self.gene_mean))
         found = self.autoencoder(x)
         projected = self.projection(found.encoding, found.hidden, found.decoding)
         normalised = self.projection.normalise(projected)
@@ -364,7 +364,7 @@ class ScamacNetwork(nn.Module):
         return self.synergy.queries(normalised), bank.k, bank.v
 
     def _scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check_genes(x)
+        _check_genes(x, len(self.gene_mean))
         projected = self.projection(*self.autoencoder.scales(x))
         return projected, self.projection.normalise(projected)
 

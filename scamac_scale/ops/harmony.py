@@ -199,7 +199,7 @@ def ridge_sums(z: Tensor, levels: Tensor, r: Tensor, log_sums: Tensor, n_levels:
 
 
 def objective(sums: RidgeSums, penalty: Tensor, design: Design, sigma: float, theta: float) -> Tensor:
-    """What the passes make smaller, for the stop.
+    """Compute what the passes make smaller, for the stop.
 
     Parameters
     ----------
@@ -270,7 +270,8 @@ def _solved(sums: RidgeSums, design: Design, ridge_: Tensor, is_kept: Tensor) ->
     matrix[:, 1:, 1:] += torch.diag_embed(torch.where(is_kept, ridge_, 1.0))
     total = sums.weighted[:, :first].sum(dim=1, keepdim=True)
     right = torch.cat([total, sums.weighted * is_kept[:, :, None]], dim=1)
-    return torch.linalg.solve(matrix, right)[:, 1:].transpose(0, 1).contiguous()
+    found: Tensor = torch.linalg.solve(matrix, right)[:, 1:]
+    return found.transpose(0, 1).contiguous()
 
 
 class Layer(NamedTuple):
@@ -292,7 +293,7 @@ class Layer(NamedTuple):
 
 
 def offset(r: Tensor, levels: Tensor, beta: Tensor) -> Tensor:
-    """What is taken from cells: ``sum_q r_q beta_{b, q}``, over the covariates.
+    """Compute what is taken from cells: ``sum_q r_q beta_{b, q}``, over the covariates.
 
     Parameters
     ----------
@@ -387,4 +388,5 @@ def map_levels(observed: Tensor, weighted: Tensor, reference: Reference) -> Tens
     matrix[:, 0, 1:] = matrix[:, 1:, 0] = observed
     matrix[:, 1:, 1:] = torch.diag_embed(observed + 1.0)
     right = torch.cat([weighted.sum(dim=1, keepdim=True) + reference.sums[:, None], weighted], dim=1)
-    return torch.linalg.solve(matrix, right)[:, 1:].transpose(0, 1).contiguous()
+    found: Tensor = torch.linalg.solve(matrix, right)[:, 1:]
+    return found.transpose(0, 1).contiguous()

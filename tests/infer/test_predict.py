@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 
 from scamac_scale.errors import InputError
+from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.predict import predict
 from scamac_scale.sources import open_source
 from tests.support.fitted import GENES, fitted_model
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def predicted(data: ad.AnnData, out: Path | None = None) -> Any:
     model = fitted_model()
     with open_source(data, model.genes) as source:
-        return predict(model, source, out, is_denoised=True)
+        return predict(model, source, out, PredictOptions(is_denoised=True))
 
 
 @pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])
@@ -59,7 +60,7 @@ def test_a_cell_has_the_same_bits_in_any_order_subset_and_company(n_genes: int) 
 
     def keys(data: ad.AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_source(data, model.genes) as source:
-            found = predict(model, source, is_denoised=True)
+            found = predict(model, source, options=PredictOptions(is_denoised=True))
         assert isinstance(found, ad.AnnData)
         return found.obsm["X_scAMAC"], found.obs["scamac_cluster"].to_numpy(), found.layers["scamac_denoised"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,9 @@ class Harmony:
                 weights *= self.phi[:, kept].sum(axis=1)
             design = np.column_stack([np.ones(len(self.z)), self.phi[:, kept]])
             penalty = np.diag(np.concatenate([[0.0], self.alpha * expected[q, kept]]))
-            found = np.linalg.solve(design.T @ (weights[:, None] * design) + penalty, design.T @ (weights[:, None] * self.z))
+            found = np.linalg.solve(
+                design.T @ (weights[:, None] * design) + penalty, design.T @ (weights[:, None] * self.z)
+            )
             betas[q, np.concatenate([[0], 1 + kept])] = found
         return betas
 
@@ -73,7 +77,7 @@ class Harmony:
             r = self.assign(zhat, y, self.phi, r.T @ self.phi, self.expected(r))
             now = self.value(zhat, y, r)
             values.append(now)
-            falls = [before - after < self.tolerance * abs(before) for before, after in zip(values, values[1:])]
+            falls = [before - after < self.tolerance * abs(before) for before, after in pairwise(values)]
             if len(falls) >= 2 and all(falls[-2:]):
                 break
             betas = self.ridge(r)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import StartConfig
+    from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 

@@ -63,7 +63,8 @@ class Cells:
 
 def start_correction(mean: FloatArray, axes: FloatArray, sigma: float) -> TechCorrection:
     """Make a correction that knows its (G, d) components around a (G,) mean, and takes nothing from any cell yet."""
-    correction = TechCorrection(*axes.shape, n_layers=0, n_clusters=0, n_levels=0, sigma=sigma)
+    n_features, n_components = axes.shape
+    correction = TechCorrection(n_features, n_components, n_layers=0, n_clusters=0, n_levels=0, sigma=sigma)
     correction.axes.copy_(torch.from_numpy(axes.copy()))
     correction.mean.copy_(torch.from_numpy(mean @ axes))
     return correction
@@ -76,7 +77,7 @@ def count_clusters(n_cells: int, config: CorrectionConfig) -> int:
 
 
 def fit_correction(
-    cells: Cells, config: CorrectionConfig, seed: int, world: World, in_flight: InFlight | None, tick: Tick
+    cells: Cells, config: CorrectionConfig, seed: int, world: World, found: InFlight | None, tick: Tick
 ) -> tuple[list[Layer], Reference]:
     """Find what corrects the technical batches of all cells.
 
@@ -90,8 +91,8 @@ def fit_correction(
         Of the run.
     world
         This rank, and how many there are: each takes its part of the cells, and all get the same layers.
-    in_flight, tick
-        As of `sweep.sum_over_cells`.
+    found, tick
+        As `in_flight` and `tick` of `sweep.sum_over_cells`.
 
     Returns
     -------
@@ -106,18 +107,18 @@ def fit_correction(
     assert tech is not None
     plan = SweepPlan(cells.source.n_cells, SWEEP_CELLS, world)
 
-    def look(flight: Callable[[], InFlight] | None = None) -> None:
-        tick(flight if flight is not None or in_flight is None else lambda: in_flight)
+    def look(in_flight: Callable[[], InFlight] | None = None) -> None:
+        tick(in_flight if in_flight is not None or found is None else lambda: found)
 
     with open_points(plan, tech.levels, cells.width, seed, cells.folder) as points:
         _write_points(points, cells, plan, look)
         start = None
-        if in_flight is None:
+        if found is None:
             start = from_first(lambda: _first_centers(cells, config, seed), world)
         barrier(world)
         design = _design(tech, cells.device)
         empty = torch.zeros(count_clusters(cells.source.n_cells, config), cells.width)
-        return Harmony(points, design, config, world, tick).run(empty if start is None else start, in_flight)
+        return Harmony(points, design, config, world, tick).run(empty if start is None else start, found)
 
 
 def _design(tech: TechBatches, device: torch.device) -> Design:

@@ -104,19 +104,17 @@ class Progress:
         def here(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             return [part.to(device) for part in parts]
 
-        found: dict[str, Any] = dict(plain)
-        found["blocks"], found["towards"] = here([plain["blocks"], plain["towards"]])
-        found["layers"] = [Layer(*here(layer)) for layer in plain["layers"]]
-        found["reference"] = None if plain["reference"] is None else Reference(*here(plain["reference"]))
-        return cls(**found)
+        blocks, towards = here([plain["blocks"], plain["towards"]])
+        layers = [Layer(*here(layer)) for layer in plain["layers"]]
+        reference = None if plain["reference"] is None else Reference(*here(plain["reference"]))
+        objectives = list(plain["objectives"])
+        return cls(blocks, towards, plain["n_passes"], layers, objectives, reference, plain["is_done"])
 
 
 def has_settled(objectives: Sequence[float], tolerance: float) -> bool:
     """Tell whether the last `PATIENCE` rounds made the objective smaller by less than a share of it, each."""
     last = objectives[-1 - PATIENCE :]
-    return len(last) > PATIENCE and all(
-        before - now < tolerance * abs(before) for before, now in pairwise(last)
-    )
+    return len(last) > PATIENCE and all(before - now < tolerance * abs(before) for before, now in pairwise(last))
 
 
 class Harmony:
@@ -253,9 +251,7 @@ class Harmony:
     def _correct(self, layer: Layer) -> Callable[[int, int], _After]:
         def of(start: int, stop: int) -> _After:
             levels = self._levels(start, stop)
-            r = soft_clusters(
-                self._corrected(start, stop), levels, layer.centers, layer.penalty, self._config.sigma
-            )
+            r = soft_clusters(self._corrected(start, stop), levels, layer.centers, layer.penalty, self._config.sigma)
             z = self._points.z(start, stop).to(self._device) - offset(r, levels, layer.beta)
             if stop > start:
                 self._points.write_corrected(start, z)
