@@ -115,8 +115,7 @@ def test_a_disk_without_room_is_refused_before_any_work(
 
 def test_a_model_without_attention_and_an_unknown_form_are_refused(tiny_adata: ad.AnnData) -> None:
     model = attentive_model(has_synergy=False)
-    with open_source(tiny_adata, model.genes) as source:
-        with pytest.raises(ConfigError, match="trained without attention"):
-            predict(model, source, options=ATLAS)
+    with open_source(tiny_adata, model.genes) as source, pytest.raises(ConfigError, match="trained without attention"):
+        predict(model, source, options=ATLAS)
     with pytest.raises(ConfigError, match=r"attention='atlsa'.*mean 'atlas'"):
         PredictOptions(attention="atlsa")  # type: ignore[arg-type]  # as it may come from Python
