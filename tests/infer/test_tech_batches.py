@@ -7,7 +7,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +21,8 @@ from tests.support.fitted import fitted_model, with_correction
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import anndata as ad
 
 LATENT = "X_scAMAC"
 
@@ -71,19 +72,20 @@ def test_latents_that_are_not_corrected_stand_beside(place: Place) -> None:
 @pytest.mark.parametrize("model", ["by_donor", "by_both"])
 def test_known_cells_have_the_same_bits_in_any_order_and_subset(place: Place, tmp_path: Path, model: str) -> None:
     fitted: ScAMAC = getattr(place, model)
-    whole = fitted.predict(place.store)
+    named = {"by_donor": "cat", "by_both": "cat, 10"}[model]
+    batches = ("own", "mean", named)
+    whole = {batch: fitted.predict(place.store, denoised=True, denoised_batch=batch) for batch in batches}
     order = np.random.default_rng(0).permutation(place.cells.n_obs)
     for number, rows in enumerate((order, order[:37], np.flatnonzero(place.cells.obs["donor"] == "bob"))):
         path = tmp_path / f"cells{number}.h5ad"
         part = place.cells[rows].copy()
         part.obs["donor"] = part.obs["donor"].astype(str)  # as another program may write it
         part.write_h5ad(path)
-        found = fitted.predict(path, denoised=True)
-        for key in (LATENT, UNCORRECTED_KEY, "scamac_membership"):
-            np.testing.assert_array_equal(found.obsm[key], whole.obsm[key][rows])
-        np.testing.assert_array_equal(
-            found.layers[DENOISED_KEY], fitted.predict(place.store, denoised=True).layers[DENOISED_KEY][rows]
-        )
+        for batch in batches:
+            found = fitted.predict(path, denoised=True, denoised_batch=batch)
+            for key in (LATENT, UNCORRECTED_KEY, "scamac_membership"):
+                np.testing.assert_array_equal(found.obsm[key], whole[batch].obsm[key][rows])
+            np.testing.assert_array_equal(found.layers[DENOISED_KEY], whole[batch].layers[DENOISED_KEY][rows])
 
 
 def renamed(place: Place, **levels: dict[Any, Any]) -> ad.AnnData:
@@ -234,6 +236,7 @@ def test_columns_that_are_not_asked_for_change_no_bit(tmp_path: Path) -> None:
         cells = build_donors()
         cells.obs = cells.obs[["cell_type", *columns]]
         folder = tmp_path / f"{key}-{len(columns)}"
+        folder.mkdir()
         store = ingest(cells, folder / "store.zarr", IngestConfig(n_genes=100))
         model = ScAMAC(config=replace(CORRECTED, batch_key=key)).fit(store, run=folder / "run")
         weights = (folder / "run" / "model" / "model.safetensors").read_bytes()
