@@ -192,11 +192,18 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
         raise ValueError(f"temperature={temperature!r}, expected a positive number")
     if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
         raise TypeError("versions must be names with their versions, is_count_estimated true or false")
-    tech_levels = {str(name): tuple(map(str, levels)) for name, levels in description["tech_levels"].items()}
+    tech_levels = _levels_of(description["tech_levels"])
     _check_correction(network, tech_levels)
     network.to_empty(device="cpu").load_state_dict(tensors)
     clusters = Clusters(centers, temperature, config.loss.epsilon)
     return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels)
+
+
+def _levels_of(columns: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    for name, levels in columns.items():
+        if not isinstance(levels, list) or len({str(level) for level in levels}) != len(levels):
+            raise ValueError(f"tech_levels of {name!r} are {levels!r}, expected a list of names that are unlike")
+    return {name: tuple(map(str, levels)) for name, levels in columns.items()}
 
 
 def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
@@ -204,6 +211,9 @@ def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, 
     found = 0 if network.correction is None else network.correction.beta.shape[1]
     if found != n_levels:
         raise ValueError(f"the correction has {found} technical batches, the description says {n_levels}")
+    n_genes = len(network.gene_mean)
+    if network.correction is not None and len(network.correction.axes) != n_genes:
+        raise ValueError(f"the correction is of {len(network.correction.axes)} genes, the description says {n_genes}")
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:
