@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("data", help="h5ad, AnnData zarr or training store")
     parser.add_argument("picture", type=Path, help="where the picture goes (png, pdf, svg)")
     parser.add_argument("--n-clusters", default="auto", help="a number, or auto")
-    parser.add_argument("--batch-key", help="column of obs with the donor, chip or technology: the latent is corrected for it")
+    parser.add_argument(
+        "--batch-key", help="column of obs with the donor, chip or technology: the latent is corrected for it"
+    )
     options = parser.parse_args(arguments)
     n_clusters = options.n_clusters if options.n_clusters == "auto" else int(options.n_clusters)
 

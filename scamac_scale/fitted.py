@@ -178,7 +178,7 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     genes = GeneSpace.from_dict(description["genes"])
     centers = tensors.pop("centers")
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
-    tech_levels = {str(name): tuple(map(str, levels)) for name, levels in description["tech_levels"].items()}
+    tech_levels = _levels_of(description["tech_levels"])
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
         network = ScamacNetwork(len(genes.chosen), model, config.input, sum(map(len, tech_levels.values())))
     network.correction = correction_for(tensors, config.correction.sigma)
@@ -199,10 +199,20 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels)
 
 
+def _levels_of(columns: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    for name, levels in columns.items():
+        if not isinstance(levels, list) or len({str(level) for level in levels}) != len(levels):
+            raise ValueError(f"tech_levels of {name!r} are {levels!r}, expected a list of names that are unlike")
+    return {name: tuple(map(str, levels)) for name, levels in columns.items()}
+
+
 def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
     n_levels = sum(map(len, tech_levels.values()))
     if network.correction is not None and (found := network.correction.beta.shape[1]) != n_levels:
         raise ValueError(f"the correction has {found} technical batches, the description says {n_levels}")
+    n_genes = len(network.gene_mean)
+    if network.correction is not None and len(network.correction.axes) != n_genes:
+        raise ValueError(f"the correction is of {len(network.correction.axes)} genes, the description says {n_genes}")
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:

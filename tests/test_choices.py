@@ -62,12 +62,12 @@ HOMES: dict[str, Mapping[str, object]] = {
     "train.phases.schedule": SCHEDULES,
 }
 """Where each choice is at home."""
-PLAIN = {"n_clusters", "model.scales", "loss.similarity", "loss.similarity_target"} | {
+PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", "loss.similarity_target"} | {
     f"train.{name}" for name in ("accelerator", "precision", "sums")
 }
 """Choices that no dict knows: the code asks for the name."""
 
-NAMELESS = {"ingest.matrix", "loader.balance_by"}
+NAMELESS = {"ingest.matrix", "ingest.batch_key", "batch_key", "loader.balance_by"}
 """Texts that are no choice: names of layers and columns, which the data has."""
 
 

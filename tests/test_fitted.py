@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.fitted import DESCRIPTION_FILE, WEIGHTS_FILE, load_model, save_model
-from tests.support.fitted import fitted_model
+from tests.support.fitted import fitted_model, with_correction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +36,35 @@ def test_a_model_comes_back_as_it_was_and_draws_no_random_numbers(tmp_path: Path
     assert torch.equal(again.network(x, frozen=True).latent, model.network(x, frozen=True).latent)
 
 
+def test_a_correction_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = with_correction(fitted_model())
+    assert model.network.correction is not None
+    model.network.correction.new_beta = torch.zeros(1, 4, 5)  # of the cells of another day
+    again = load_model(save_model(model, tmp_path / "model"))
+    assert again.tech_levels == model.tech_levels
+    correction = again.network.correction
+    assert correction is not None
+    assert correction.new_beta is None
+    assert correction.sigma == model.config.correction.sigma
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], tensor)
+    values, levels = torch.rand(6, 20), torch.tensor([[0, 3], [1, 4], [2, 3]]).repeat(2, 1)
+    model.network.correction.new_beta = None
+    assert torch.equal(again.network.cell_input(values, levels), model.network.cell_input(values, levels))
+    assert not torch.equal(again.network.cell_input(values, levels), again.network.scale_input(values))
+
+
+def test_a_model_without_a_correction_has_none_and_no_levels(tmp_path: Path) -> None:
+    again = load_model(save_model(fitted_model(), tmp_path / "model"))
+    assert again.network.correction is None
+    assert again.tech_levels == {}
+
+
 FILE_TOO_LARGE = """
 import resource, sys
 from scamac_scale.fitted import save_model
 from scamac_scale.errors import OutputError
-from tests.support.fitted import fitted_model
+from tests.support.fitted import fitted_model, with_correction
 model = fitted_model()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
@@ -136,6 +160,60 @@ def test_a_damaged_description_is_refused(tmp_path: Path, damage: str) -> None:
         load_model(path)
     assert str(path) in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+DAMAGES_OF_A_CORRECTION: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no levels": (remove("tech_levels"), "'tech_levels'"),
+    "levels of no column": (put({}, "tech_levels"), "the correction has 5 technical batches, the description says 0"),
+    "a level less": (put(["ann", "bob"], "tech_levels", "donor"), "has 5 technical batches, the description says 4"),
+    "a column less": (remove("tech_levels", "chip"), "has 5 technical batches, the description says 3"),
+    "a level twice": (put(["ann", "bob", "ann"], "tech_levels", "donor"), "damaged"),
+    "levels that are null": (put(None, "tech_levels", "donor"), "damaged"),
+    "levels that are a text": (put("abc", "tech_levels", "donor"), "damaged"),
+    "columns that are a list": (put(["donor"], "tech_levels"), "damaged"),
+    "columns that are null": (put(None, "tech_levels"), "damaged"),
+    "a width of zero": (put(0.0, "config", "correction", "sigma"), r"correction\.sigma=0\.0"),
+    "no settings": (remove("config", "correction"), "'correction'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_A_CORRECTION)
+def test_a_damaged_description_of_a_correction_is_refused(tmp_path: Path, damage: str) -> None:
+    change, message = DAMAGES_OF_A_CORRECTION[damage]
+    path = save_model(with_correction(fitted_model()), tmp_path / "model")
+    content = change(json.loads((path / DESCRIPTION_FILE).read_text()))
+    (path / DESCRIPTION_FILE).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        load_model(path)
+
+
+def test_levels_without_a_correction_are_refused(tmp_path: Path) -> None:
+    path = save_model(fitted_model(), tmp_path / "model")
+    content = put({"donor": ["a", "b"]}, "tech_levels")(json.loads((path / DESCRIPTION_FILE).read_text()))
+    (path / DESCRIPTION_FILE).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the correction has 0 technical batches, the description says 2"):
+        load_model(path)
+
+
+SHAPES = {
+    "correction.axes": (19, 5),
+    "correction.mean": (4,),
+    "correction.centers": (2, 4, 6),
+    "correction.penalty": (2, 5, 3),
+    "correction.beta": (2, 5, 4),
+    "correction.sizes": (5,),
+    "correction.sums": (4, 4),
+}
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["missing", "of another shape"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_correction_whose_parts_do_not_fit_is_refused(tmp_path: Path, name: str, is_there: bool) -> None:
+    path = save_model(with_correction(fitted_model()), tmp_path / "model")
+    tensors = {key: tensor.clone() for key, tensor in load_file(path / WEIGHTS_FILE).items() if key != name}
+    save_file({**tensors, **({name: torch.zeros(SHAPES[name])} if is_there else {})}, path / WEIGHTS_FILE)
+    with pytest.raises(InputError, match="is damaged"):
+        load_model(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[1,"])

@@ -40,6 +40,7 @@ POINTS = dict.fromkeys(
         "train.step",  # a gradient step was taken
         "train.loss",  # the loss of a block of cells is known (nan)
         "train.sweep",  # a batch of a sweep was added
+        "train.correction",  # a pass of the correction of technical batches is done
         "train.consensus",  # the landmarks are labelled
         "train.members",  # a batch of cells got its clusters in all members
         "checkpoint.write",  # a checkpoint is half written

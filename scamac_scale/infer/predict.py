@@ -35,7 +35,7 @@ from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.infer.tech_batches import place_tech_batches
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.loader.source import levels_of
-from scamac_scale.nn.embed import EMBED_CELLS, block_input, forward_block
+from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, forward_block
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import TICK_BATCHES, sweep
@@ -100,7 +100,7 @@ def predict(
     """
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
-    network = model.network.eval()
+    network, others = model.network.eval(), denoised_levels(model, options)
     attention = options.attention
     uns = {**description(model), "attention": attention}
     n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
@@ -131,7 +131,7 @@ def predict(
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
                 atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
-            write = Writer(model, source, output, plan, atlas, denoised_levels(model, options))
+            write = Writer(model, source, output, plan, atlas, others)
             start = min(output.turns * TICK_BATCHES * EMBED_CELLS, plan.bounds[1] - plan.bounds[0])
 
             def tick(turns: int, done: int) -> None:
@@ -225,7 +225,7 @@ class Writer:
             return network.scale_input(values) - x
         if len(others) == 0:
             return None
-        return network.correction.offset_in(network.scale_input(values), levels, others.expand(len(x), -1))
+        return block_offset(network, values, levels, others.expand(len(x), -1))
 
 
 def denoised_levels(model: FittedModel, options: PredictOptions) -> torch.Tensor | None:

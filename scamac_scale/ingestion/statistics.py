@@ -153,7 +153,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
         table = dispersion_table(next(scaled))
         is_variable = variable_genes(table["dispersions_norm"].to_numpy(), config.n_genes)
     else:
-        table, is_variable, silent = choose_over_batches(scaled, names[filtered], config.n_genes)
+        table, is_variable, silent = choose_over_batches(scaled, names[filtered].tolist(), config.n_genes)
         _log_batches(raw, tech, len(moments), silent)
     _log_choice(raw, is_variable, config.n_genes)
     chosen = filtered[is_variable]
@@ -414,9 +414,7 @@ def _add_moments(
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_values(
-    rows: Any, scale: Any, column: Any, tech: Any, into: Any
-) -> None:  # pragma: no cover  compiled
+def _add_values(rows: Any, scale: Any, column: Any, tech: Any, into: Any) -> None:  # pragma: no cover  compiled
     indptr, indices, data = rows
     for row in range(len(indptr) - 1):
         batch = tech[row]

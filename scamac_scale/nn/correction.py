@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scamac_scale.ops.harmony import Layer, Reference, corrected, offset, soft_clusters
+from scamac_scale.ops.harmony import Layer, Reference, corrected, offset, rows_times, soft_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,10 +93,8 @@ class TechCorrection(nn.Module):
 
     @torch.no_grad()
     def components(self, x: Tensor) -> Tensor:
-        """(..., B, d) of (..., B, G) cells; rows of a block do not depend on how many blocks there are."""
-        axes = self.axes
-        found = torch.bmm(x, axes.expand(len(x), *axes.shape)) if x.ndim == 3 else x @ axes
-        return found - self.mean
+        """(..., B, d) of (..., B, G) cells; see `rows_times`."""
+        return rows_times(x, self.axes) - self.mean
 
     def forward(self, x: Tensor, levels: Tensor | None) -> Tensor:
         """(..., B, G) cells without what their technical batches, (..., B, C) levels on any device, have added."""
@@ -141,15 +139,16 @@ class TechCorrection(nn.Module):
         """Find what technical batches `others` (..., B, C) would have added to cells `x` of the batches `levels`; see `offset`."""
         z = self.components(x)
         *before, last = self.layers
-        found = corrected(z, levels, before, self.sigma)
-        return self._back(
-            offset(soft_clusters(found, levels, last.centers, last.penalty, self.sigma), others, last.beta)
-        )
+        n_levels = len(last.beta)
+        known = levels.clamp_max(n_levels - 1)
+        r = soft_clusters(corrected(z, known, before, self.sigma), known, last.centers, last.penalty, self.sigma)
+        if self.new_beta is not None:  # cells of new levels have the clusters by which they were placed
+            r = torch.where(levels[..., :1] >= n_levels, self.new_clusters(z), r)
+        return self._back(offset(r, others, last.beta))
 
     def _back(self, z: Tensor) -> Tensor:
         """From components to genes."""
-        axes = self.axes.T
-        return torch.bmm(z, axes.expand(len(z), *axes.shape)) if z.ndim == 3 else z @ axes
+        return rows_times(z, self.axes.T)
 
 
 def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection | None:
@@ -157,6 +156,6 @@ def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection |
     axes, beta = tensors.get("correction.axes"), tensors.get("correction.beta")
     if axes is None or beta is None:
         return None
-    n_layers, n_levels, n_clusters, _ = beta.shape
     n_features, n_components = axes.shape
+    n_layers, n_levels, n_clusters, _ = beta.shape
     return TechCorrection(n_features, n_components, n_layers, n_clusters, n_levels, sigma)

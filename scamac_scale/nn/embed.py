@@ -17,7 +17,7 @@ EMBED_CELLS = 1024
 
 
 def pad_block(x: torch.Tensor) -> torch.Tensor:
-    """(b, G) to (`EMBED_CELLS`, G), with zeros; what comes of them means nothing."""
+    """(b, ...) to (`EMBED_CELLS`, ...), with zeros; what comes of them means nothing."""
     if len(x) == EMBED_CELLS:
         return x
     return torch.cat([x, x.new_zeros(EMBED_CELLS - len(x), x.shape[1])])
@@ -44,9 +44,18 @@ def block_input(network: ScamacNetwork, values: torch.Tensor, levels: torch.Tens
     x = network.scale_input(values)
     if network.correction is None or levels is None:
         return x
-    padding = levels.new_zeros(EMBED_CELLS - len(levels), levels.shape[1])
-    found: torch.Tensor = network.correction(pad_block(x), torch.cat([levels, padding]))
+    found: torch.Tensor = network.correction(pad_block(x), pad_block(levels))
     return found[: len(x)]
+
+
+@torch.no_grad()
+def block_offset(
+    network: ScamacNetwork, values: torch.Tensor, levels: torch.Tensor, others: torch.Tensor
+) -> torch.Tensor:
+    """(b, G) what technical batches `others`, (b, C) levels, add to the input of cells; of a padded block, arguments as of `block_input`."""
+    assert network.correction is not None
+    x = pad_block(network.scale_input(values))
+    return network.correction.offset_in(x, pad_block(levels), pad_block(others))[: len(values)]
 
 
 @torch.no_grad()

@@ -80,6 +80,13 @@ class Layers(NamedTuple):
         return NetworkOutput(self.encoding, self.hidden, self.decoding, self.output, self.projected, latent)
 
 
+def _check_genes(values: Tensor, n_genes: int) -> None:
+    if values.ndim < 2 or values.shape[-1] != n_genes:
+        raise ShapeError(
+            f"input came with shape {tuple(values.shape)}; the network expects (B, {n_genes}): choose the genes of the model first."
+        )
+
+
 class ScamacNetwork(nn.Module):
     """Network of scAMAC with all that inference needs in its buffers.
 
@@ -175,7 +182,7 @@ class ScamacNetwork(nn.Module):
         ShapeError
             If the number of genes differs.
         """
-        self._check_genes(values)
+        _check_genes(values, len(self.gene_mean))
         values = values.to(self.gene_mean.dtype)
         factor: Tensor = self.input_scale
         if self.is_unit_norm:
@@ -221,13 +228,6 @@ class ScamacNetwork(nn.Module):
         values = output / self.input_scale + self.gene_mean
         return values * norm if self.is_unit_norm else values
 
-    def _check_genes(self, values: Tensor) -> None:
-        if values.ndim < 2 or values.shape[-1] != len(self.gene_mean):
-            raise ShapeError(
-                f"input came with shape {tuple(values.shape)}; the network expects (B, {len(self.gene_mean)}): choose "
-                "the genes of the model first."
-            )
-
     def layers(self, x: Tensor, levels: Tensor | None = None) -> Layers:
         """Run all layers before the attention; a block axis may stand in front.
 
@@ -243,7 +243,7 @@ class ScamacNetwork(nn.Module):
         Layers
             The output in these technical batches, the rest as of none.
         """
-        self._check_genes(x)
+        _check_genes(x, len(self.gene_mean))
         found = self.autoencoder(x, levels)
         projected = self.projection(found.encoding, found.hidden, found.decoding)
         normalised = self.projection.normalise(projected)
@@ -383,7 +383,7 @@ class ScamacNetwork(nn.Module):
         return self.synergy.queries(normalised), bank.k, bank.v
 
     def _scales(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check_genes(x)
+        _check_genes(x, len(self.gene_mean))
         projected = self.projection(*self.autoencoder.scales(x))
         return projected, self.projection.normalise(projected)
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LEAST_SHARE = 1e-5
 """A level with a smaller share of its cells in a cluster is not corrected there."""
+NARROW = 16
+"""Columns below which the place of a row shows in a product."""
 
 
 class Design(NamedTuple):
@@ -116,15 +118,22 @@ def soft_clusters_and_sums(
 
 def _logits(z: Tensor, levels: Tensor, centers: Tensor, penalty: Tensor, sigma: float) -> Tensor:
     unit = unit_rows(z.flatten(0, -2)).view_as(z)
-    logits = _times(unit, centers.T).sub_(1.0).mul_(2.0 / sigma)
+    logits = rows_times(unit, centers.T).sub_(1.0).mul_(2.0 / sigma)
     for column in range(levels.shape[-1]):
         logits += penalty[levels[..., column]]
     return logits
 
 
-def _times(x: Tensor, matrix: Tensor) -> Tensor:
-    """Product of (..., B, m) and (m, n), block by block: the rows of a block do not depend on how many blocks there are."""
-    return torch.bmm(x, matrix.expand(len(x), *matrix.shape)) if x.ndim == 3 else x @ matrix
+def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Product of (..., B, m) and (m, n), block by block: a row does not depend on how many blocks there are, nor on its place in one.
+
+    BLAS has kernels for results of few columns in which the place shows, so such ones are made wider first.
+    """
+    width = matrix.shape[1]
+    if width < NARROW:
+        matrix = functional.pad(matrix, (0, NARROW - width))
+    found = torch.bmm(x, matrix.expand(len(x), *matrix.shape)) if x.ndim == 3 else x @ matrix
+    return found[..., :width].contiguous() if width < NARROW else found
 
 
 class ClusterSums(NamedTuple):

@@ -177,7 +177,9 @@ def test_options_override_the_config_file(tmp_path: Path, capsys: Capture) -> No
 
 def test_print_config_holds_settings_only_and_can_be_read_back(tmp_path: Path, capsys: Capture) -> None:
     found = printed(capsys, "--model.latent_width", "9")
-    assert list(found) == ["n_clusters", "seed", "input", "model", "loss", "start", "loader", "train"]
+    assert list(found) == [
+        *("n_clusters", "batch_key", "seed", "correction", "input", "model", "loss", "start", "loader", "train")
+    ]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(found))
     assert printed(capsys, "--config", str(tmp_path / "run.yaml")) == found
 

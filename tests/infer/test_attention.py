@@ -13,6 +13,7 @@ import torch
 from scamac_scale.config import ModelConfig
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.infer import attention as atlas
+from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.predict import predict
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.sources import open_source
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.fitted import FittedModel
+
+
+ATLAS = PredictOptions(attention="atlas")
 
 
 def attentive_model(**settings: object) -> FittedModel:
@@ -63,7 +67,7 @@ def test_every_cell_attends_to_all_cells_of_the_input(
     monkeypatch.setattr(atlas, "KEY_BLOCK", 40)
     model = attentive_model(spatial_form=form)
     with open_source(tiny_adata, model.genes) as source:
-        found = predict(model, source, attention="atlas")
+        found = predict(model, source, options=ATLAS)
         assert isinstance(found, ad.AnnData)
         usual = predict(model, source)
         assert isinstance(usual, ad.AnnData)
@@ -87,7 +91,7 @@ def test_files_lie_beside_the_output_without_a_name(
 
     monkeypatch.setattr(atlas.AtlasAttention, "read", look)
     with open_source(tiny_adata, model.genes) as source:
-        predict(model, source, tmp_path / "out.zarr", attention="atlas")
+        predict(model, source, tmp_path / "out.zarr", ATLAS)
     assert seen == [[]]  # a process that is killed leaves nothing of them
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
@@ -105,14 +109,13 @@ def test_a_disk_without_room_is_refused_before_any_work(
             if out is None:
                 monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": scratch - 1})())
             with pytest.raises(OutputError, match="needs up to"):
-                predict(model, source, out, attention="atlas")
+                predict(model, source, out, ATLAS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_attention_and_an_unknown_form_are_refused(tiny_adata: ad.AnnData) -> None:
     model = attentive_model(has_synergy=False)
-    with open_source(tiny_adata, model.genes) as source:
-        with pytest.raises(ConfigError, match="trained without attention"):
-            predict(model, source, attention="atlas")
-        with pytest.raises(ConfigError, match=r"attention='atlsa'.*mean 'atlas'"):
-            predict(model, source, attention="atlsa")
+    with open_source(tiny_adata, model.genes) as source, pytest.raises(ConfigError, match="trained without attention"):
+        predict(model, source, options=ATLAS)
+    with pytest.raises(ConfigError, match=r"attention='atlsa'.*mean 'atlas'"):
+        PredictOptions(attention="atlsa")  # type: ignore[arg-type]  # as it may come from Python

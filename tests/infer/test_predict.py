@@ -10,9 +10,10 @@ import torch
 from scipy import sparse
 
 from scamac_scale.errors import InputError
+from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.predict import predict
 from scamac_scale.sources import open_source
-from tests.support.fitted import GENES, fitted_model
+from tests.support.fitted import GENES, fitted_model, with_correction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def predicted(data: ad.AnnData, out: Path | None = None) -> Any:
     model = fitted_model()
     with open_source(data, model.genes) as source:
-        return predict(model, source, out, is_denoised=True)
+        return predict(model, source, out, PredictOptions(is_denoised=True))
 
 
 @pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])
@@ -46,8 +47,9 @@ def test_a_cell_has_the_cluster_of_its_largest_membership(tiny_adata: ad.AnnData
     assert found.obs_names.tolist() == tiny_adata.obs_names.tolist()
 
 
+@pytest.mark.parametrize("batch", [None, "own", "mean", "cat,10"])
 @pytest.mark.parametrize("n_genes", [33, 700])
-def test_a_cell_has_the_same_bits_in_any_order_subset_and_company(n_genes: int) -> None:
+def test_a_cell_has_the_same_bits_in_any_order_subset_and_company(n_genes: int, batch: str | None) -> None:
     rng = np.random.default_rng(0)
     genes = tuple(f"gene{index:03d}" for index in range(n_genes))
     counts = sparse.csr_matrix(rng.poisson(0.7, (2500, n_genes)).astype(np.float32))
@@ -55,11 +57,15 @@ def test_a_cell_has_the_same_bits_in_any_order_subset_and_company(n_genes: int) 
         counts, obs=pd.DataFrame(index=[str(cell) for cell in range(2500)]), var=pd.DataFrame(index=genes)
     )
     model = fitted_model(genes=genes)
+    if batch is not None:
+        model = with_correction(model)
+        cells.obs["donor"], cells.obs["chip"] = rng.choice(["ann", "bob", "cat"], 2500), rng.choice([10, 11], 2500)
+    options = PredictOptions(is_denoised=True, denoised_batch=batch or "own")
     torch.nn.init.normal_(model.network.get_parameter("fusion.alpha"), generator=torch.manual_seed(0))
 
     def keys(data: ad.AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_source(data, model.genes) as source:
-            found = predict(model, source, is_denoised=True)
+            found = predict(model, source, options=options)
         assert isinstance(found, ad.AnnData)
         return found.obsm["X_scAMAC"], found.obs["scamac_cluster"].to_numpy(), found.layers["scamac_denoised"]
 

@@ -149,7 +149,9 @@ def test_a_batch_in_which_no_gene_varies_has_no_say(
 
 
 def test_no_batch_in_which_a_gene_varies_is_an_error() -> None:
-    atlas = ad.AnnData(sparse.csr_matrix(np.ones((4, 5), np.float32)), pd.DataFrame({"donor": list("aabb")}, list("1234")))
+    atlas = ad.AnnData(
+        sparse.csr_matrix(np.ones((4, 5), np.float32)), pd.DataFrame({"donor": list("aabb")}, list("1234"))
+    )
     with pytest.raises(InputError, match="no gene varies between the cells of any technical batch"):
         measure(open_raw(atlas), CONFIG)
 
@@ -244,7 +246,9 @@ COLUMNS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_a_column_is_kept_as_categories_and_has_the_same_levels(tiny_adata: ad.AnnData, tmp_path: Path, name: str) -> None:
+def test_a_column_is_kept_as_categories_and_has_the_same_levels(
+    tiny_adata: ad.AnnData, tmp_path: Path, name: str
+) -> None:
     tiny_adata.obs[name] = COLUMNS[name]
     with StoreReader(ingest(tiny_adata, tmp_path / "a.zarr", replace(CONFIG, batch_key=name))) as store:
         obs, rows = store.obs, store.source_rows

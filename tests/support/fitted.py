@@ -7,6 +7,7 @@ import torch
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import ModelConfig, ScamacConfig, TrainConfig
 from scamac_scale.fitted import FittedModel
+from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import Clusters
 
@@ -34,3 +35,17 @@ def fitted_model(seed: int = 0, genes: tuple[str, ...] = GENES, **settings: obje
         config,
         {"versions": {"torch": "2"}, "is_count_estimated": True},
     )
+
+
+def with_correction(model: FittedModel) -> FittedModel:
+    """The same with a random correction of three donors and two chips: 2 layers, 4 soft clusters, 5 components."""
+    n_genes = len(model.genes.chosen)
+    draw = torch.Generator().manual_seed(5)
+    correction = TechCorrection(n_genes, 5, n_layers=2, n_clusters=4, n_levels=5, sigma=model.config.correction.sigma)
+    for name, buffer in correction.named_buffers():
+        buffer.copy_(torch.randn(buffer.shape, generator=draw) * (0.1 if name == "beta" else 1.0))
+    correction.axes.copy_(torch.linalg.qr(correction.axes)[0])
+    correction.sizes.abs_()
+    model.network.correction = correction
+    model.tech_levels = {"donor": ("ann", "bob", "cat"), "chip": ("10", "11")}
+    return model

@@ -17,6 +17,7 @@ class MatrixSource:
     """Cells of a random SciPy matrix, finished or, where `is_scaled`, counts with a scale."""
 
     resident: RowBuffer | None = None
+    levels = None
 
     def __init__(self, n_cells: int = 500, n_genes: int = 20, *, is_scaled: bool = False) -> None:
         self.n_cells = n_cells
@@ -60,6 +61,7 @@ class ArraySource:
     """Cells from a dense array."""
 
     resident = None
+    levels = None
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values.astype(np.float32)

@@ -12,6 +12,7 @@ import zarr
 from scamac_scale import sweep
 from scamac_scale.config import IngestConfig
 from scamac_scale.infer import predict
+from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output import disk, table
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ranks.world import ALONE, World
@@ -58,9 +59,11 @@ def look_often(put: Callable[[Any, str, Any], None] = setattr, every_s: float = 
 
 def run_predict(store: Path, out: Path, world: World = ALONE, **options: Any) -> Any:
     """Predict a store by its model."""
-    model = model_of(store, options.pop("seed", 0))
+    how = {name: options.pop(name) for name in ("seed", "resume") if name in options}
+    model = model_of(store, how.pop("seed", 0))
+    asked = PredictOptions(**{"is_denoised": True, **options})
     with open_source(store, model.genes) as source:
-        return predict.predict(model, source, out, world=world, **{"is_denoised": True, **options})
+        return predict.predict(model, source, out, asked, world=world, **how)
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -75,8 +75,8 @@ def test_a_stage_is_added_by_one_function_and_one_line(
             raise StoppedError("stopped in the new stage")
         state.weights["clustering"] *= 2
 
-    def longer(config: ScamacConfig) -> list[Stage]:
-        stages = recipe(config)
+    def longer(config: ScamacConfig, *, has_tech_batches: bool) -> list[Stage]:
+        stages = recipe(config, has_tech_batches=has_tech_batches)
         after = [stage.work for stage in stages].index(find_clusters) + 1
         return [*stages[:after], Stage("doubled", doubled, "landmarks", ("clusters",)), *stages[after:]]
 

@@ -76,7 +76,7 @@ def count_clusters(n_cells: int, config: CorrectionConfig) -> int:
 
 
 def fit_correction(
-    cells: Cells, config: CorrectionConfig, seed: int, world: World, in_flight: InFlight | None, tick: Tick
+    cells: Cells, config: CorrectionConfig, seed: int, world: World, found: InFlight | None, tick: Tick
 ) -> tuple[list[Layer], Reference]:
     """Find what corrects the technical batches of all cells.
 
@@ -90,8 +90,8 @@ def fit_correction(
         Of the run.
     world
         This rank, and how many there are: each takes its part of the cells, and all get the same layers.
-    in_flight, tick
-        As of `sweep.sum_over_cells`.
+    found, tick
+        As `in_flight` and `tick` of `sweep.sum_over_cells`.
 
     Returns
     -------
@@ -108,17 +108,17 @@ def fit_correction(
 
     def look() -> None:
         """While the components come, what was done in another process is still what there is."""
-        tick(None if in_flight is None else lambda: in_flight)
+        tick(None if found is None else lambda: found)
 
     with open_points(plan, tech.levels, cells.width, seed, cells.folder) as points:
         _write_points(points, cells, plan, look)
         start = None
-        if in_flight is None:
+        if found is None:
             start = from_first(lambda: _first_centers(cells, config, seed), world)
         barrier(world)
         design = _design(tech, cells.device)
         empty = torch.zeros(count_clusters(cells.source.n_cells, config), cells.width)
-        return Harmony(points, design, config, world, tick).run(empty if start is None else start, in_flight)
+        return Harmony(points, design, config, world, tick).run(empty if start is None else start, found)
 
 
 def _design(tech: TechBatches, device: torch.device) -> Design:

@@ -104,11 +104,11 @@ class Progress:
         def here(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             return [part.to(device) for part in parts]
 
-        found: dict[str, Any] = dict(plain)
-        found["blocks"], found["towards"] = here([plain["blocks"], plain["towards"]])
-        found["layers"] = [Layer(*here(layer)) for layer in plain["layers"]]
-        found["reference"] = None if plain["reference"] is None else Reference(*here(plain["reference"]))
-        return cls(**found)
+        blocks, towards = here([plain["blocks"], plain["towards"]])
+        layers = [Layer(*here(layer)) for layer in plain["layers"]]
+        reference = None if plain["reference"] is None else Reference(*here(plain["reference"]))
+        objectives = list(plain["objectives"])
+        return cls(blocks, towards, plain["n_passes"], layers, objectives, reference, plain["is_done"])
 
 
 def has_settled(objectives: Sequence[float], tolerance: float) -> bool:
