@@ -25,6 +25,7 @@ from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
 from scamac_scale.nn.autoencoder import ACTIVATIONS
+from scamac_scale.nn.condition import CONDITIONS
 from scamac_scale.nn.fusion import FUSIONS
 from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import SPATIAL_FORMS
@@ -47,6 +48,7 @@ HOMES: dict[str, Mapping[str, object]] = {
     "model.channel_form": CHANNEL_FORMS,
     "model.bank_choice": SELECTIONS,
     "model.fusion": FUSIONS,
+    "model.decoder_condition": CONDITIONS,
     "loss.reconstruction": RECONSTRUCTIONS,
     "loss.clustering": CLUSTERINGS,
     "loss.similarity_form": SIMILARITY_LOSSES,

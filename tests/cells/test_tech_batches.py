@@ -68,7 +68,10 @@ def test_levels_that_are_not_known_are_told() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["a", None, "b", None, "a"], r"2 of 5 cells have no value in the batch column 'x', the first is 'c1' \(number 1\)"),
+        (
+            ["a", None, "b", None, "a"],
+            r"2 of 5 cells have no value in the batch column 'x', the first is 'c1' \(number 1\)",
+        ),
         ([1.0, 2.0, np.nan, 1.0, 2.0], r"1 of 5 cells have no value .* the first is 'c2' \(number 2\)"),
         ([1.0, 2.5, 1.0, 1.0, 2.0], r"'x' holds measurements \(2\.5, \.\.\.\); a batch is a whole number or a name"),
         ([1.0, np.inf, 1.0, 1.0, 2.0], r"holds measurements \(inf, \.\.\.\)"),
