@@ -232,12 +232,13 @@ class ScAMAC:
     def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
         """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
         from scamac_scale.fitted import load_model
-        from scamac_scale.sources import cells_digest, open_source
+        from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.folder import check_same_cells, check_same_settings, read_report
 
         fitted = load_model(run / "model")
         check_same_settings(asdict(fitted.config), asdict(self.config), str(run))
         with open_source(data, ingest=ingest) as source:
+            tell_tech_batches(source, self.config.batch_key)
             check_same_cells(read_report(run).get("cells_digest"), cells_digest(source), str(run))
         logger.info("%s is finished; there is nothing to resume", run)
         return fitted

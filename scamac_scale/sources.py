@@ -199,12 +199,14 @@ def cells_digest(source: OpenSource) -> str:
     Returns
     -------
     str
-        SHA-256 of the number and order of the cells, their names, the genes and how they are normalised, and the values of some cells at
-        `SAMPLE_PLACES` places. A value that was changed elsewhere is not seen.
+        SHA-256 of the number and order of the cells, their names, the genes and how they are normalised, the technical batches if it was
+        told of them, and the values of some cells at `SAMPLE_PLACES` places. A value that was changed elsewhere is not seen.
     """
     import pandas as pd
 
     about = [source.n_cells, source.csr_bytes, list(source.gene_names), source.gene_space.to_dict()]
+    if source.tech_batches is not None:
+        about += [source.tech_batches.columns, source.tech_batches.names, sha256_of(source.tech_batches.levels)]
     order = np.asarray(source.source_rows, dtype=np.int64)
     names = pd.util.hash_pandas_object(source.obs.index, index=False).to_numpy()
     starts = np.linspace(0, max(source.n_cells - SAMPLE_CELLS, 0), SAMPLE_PLACES).astype(np.int64)

@@ -17,9 +17,10 @@ from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.source import NormalisedSource
-from scamac_scale.sources import CachedSource, open_source
+from scamac_scale.sources import CachedSource, open_source, tell_tech_batches
 from scamac_scale.store.reader import StoreReader
 from tests.support.csr import dense
+from tests.support.donors import build_donors
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -302,3 +303,45 @@ def test_a_wrong_batch_key_of_raw_data_is_refused_before_any_pass(
     monkeypatch.setattr(RawMatrix, "read_block", None)
     with pytest.raises(InputError, match="obs has no column 'donr'"):
         open_source(tiny_adata, ingest=IngestConfig(batch_key="donr"))
+
+
+@pytest.mark.parametrize("key", [None, "", "none"])
+def test_without_a_key_a_source_knows_no_technical_batches(key: str | None) -> None:
+    with open_source(build_donors(), ingest=CONFIG) as source:
+        tell_tech_batches(source, key)
+        assert source.tech_batches is None
+        assert source.levels is None
+
+
+@pytest.mark.parametrize("loader", [None, LoaderConfig(cache="host")], ids=["streamed", "in memory"])
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+def test_a_store_knows_the_batches_of_its_rows(tmp_path: Path, shuffle: bool, loader: LoaderConfig | None) -> None:
+    cells = build_donors()
+    path = ingest(cells, tmp_path / "store.zarr", IngestConfig(n_genes=50, shuffle=shuffle))
+    with open_source(path, loader=loader) as source:
+        tell_tech_batches(source, "donor,chip")
+        assert source.tech_batches is not None
+        assert source.levels is not None
+        names = [name for levels in source.tech_batches.names for name in levels]
+        assert names == ["ann", "bob", "cat", "10", "11"]
+        expected = cells.obs[["donor", "chip"]].astype(str).to_numpy()[source.source_rows]
+        np.testing.assert_array_equal(np.array(names)[source.levels], expected)
+
+
+def test_a_column_of_one_level_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    cells = build_donors()
+    cells.obs["lab"] = "ours"
+    with open_source(cells, ingest=CONFIG) as source:
+        tell_tech_batches(source, "lab")
+        assert source.tech_batches is None
+        tell_tech_batches(source, "lab,donor")
+        assert source.tech_batches is not None
+        assert source.tech_batches.columns == ("donor",)
+    assert caplog.text.count("all cells have the same value in lab: there is nothing to correct by it") == 2
+
+
+def test_a_column_that_is_not_there_is_refused_by_name() -> None:
+    with open_source(build_donors(), ingest=CONFIG) as source:
+        with pytest.raises(InputError, match=r"obs of the input has no column 'lab' \(batch key\)"):
+            tell_tech_batches(source, "donor,lab")
+        assert source.tech_batches is None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scamac_scale import IngestConfig, ScAMAC, ingest
+from scamac_scale import IngestConfig, ScAMAC, ingest, tl
 from scamac_scale.errors import InputError, ResumeError
 from scamac_scale.infer.output.table import DENOISED_KEY, UNCORRECTED_KEY
 from scamac_scale.infer.tech_batches import match_tech_batches
@@ -260,3 +260,19 @@ def test_matching_leaves_cells_of_known_batches_alone() -> None:
     found = match_tech_batches(model, obs, None)
     assert found.new is None
     np.testing.assert_array_equal(found.levels, [[2, 4], [0, 3], [1, 4]])
+
+
+def test_cells_of_one_batch_are_fitted_without_a_correction(caplog: pytest.LogCaptureFixture) -> None:
+    cells = build_donors()
+    cells.obs["lab"] = "ours"
+    model = ScAMAC(batch_key="lab", config=CORRECTED).fit(cells)
+    assert "all cells have the same value in lab" in caplog.text
+    assert model.fitted.tech_levels == {}
+    assert UNCORRECTED_KEY not in model.predict(cells).obsm
+
+
+def test_the_tool_in_place_writes_both_latents(place: Place) -> None:
+    cells = place.cells.copy()
+    tl.scamac(cells, batch_key=["donor", "chip"], config=CORRECTED)
+    assert {LATENT, UNCORRECTED_KEY, "scamac_membership"} <= set(cells.obsm)
+    assert not np.allclose(cells.obsm[UNCORRECTED_KEY], cells.obsm[LATENT], atol=1e-3)

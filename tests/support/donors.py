@@ -21,6 +21,7 @@ CORRECTED = replace(
     QUICK,
     batch_key="donor",
     start=replace(QUICK.start, landmark_cells=80, components=(5,)),
+    train=replace(QUICK.train, batch_cells=256),  # four blocks: any number of ranks up to that has the same bits
     correction=CorrectionConfig(components=8, clusters=5, rounds=3, passes=2, tolerance=0.0),
 )
 """Settings of a fit of a second or two with a correction of several rounds."""
