@@ -208,7 +208,9 @@ def _levels_of(columns: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
 
 def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
     n_levels = sum(map(len, tech_levels.values()))
-    if network.correction is not None and (found := network.correction.beta.shape[1]) != n_levels:
+    found = 0 if network.correction is None else network.correction.beta.shape[1]
+    is_told_only = network.correction is None and network.autoencoder.condition is not None
+    if found != n_levels and not is_told_only:
         raise ValueError(f"the correction has {found} technical batches, the description says {n_levels}")
     n_genes = len(network.gene_mean)
     if network.correction is not None and len(network.correction.axes) != n_genes:

@@ -43,7 +43,7 @@ def match_tech_batches(model: FittedModel, obs: pd.DataFrame, key: str | None) -
     Parameters
     ----------
     model
-        With a correction.
+        That knows technical batches.
     obs
         Of the cells.
     key
@@ -113,15 +113,17 @@ def place_tech_batches(
     Symphony, Nature Communications 2021; see `ops.harmony.map_levels`.
     """
     correction = model.network.correction
-    if correction is None:
+    if not model.tech_levels:
         if key is not None:
             raise InputError(
                 f"batch key {key!r}: the model was fitted without technical batches and cannot correct any; leave it out, or train with it."
             )
         return
-    correction.new_beta = None
     tech = match_tech_batches(model, source.obs, key)
     source.tech_batches = tech
+    if correction is None:
+        return
+    correction.new_beta = None
     if tech.new is not None:
         correction.new_beta = _map_new(model, source, correction, int(tech.new.max()) + 1, world, tick)
 

@@ -158,7 +158,9 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
     latent, config = embed_rows(state.network, state.landmarks.x), tools.config
     clusters = clusters_at(state.clusters.centers, latent, config.loss, state.clusters.weight)
     state.times.mark("last sweep")
-    tech, correction = tools.source.tech_batches, state.network.correction
+    correction = state.network.correction
+    knows = correction is not None or state.network.autoencoder.condition is not None
+    tech = tools.source.tech_batches if knows else None
     tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
     provenance: dict[str, Any] = {
         "n_cells": tools.source.n_cells,
