@@ -149,7 +149,8 @@ class ScAMAC:
 
     def __repr__(self) -> str:
         state = f"{self.fitted.n_clusters} clusters" if self._fitted else "not fitted"
-        return f"ScAMAC(n_clusters={self.config.n_clusters!r}, seed={self.config.seed}): {state}"
+        key = "" if self.config.batch_key is None else f", batch_key={self.config.batch_key!r}"
+        return f"ScAMAC(n_clusters={self.config.n_clusters!r}{key}, seed={self.config.seed}): {state}"
 
     @property
     def fitted(self) -> FittedModel:
@@ -213,7 +214,7 @@ class ScAMAC:
         place = find_place()
         if run is None:
             check_ranks(0, self.config.train, place.world, has_folder=False)
-            self._fitted = self._fit(data, ingest or IngestConfig(), None, place.world)
+            self._fitted = self._fit(data, self._ingest_as_fitted(ingest), None, place.world)
             return self
 
         from scamac_scale.durable.alike import check_alike
@@ -221,13 +222,18 @@ class ScAMAC:
 
         run = Path(run).expanduser()
         if resume and is_finished(run):
-            self._fitted = self._load_finished(data, ingest or IngestConfig(), run)
+            self._fitted = self._load_finished(data, self._ingest_as_fitted(ingest), run)
             return self
         with self._joined(place) as world:
             check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
             with RunFolder(run, self.config, resume=resume, world=world) as folder:
-                self._fitted = self._fit(data, ingest or IngestConfig(), folder, world)
+                self._fitted = self._fit(data, self._ingest_as_fitted(ingest), folder, world)
         return self
+
+    def _ingest_as_fitted(self, ingest: IngestConfig | None) -> IngestConfig:
+        """How raw data is read: its genes are ranked in the technical batches of the fit, unless said otherwise."""
+        ingest, key = ingest or IngestConfig(), self.config.batch_key
+        return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
     def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
         """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
@@ -402,7 +408,7 @@ def evaluate(
     label: str | None = None,
     *,
     key: str = "scamac_cluster",
-    batch_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
     basis: str = "X_scAMAC",
 ) -> dict[str, Any]:
     """Score a clustering against labels, and how well technical batches mix.
@@ -433,4 +439,4 @@ def evaluate(
     """
     from scamac_scale.evaluation import evaluate as score
 
-    return score(data, label, key=key, batch_key=batch_key, basis=basis)
+    return score(data, label, key=key, batch_key=_joined_key(batch_key), basis=basis)

@@ -41,7 +41,7 @@ class FittedModel:
     provenance
         Versions, commit and what the fit reports; plain data.
     tech_levels
-        Columns of obs that told the technical batches, with their levels in the order of their numbers; empty without a correction.
+        Columns of obs that told the technical batches, with their levels in the order of their numbers; empty where neither a correction nor the decoder knows them.
     """
 
     network: ScamacNetwork
@@ -180,7 +180,9 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
     tech_levels = _levels_of(description["tech_levels"])
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
-        network = ScamacNetwork(len(genes.chosen), model, config.input, sum(map(len, tech_levels.values())))
+        network = ScamacNetwork(
+            len(genes.chosen), model, config.input, [len(levels) for levels in tech_levels.values()]
+        )
     network.correction = correction_for(tensors, config.correction.sigma)
     _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
     if centers.shape != (description["n_clusters"], model.latent_width):

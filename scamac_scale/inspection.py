@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Found = dict[str, Any]
 """What is told: plain data."""
 
+SHOWN_LEVELS = 20
+"""Technical batches of a column that are named, at most."""
 READ_CELLS = 8192
 """Cells read back at a time."""
 SUM_TOLERANCE = 1e-3
@@ -113,6 +115,8 @@ def _look_at_model(path: Path, is_verified: bool) -> Found:
         "encoder_width": model.encoder_width,
         "latent_width": model.latent_width,
         "spatial_form": model.spatial_form,
+        "batches": {column: list(levels[:SHOWN_LEVELS]) for column, levels in fitted.tech_levels.items()},
+        "corrections": 0 if fitted.network.correction is None else len(fitted.network.correction.layers),
         "temperature": fitted.clusters.temperature,
     }
     if is_verified:
@@ -205,9 +209,11 @@ def _look_at_result(path: Path, is_verified: bool) -> Found:
 
 
 def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
-    from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY
+    from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
 
     names = [f"obsm/{LATENT_KEY}", f"obsm/{MEMBERSHIP_KEY}"]
+    if UNCORRECTED_KEY in group["obsm"]:
+        names.append(f"obsm/{UNCORRECTED_KEY}")
     if "layers" in group and DENOISED_KEY in group["layers"]:
         names.append(f"layers/{DENOISED_KEY}")
     for name in names:

@@ -58,13 +58,14 @@ def scamac(
     ``obsm["X_scAMAC_uncorrected"]``.
     """
     from scamac_scale.api import ScAMAC
-    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNCORRECTED_KEY, UNS_KEY
 
     matrix = "raw" if use_raw else (layer or "X")
     model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
-    model.fit(adata, ingest=IngestConfig(matrix=matrix, batch_key=model.config.batch_key))
+    model.fit(adata, ingest=IngestConfig(matrix=matrix))
     found = model.predict(adata, denoised=denoised, matrix=matrix)
     adata.obs[CLUSTER_KEY] = found.obs[CLUSTER_KEY]
+    adata.obsm.pop(UNCORRECTED_KEY, None)  # of a run before
     for name in found.obsm:
         adata.obsm[name] = found.obsm[name]
     adata.uns[UNS_KEY] = found.uns[UNS_KEY]

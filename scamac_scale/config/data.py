@@ -52,6 +52,7 @@ class IngestConfig:
         require(self.block_cells >= 1, f"ingest.block_cells={self.block_cells}; it must be at least 1.")
         require(self.seed >= 0, f"ingest.seed={self.seed}; it must not be negative.")
         require(self.shuffle_bytes >= 1, f"ingest.shuffle_bytes={self.shuffle_bytes}; it must be at least 1.")
+        require(self.batch_key != "none", "ingest.batch_key='none'; leave it out, or name columns of obs.")
         require(
             self.batch_key is None or any(map(str.strip, self.batch_key.split(","))),
             f"ingest.batch_key={self.batch_key!r} names no column of obs; null has no batches.",

@@ -45,6 +45,10 @@ class ScamacConfig:
             self.n_clusters == "auto" or self.n_clusters >= 1,
             f"n_clusters={self.n_clusters}; it must be at least 1.",
         )
+        require(
+            self.batch_key is None or any(map(str.strip, self.batch_key.split(","))),
+            f"batch_key={self.batch_key!r} names no column of obs; null takes those of the store, 'none' ignores them.",
+        )
         require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
         require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scamac_scale.cells.tech_batches import split_key
 from scamac_scale.config import Attention, check_value
+from scamac_scale.config.choices import require
 
 OWN, MEAN = "own", "mean"
 """Technical batches that reconstructions may be in, beside a named one: that of each cell, and the mean of all."""
@@ -30,7 +32,7 @@ class PredictOptions:
     Raises
     ------
     ConfigError
-        If `attention` is not known.
+        If `attention` is not known, a batch is named without a reconstruction, or the batch key is empty.
     """
 
     is_denoised: bool = False
@@ -41,3 +43,11 @@ class PredictOptions:
     def __post_init__(self) -> None:
         """Check names."""
         check_value(Attention, self.attention, "attention")
+        require(
+            self.is_denoised or self.denoised_batch == OWN,
+            f"denoised_batch={self.denoised_batch!r}, but no reconstruction is asked for; add denoised.",
+        )
+        require(
+            self.batch_key is None or bool(split_key(self.batch_key)),
+            f"batch_key={self.batch_key!r} names no column of obs; leave it out for the columns of the fit.",
+        )

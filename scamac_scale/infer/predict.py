@@ -32,7 +32,7 @@ from scamac_scale.infer.output.table import (
     Table,
 )
 from scamac_scale.infer.reconstruct import denoise
-from scamac_scale.infer.tech_batches import place_tech_batches
+from scamac_scale.infer.tech_batches import place_new_batches, tell_levels
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.loader.source import levels_of
 from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, forward_block
@@ -101,6 +101,7 @@ def predict(
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
     network, others = model.network.eval(), denoised_levels(model, options)
+    tell_levels(model, source, options.batch_key)
     attention = options.attention
     uns = {**description(model), "attention": attention}
     n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
@@ -109,7 +110,6 @@ def predict(
         check_ranks(out, world)
         folder = Path(tempfile.gettempdir())
         check_room(folder, n_scratch)
-        place_tech_batches(model, source, options.batch_key, world)
         output = MemoryOutput(_table(model, source, options.is_denoised, world))
     else:
         folder = Path(out).absolute().parent
@@ -119,7 +119,6 @@ def predict(
         if resume and from_first(lambda: is_finished(Path(out), belongs), world):
             logger.info("%s is finished; there is nothing to resume", out)
             return Path(out)
-        place_tech_batches(model, source, options.batch_key, world)
         table = _table(model, source, options.is_denoised, world)
         output = DiskOutput(out, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
     plan = SweepPlan(source.n_cells, EMBED_CELLS, world)
@@ -127,6 +126,7 @@ def predict(
         stack.enter_context(torch.no_grad())
         stack.enter_context(output)
         if output.needs_rows:
+            place_new_batches(model, source, world)
             atlas = None
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
@@ -239,6 +239,10 @@ def denoised_levels(model: FittedModel, options: PredictOptions) -> torch.Tensor
     named, known = options.denoised_batch, model.tech_levels
     if named == OWN:
         return None
+    if not known:
+        raise InputError(
+            f"the model was fitted without technical batches: cells cannot be reconstructed in {named!r}; leave it out."
+        )
     device = model.network.gene_mean.device
     if named == MEAN:
         return torch.zeros(0, dtype=torch.int64, device=device)

@@ -7,17 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scamac_scale.cells.tech_batches import UNKNOWN, TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
 from scamac_scale.loader.source import levels_of
-from scamac_scale.ops.harmony import map_levels
-from scamac_scale.sweep import Tick, no_tick, sum_over_cells
+from scamac_scale.ops.harmony import Reference, level_sums, map_levels
+from scamac_scale.sweep import sum_over_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from scamac_scale.fitted import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.correction import TechCorrection
@@ -77,59 +76,61 @@ def match_tech_batches(model: FittedModel, obs: pd.DataFrame, key: str | None) -
     is_new = (found.codes == UNKNOWN).any(axis=1)
     if not is_new.any():
         return found
-    names = obs.loc[is_new, list(columns)].astype(str).agg(", ".join, axis=1).to_numpy(dtype=str)
-    named, numbers = np.unique(names, return_inverse=True)
+    parts = [pd.factorize(obs.loc[is_new, column].astype(str), sort=True) for column in columns]
+    rows, numbers = np.unique(np.stack([codes for codes, _ in parts], axis=1), axis=0, return_inverse=True)
+    named = [", ".join(str(names[code]) for code, (_, names) in zip(row, parts, strict=True)) for row in rows]
     logger.info("technical batches that the fit has not seen: %s", "; ".join(named[:20]))
     new = np.full(len(obs), UNKNOWN, dtype=np.int32)
-    new[is_new] = numbers
+    new[is_new] = numbers.reshape(-1)
     return replace(found, new=new)
 
 
-def place_tech_batches(
-    model: FittedModel, source: OpenSource, key: str | None, world: World, tick: Tick = no_tick
-) -> None:
-    """Tell a source its technical batches, and the model where those lie that it has not seen.
-
-    Parameters
-    ----------
-    model
-        Its correction is told of the new technical batches; those of another source are forgotten.
-    source
-        N cells.
-    key
-        As of `match_tech_batches`.
-    world
-        This rank, and how many there are.
-    tick
-        As of `sweep.sum_over_cells`.
+def tell_levels(model: FittedModel, source: OpenSource, key: str | None) -> None:
+    """Tell a source where its cells come from, as `match_tech_batches` finds it.
 
     Raises
     ------
     InputError
         If the columns cannot be used, or a key was named and the model knows no technical batches.
+    """
+    if model.tech_levels:
+        source.tech_batches = match_tech_batches(model, source.obs, key)
+    elif key is not None:
+        raise InputError(
+            f"batch key {key!r}: the model was fitted without technical batches and cannot correct any; leave it out, or train with it."
+        )
+
+
+def place_new_batches(model: FittedModel, source: OpenSource, world: World) -> None:
+    """Tell the correction of a model where technical batches lie that the fit has not seen; those of another source are forgotten.
+
+    Parameters
+    ----------
+    model
+        Fitted.
+    source
+        N cells, that know their levels.
+    world
+        This rank, and how many there are.
+
+    Notes
+    -----
+    A pass over the cells where there are new batches, which is taken again when a prediction is resumed.
 
     References
     ----------
     Symphony, Nature Communications 2021; see `ops.harmony.map_levels`.
     """
-    correction = model.network.correction
-    if not model.tech_levels:
-        if key is not None:
-            raise InputError(
-                f"batch key {key!r}: the model was fitted without technical batches and cannot correct any; leave it out, or train with it."
-            )
-        return
-    tech = match_tech_batches(model, source.obs, key)
-    source.tech_batches = tech
-    if correction is None:
+    correction, tech = model.network.correction, source.tech_batches
+    if correction is None or tech is None:
         return
     correction.new_beta = None
     if tech.new is not None:
-        correction.new_beta = _map_new(model, source, correction, int(tech.new.max()) + 1, world, tick)
+        correction.new_beta = _map_new(model, source, correction, int(tech.new.max()) + 1, world)
 
 
 def _map_new(
-    model: FittedModel, source: OpenSource, correction: TechCorrection, n_new: int, world: World, tick: Tick
+    model: FittedModel, source: OpenSource, correction: TechCorrection, n_new: int, world: World
 ) -> torch.Tensor:
     """(L', Q, d) offsets of new technical batches."""
     network, n_levels = model.network, correction.beta.shape[1]
@@ -141,12 +142,9 @@ def _map_new(
         assert levels is not None
         new = levels[:, 0].to(device) - n_levels
         z = correction.components(network.scale_input(batch.values.to(device)))
-        r = correction.new_clusters(z)
-        is_of = (new[:, None] == torch.arange(n_new, device=device)).to(r)
-        weighted = torch.einsum("bq,bl,bd->qld", r.double(), is_of.double(), z.double())
-        return _Sums((r.double().T @ is_of.double()).cpu(), weighted.cpu())
+        sums = level_sums(z, torch.where(new < 0, n_new, new), correction.new_clusters(z), n_new)
+        return _Sums(*(each.cpu() for each in sums))
 
-    sums = sum_over_cells(source, part, label="new technical batches", world=world, tick=tick)
-    reference = correction.reference
-    beta = map_levels(sums.observed, sums.weighted, type(reference)(*(field.cpu() for field in reference)))
-    return beta.float().to(device)
+    sums = sum_over_cells(source, part, label="new technical batches", world=world)
+    reference = Reference(*(each.cpu() for each in correction.reference))
+    return map_levels(sums.observed, sums.weighted, reference).float().to(device)

@@ -15,7 +15,7 @@ from scamac_scale.nn.layers import Linear
 from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -60,8 +60,8 @@ class MultiScaleAutoencoder(nn.Module):
         G.
     config
         Widths H and D, activations.
-    n_levels
-        L, technical batches that the decoder may be told of.
+    level_counts
+        Levels of each covariate of the technical batches that the decoder may be told of.
 
     Notes
     -----
@@ -74,7 +74,7 @@ class MultiScaleAutoencoder(nn.Module):
     scAMAC Eqs. (1) to (4).
     """
 
-    def __init__(self, n_genes: int, config: ModelConfig, n_levels: int = 0) -> None:
+    def __init__(self, n_genes: int, config: ModelConfig, level_counts: Sequence[int] = ()) -> None:
         super().__init__()
         self.w1 = Linear(n_genes, config.encoder_width)
         self.w2 = Linear(config.encoder_width, config.latent_width)
@@ -84,8 +84,8 @@ class MultiScaleAutoencoder(nn.Module):
         self._latent = ACTIVATIONS[config.latent_activation]
         self._output = ACTIVATIONS[config.output_activation]
         self._slope = config.negative_slope
-        is_told = n_levels > 0 and config.decoder_condition != "none"
-        self.condition = Condition(n_levels, n_genes, config) if is_told else None
+        is_told = len(level_counts) > 0 and config.decoder_condition != "none"
+        self.condition = Condition(level_counts, n_genes, config) if is_told else None
 
     def scales(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the three inner layers and leave out the output.

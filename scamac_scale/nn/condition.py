@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scamac_scale.nn.layers import Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scamac_scale.config import ModelConfig
 
@@ -21,10 +21,12 @@ EMBEDDING_WIDTH = 8
 """Numbers that describe a technical batch, where it is embedded."""
 
 
-def multi_hot(levels: Tensor, n_levels: int) -> Tensor:
-    """(..., B, L) float32 of (..., B, C) levels: 1 at the levels of a cell; levels beyond L, of new batches, have none."""
+def multi_hot(levels: Tensor, shares: Tensor) -> Tensor:
+    """(..., B, L) float32 of (..., B, C) levels: 1 at the levels of a cell; a cell with levels beyond L, of a new batch or of none, has (L,) shares of all."""
+    n_levels = len(shares)
     hot = torch.zeros(*levels.shape[:-1], n_levels + 1, device=levels.device)
-    return hot.scatter_(-1, levels.clamp_max(n_levels), 1.0)[..., :n_levels]
+    hot = hot.scatter_(-1, levels.clamp_max(n_levels), 1.0)[..., :n_levels]
+    return torch.where((levels >= n_levels).any(dim=-1, keepdim=True), shares, hot)
 
 
 class Condition(nn.Module):
@@ -32,17 +34,25 @@ class Condition(nn.Module):
 
     Parameters
     ----------
-    n_levels
-        L.
+    counts
+        Levels of each covariate, L in all.
     n_genes
         G.
     config
         Width H, and the form.
+
+    Attributes
+    ----------
+    shares
+        (L,), what stands for a cell of no batch: every level of a covariate alike.
     """
 
-    def __init__(self, n_levels: int, n_genes: int, config: ModelConfig) -> None:
+    shares: Tensor
+
+    def __init__(self, counts: Sequence[int], n_genes: int, config: ModelConfig) -> None:
         super().__init__()
-        self.n_levels = n_levels
+        n_levels = sum(counts)
+        self.register_buffer("shares", torch.cat([torch.full((count,), 1.0 / count) for count in counts]))
         self.embedding = CONDITIONS[config.decoder_condition](n_levels)
         width = n_levels if self.embedding is None else EMBEDDING_WIDTH
         self.decoding = None if config.decoder_condition == "bias" else Linear(width, config.encoder_width, bias=False)
@@ -53,7 +63,7 @@ class Condition(nn.Module):
 
     def forward(self, levels: Tensor) -> tuple[Tensor | None, Tensor]:
         """Give what is added before the decoding layer's activation, (..., B, H) or None, and to the output's, (..., B, G)."""
-        code = multi_hot(levels, self.n_levels)
+        code = multi_hot(levels, self.shares)
         if self.embedding is not None:
             code = self.embedding(code)
         return None if self.decoding is None else self.decoding(code), self.output(code)

@@ -20,6 +20,8 @@ from scamac_scale.ops.attention import BANK_FORMS
 from scamac_scale.ops.checks import full_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scamac_scale.config import InputConfig, ModelConfig
     from scamac_scale.nn.correction import TechCorrection
 
@@ -98,8 +100,8 @@ class ScamacNetwork(nn.Module):
         Sizes and forms.
     input
         How log-normalised values become input.
-    n_levels
-        L, technical batches of the cells.
+    level_counts
+        Levels of each covariate of the technical batches of the cells.
 
     Attributes
     ----------
@@ -138,11 +140,11 @@ class ScamacNetwork(nn.Module):
     bank_v: Tensor
     mean_product: Tensor
 
-    def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig, n_levels: int = 0) -> None:
+    def __init__(self, n_genes: int, config: ModelConfig, input: InputConfig, level_counts: Sequence[int] = ()) -> None:
         super().__init__()
         self.config = config
         width, n_bank, n_scales = config.latent_width, config.bank_cells, len(config.scales)
-        self.autoencoder = MultiScaleAutoencoder(n_genes, config, n_levels)
+        self.autoencoder = MultiScaleAutoencoder(n_genes, config, level_counts)
         self.projection = ScaleProjection(config)
         self.synergy = Synergy(config)
         self.integration = Integration(config.integration_kernel)

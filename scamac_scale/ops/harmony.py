@@ -197,14 +197,29 @@ def ridge_sums(z: Tensor, levels: Tensor, r: Tensor, log_sums: Tensor, n_levels:
     weighted = r.new_zeros(n_levels, width, z.shape[1], dtype=torch.float64)
     crossed = r.new_zeros(width, *(2 * [n_levels if n_columns > 1 else 0]), dtype=torch.float64)
     for column in range(n_columns):
-        order = torch.argsort(levels[:, column], stable=True)
-        found, counts = torch.unique_consecutive(levels[order, column], return_counts=True)
-        for level, rows in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
+        for level, rows in _rows_by_level(levels[:, column]):
             weighted[level] = (r[rows].T @ z[rows]).double()
             if n_columns > 1:
                 crossed[:, level] = _by_level(r[rows], levels[rows], n_levels)
     observed = _by_level(r, levels, n_levels)
     return RidgeSums(observed, weighted.transpose(0, 1), crossed, log_sums.double().sum())
+
+
+def _rows_by_level(levels: Tensor) -> list[tuple[int, Tensor]]:
+    """Levels of (B,) cells that occur, and the rows of each."""
+    order = torch.argsort(levels, stable=True)
+    found, counts = torch.unique_consecutive(levels[order], return_counts=True)
+    return list(zip(found.tolist(), torch.split(order, counts.tolist()), strict=True))
+
+
+def level_sums(z: Tensor, levels: Tensor, r: Tensor, n_levels: int) -> tuple[Tensor, Tensor]:
+    """Sum r, (Q, L), and r z, (Q, L, d), over the (B, d) cells of each of (B,) levels, for `map_levels`; cells past L do not count."""
+    is_new = levels < n_levels
+    z, levels, r = z[is_new], levels[is_new], r[is_new]
+    weighted = r.new_zeros(n_levels, r.shape[1], z.shape[1], dtype=torch.float64)
+    for level, rows in _rows_by_level(levels):
+        weighted[level] = (r[rows].T @ z[rows]).double()
+    return _by_level(r, levels[:, None], n_levels), weighted.transpose(0, 1)
 
 
 def objective(sums: RidgeSums, penalty: Tensor, design: Design, sigma: float, theta: float) -> Tensor:
@@ -389,13 +404,12 @@ def map_levels(observed: Tensor, weighted: Tensor, reference: Reference) -> Tens
 
     References
     ----------
-    Symphony: per cluster ``(Phi R Phi^T + diag(0, 1, ..) + N_q at (0, 0)) W = Phi R Z + C_q`` in row 0, without row 0.
+    Symphony: per cluster ``(Phi R Phi^T + diag(0, 1, ..) + N_q at (0, 0)) W = Phi R Z + C_q`` in row 0, without row 0. Each cell has one
+    level, so this has the closed form of `ridge` with lambda 1 and the cells of the fit in the first row.
     """
-    n_clusters, n_levels = observed.shape
-    matrix = observed.new_zeros(n_clusters, 1 + n_levels, 1 + n_levels)
-    matrix[:, 0, 0] = observed.sum(dim=1) + reference.sizes
-    matrix[:, 0, 1:] = matrix[:, 1:, 0] = observed
-    matrix[:, 1:, 1:] = torch.diag_embed(observed + 1.0)
-    right = torch.cat([weighted.sum(dim=1, keepdim=True) + reference.sums[:, None], weighted], dim=1)
-    beta: Tensor = torch.linalg.solve(matrix, right)[:, 1:]
+    inverse = 1.0 / (observed + 1.0)
+    weight = (observed * inverse).sum(dim=1, keepdim=True) + reference.sizes[:, None]
+    tiny = torch.finfo(observed.dtype).tiny
+    intercept = ((inverse[:, :, None] * weighted).sum(dim=1) + reference.sums) / weight.clamp_min(tiny)
+    beta = (weighted - observed[:, :, None] * intercept[:, None]) * inverse[:, :, None]
     return beta.transpose(0, 1).contiguous()

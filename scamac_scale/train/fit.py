@@ -87,7 +87,7 @@ def fit(
 
     Notes
     -----
-    Memory does not grow with the cells: a few batches, samples of them and sums. The clusters of all cells in all members of
+    Memory hardly grows with the cells (some 16 bytes for each where there are technical batches): a few batches, samples of them and sums. The clusters of all cells in all members of
     the consensus, about 48 bytes per cell, lie in a file once they are more than some MB.
     """
     check_settings(config)
@@ -187,8 +187,8 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:
     """Make a network with random weights that depend on the seed alone."""
-    n_levels = 0 if source.tech_batches is None else sum(source.tech_batches.counts)
+    level_counts = () if source.tech_batches is None else source.tech_batches.counts
     model = replace(config.model, bank_cells=min(config.model.bank_cells, source.n_cells))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer_seed(config.seed, "weights"))
-        return ScamacNetwork(len(source.gene_names), model, config.input, n_levels)
+        return ScamacNetwork(len(source.gene_names), model, config.input, level_counts)

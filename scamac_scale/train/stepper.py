@@ -186,7 +186,8 @@ class Stepper:
         assert state.landmarks is not None
         x = state.landmarks.x.to(self.fabric.device)
         with torch.enable_grad(), self.fabric.autocast():
-            found = self.network(x)
+            levels = levels_of(self.source, state.landmarks.rows)
+            found = self.network(x, levels=None if levels is None else levels.to(x.device))
             layers, share = (
                 NetworkOutput(*(part[None] for part in found)),
                 torch.full((1, len(x)), 1 / len(x), device=x.device),

@@ -88,7 +88,7 @@ def test_genes_and_statistics_are_those_of_scanpy(atlas: ad.AnnData, key: str, n
 
 @pytest.mark.parametrize("seed", range(8))
 def test_small_batches_give_the_genes_of_scanpy_but_for_rounding(tiny_adata: ad.AnnData, seed: int) -> None:
-    tiny_adata.obs["plate"] = np.random.default_rng(seed).integers(0, 8, 300)  # about forty cells each
+    tiny_adata.obs["plate"] = np.random.default_rng(seed).integers(0, 30, 300)  # about ten cells each
     found = measure(open_raw(tiny_adata), IngestConfig(n_genes=50, batch_key="plate"))
     table = scanpy_table(prepared(tiny_adata, "plate"), 50)
     # in scanpy a gene that does not vary among ten cells, or varies as the others of its bin do, is ranked by what rounding leaves

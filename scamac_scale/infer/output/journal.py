@@ -86,8 +86,8 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
 def model_digest(model: FittedModel) -> str:
     """SHA-256 of all that a prediction takes from a model."""
     about = [model.clusters.temperature, model.clusters.epsilon, model.genes.to_dict(), repr(model.config.model)]
-    if model.network.correction is not None:
-        about += [model.tech_levels, model.network.correction.sigma]
+    if model.tech_levels:
+        about += [model.tech_levels, model.config.correction.sigma]
     parts: list[Any] = [about]
     for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.clusters.centers)]:
         parts += [f"{name} {tuple(tensor.shape)} {tensor.dtype}", tensor.detach().cpu().numpy()]

@@ -100,7 +100,8 @@ def fit_correction(
 
     Notes
     -----
-    Memory: 8 to 12 bytes a cell for its place and levels, and two rows of components a cell, in files where there are many.
+    Memory: 8 bytes a cell of this rank for its place and 4 for each covariate, some 50 for a moment at the start; sums of Q x L x d numbers, and Q x L x L
+    with several covariates. Two rows of components a cell lie in files where there are many.
     """
     tech = cells.source.tech_batches
     assert tech is not None

@@ -199,20 +199,21 @@ class Harmony:
         centers = unit_rows(progress.towards).to(dtype)
         penalty = log_penalty(progress.blocks.sum(dim=0), design, config.theta)
         rows = penalty.T.contiguous().to(dtype)
-        parts = [self._sum(block, self._ridge(centers, rows)) for block in range(N_BLOCKS)]
-        sums = parts[0]
-        for part in parts[1:]:
+        sums = self._sum(0, self._ridge(centers, rows))
+        observed = [sums.observed]
+        for block in range(1, N_BLOCKS):
+            part = self._sum(block, self._ridge(centers, rows))
+            observed.append(part.observed)
             sums = sums + part
         progress.objectives.append(float(objective(sums, penalty, design, config.sigma, config.theta)))
         if has_settled(progress.objectives, config.tolerance):
             progress.is_done = True
             return
         layer = Layer(centers, rows, ridge(sums, design, config.alpha).to(dtype))
-        after = [self._sum(block, self._correct(layer)) for block in range(N_BLOCKS)]
-        total = after[0]
-        for each in after[1:]:
-            total = total + each
-        progress.blocks = torch.stack([part.observed for part in parts])
+        total = self._sum(0, self._correct(layer))
+        for block in range(1, N_BLOCKS):
+            total = total + self._sum(block, self._correct(layer))
+        progress.blocks = torch.stack(observed)
         progress.towards, progress.n_passes = total.towards, 0
         progress.layers.append(layer)
         progress.reference = Reference(design.sizes(sums.observed), total.sums)

@@ -97,11 +97,11 @@ class Points:
         self._levels = np.ascontiguousarray(levels[self._first : stop][order], dtype=np.int32)
         n_bytes = n_cells * width * np.dtype(dtype).itemsize
         self._folder = folder or Path(tempfile.gettempdir())
-        if n_bytes > HELD_BYTES:
+        is_held = 2 * n_bytes <= HELD_BYTES
+        if not is_held:
             check_room(self._folder, 2 * n_bytes)
         self._z, self._corrected = (
-            HeldRows(n_cells, width, dtype) if n_bytes <= HELD_BYTES else RowFile(self._folder, width, dtype)
-            for _ in range(2)
+            HeldRows(n_cells, width, dtype) if is_held else RowFile(self._folder, width, dtype) for _ in range(2)
         )
 
     def write(self, rows: IntArray, z: FloatArray) -> None:
