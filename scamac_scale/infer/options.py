@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from scamac_scale.cells.tech_batches import split_key
 from scamac_scale.config import Attention, check_value
@@ -51,3 +52,12 @@ class PredictOptions:
             self.batch_key is None or bool(split_key(self.batch_key)),
             f"batch_key={self.batch_key!r} names no column of obs; leave it out for the columns of the fit.",
         )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give what tells one prediction from another, by the names that users know."""
+        return {
+            "attention": self.attention,
+            "denoised": self.is_denoised,
+            "denoised_batch": self.denoised_batch,
+            "batch_key": self.batch_key,
+        }

@@ -113,7 +113,7 @@ def predict(
         output = MemoryOutput(_table(model, source, options.is_denoised, world))
     else:
         folder = Path(out).absolute().parent
-        belongs = identity(model, source, **asdict(options))
+        belongs = identity(model, source, **options.to_plain())
         uns[IDENTITY] = json.dumps(belongs)
         check_alike(belongs, world)
         if resume and from_first(lambda: is_finished(Path(out), belongs), world):

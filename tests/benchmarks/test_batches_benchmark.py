@@ -106,7 +106,8 @@ def test_lisi_counts_the_labels_around_a_cell(load):
 
 def test_a_type_in_two_pieces_is_half_connected(load):
     points = np.repeat([[0.0, 0.0], [50.0, 50.0]], 40, axis=0) + np.random.default_rng(0).normal(size=(80, 2)) * 0.1
-    assert load("integration.scores").graph_connectivity(points, np.full(80, "one")) == 0.5
+    types, batches = np.full(80, "one"), np.array(["a", "b"])[np.arange(80) % 2]
+    assert load("integration.scores").mixing_scores(points, batches, types)["graph_connectivity"] == 0.5
 
 
 def test_cases_leave_a_type_in_one_batch_only(load, folder):
@@ -122,8 +123,8 @@ def test_cases_leave_a_type_in_one_batch_only(load, folder):
 
 def test_forms_change_settings_and_unknown_settings_are_refused(load):
     latents = load("integration.latents")
-    config = latents.form_config(latents.FORMS["ours-target"], "chip", 3, 5)
-    assert (config.correction.acts_on, config.batch_key, config.n_clusters, config.seed) == ("target", "chip", 3, 5)
+    config = latents.form_config(latents.FORMS["ours-none"], "chip", 3, 5)
+    assert (config.correction.acts_on, config.batch_key, config.n_clusters, config.seed) == ("none", "chip", 3, 5)
     assert latents.form_config(latents.FORMS["ours-nokey"], "chip", 3, 5).batch_key is None
     with pytest.raises(ValueError, match=r"no setting 'correction\.acts'"):
         latents.form_config({"correction.acts": 1}, "chip", 3, 5)
