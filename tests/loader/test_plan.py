@@ -26,10 +26,10 @@ from scamac_scale.ranks.world import World
 
 sizes = st.fixed_dictionaries(
     {
-        "n_cells": st.integers(1, 700),
-        "batch_cells": st.integers(1, 90),
-        "window_cells": st.integers(1, 300),
-        "block_cells": st.integers(1, 40),
+        "n_cells": st.integers(1, 300),
+        "batch_cells": st.integers(1, 60),
+        "window_cells": st.integers(1, 130),
+        "block_cells": st.integers(1, 30),
         "seed": st.integers(0, 5),
     }
 )
@@ -48,14 +48,14 @@ def loaded_rows(plan: Plan, step: int) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *rows])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.integers(0, 3))
 def test_epoch_has_every_cell_exactly_once(size: dict[str, int], epoch: int) -> None:
     plan = EpochPlan(**size)
     np.testing.assert_array_equal(np.sort(np.concatenate(epoch_of(plan, epoch))), np.arange(size["n_cells"]))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(sizes)
 def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) -> None:
     plan = EpochPlan(**size)
@@ -66,7 +66,7 @@ def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) 
     assert min(lengths) >= 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(sizes, st.sampled_from([2, 4, 8]), st.integers(0, 2))
 def test_ranks_put_together_are_one_process_cell_by_cell(size: dict[str, int], world: int, epoch: int) -> None:
     whole = EpochPlan(**size)
