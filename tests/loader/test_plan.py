@@ -115,7 +115,7 @@ def test_windows_never_come_earlier_in_later_steps(size: dict[str, int]) -> None
     assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in itertools.pairwise(windows))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(sizes, st.data())
 def test_a_jump_to_any_batch_gives_the_batch_of_an_unbroken_run(size: dict[str, int], data: st.DataObject) -> None:
     unbroken = EpochPlan(**size)
