@@ -9,16 +9,17 @@ import logging
 import operator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
 from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import anndata as ad
 
@@ -220,7 +221,7 @@ class ScAMAC:
         from scamac_scale.durable.alike import check_alike
         from scamac_scale.train.run.folder import RunFolder, is_finished, result_settings
 
-        run = Path(run).expanduser()
+        run = at_home(run)
         if resume and is_finished(run):
             self._fitted = self._load_finished(data, self._ingest_as_fitted(ingest), run)
             return self
@@ -375,7 +376,7 @@ class ScAMAC:
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
-        out = None if out is None else Path(out).expanduser()
+        out = None if out is None else at_home(out)
         options = PredictOptions(
             is_denoised=denoised, attention=attention, batch_key=_joined_key(batch_key), denoised_batch=denoised_batch
         )
@@ -410,6 +411,7 @@ def evaluate(
     key: str = "scamac_cluster",
     batch_key: str | Sequence[str] | None = None,
     basis: str = "X_scAMAC",
+    unlabelled: str | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score a clustering against labels, and how well technical batches mix.
 
@@ -418,19 +420,22 @@ def evaluate(
     data
         Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
     label
-        Column of obs with the labels; cells without one are left out of scores by label, and counted.
+        Column of obs with the labels; cells without one, or with the text of a missing value ("nan", "NA", "None", ...), are left
+        out of scores by label, and counted.
     key
         Column of obs with the clusters.
     batch_key
         Columns of obs with the technical batches, commas between them; several count jointly.
     basis
         Key of obsm in which batches are to mix.
+    unlabelled
+        Labels that mean none, such as ``"unknown"``; commas between them, or a list.
 
     Returns
     -------
     dict
         With a label ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``; with a batch key those of
-        docs/batches.md, among them ``warnings``, a list of sentences. Plain numbers.
+        docs/batches.md. Plain numbers; ``warnings`` is a list of sentences, always there with a batch key, else where there are some.
 
     Raises
     ------
@@ -439,4 +444,4 @@ def evaluate(
     """
     from scamac_scale.evaluation import evaluate as score
 
-    return score(data, label, key=key, batch_key=_joined_key(batch_key), basis=basis)
+    return score(data, label, key=key, batch_key=_joined_key(batch_key), basis=basis, unlabelled=unlabelled)

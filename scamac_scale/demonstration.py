@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.config import ScamacConfig
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
 
     if n_cells is not None and n_cells < MIN_CELLS:
         raise InputError(f"cells={n_cells}; the simulated atlas needs at least {MIN_CELLS}.")
-    folder = prepare(Path(out))
+    folder = prepare(at_home(out))
     config = config or ScamacConfig()
     clock = _Clock()
     adata, raw = read_pbmc(), folder / "pbmc.h5ad"

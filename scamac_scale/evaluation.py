@@ -14,7 +14,8 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import find_tech_batches, split_key
 from scamac_scale.errors import InputError
-from scamac_scale.metrics.clustering import clustering_scores, is_labelled
+from scamac_scale.metrics.clustering import clustering_scores
+from scamac_scale.metrics.labels import is_labelled, without_labels
 from scamac_scale.metrics.mixing import (
     GRAPH_NEIGHBORS,
     KBET_NEIGHBORS,
@@ -34,7 +35,7 @@ from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import anndata as ad
     import pandas as pd
@@ -67,6 +68,7 @@ def evaluate(
     key: str = "scamac_cluster",
     batch_key: str | None = None,
     basis: str = "X_scAMAC",
+    unlabelled: str | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score a result; see `scamac_scale.api.evaluate`."""
     from scamac_scale.ingestion.open import read_obs
@@ -79,13 +81,21 @@ def evaluate(
     for column in (label, key):
         if column is not None and column not in obs:
             raise InputError(f"obs has no column {column!r}; it has {', '.join(map(str, obs.columns)) or 'none'}.")
+    if label is None and unlabelled is not None:
+        raise InputError("names of unlabelled cells are given, but no label column; name one, or leave them out.")
     scores: dict[str, Any] = {}
+    found: list[str] = []
     if label is not None:
+        names = split_key(unlabelled) if unlabelled is None or isinstance(unlabelled, str) else tuple(unlabelled)
+        values, found = without_labels(obs[label].to_numpy(dtype=object), label, names)
+        obs = obs.copy(deep=False)
+        obs[label] = values
         scores |= clustering_scores(obs[label].to_numpy(), obs[key].to_numpy())
     if columns:
         where = f"{data}: obs" if is_file else "obs"
         scores |= _mixing(data, _read_cells(obs, columns, key, label, where), ",".join(columns), basis)
-    return scores
+        found += scores["warnings"]
+    return scores | ({"warnings": found} if found or columns else {})
 
 
 # ------------------------------------------------------------------ the columns

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import ScamacConfig, config_from_dict
 from scamac_scale.durable.atomic import atomic_folder, writing
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ops.fuzzy import Clusters
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from scamac_scale.nn.model import ScamacNetwork
@@ -84,7 +86,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
     """
     from safetensors.torch import save
 
-    path = Path(path).expanduser()
+    path = at_home(path)
     if (path / DESCRIPTION_FILE).is_file() and not _is_ours(path / DESCRIPTION_FILE):
         raise OutputError(
             f"{path / DESCRIPTION_FILE} was not written by this program, so {path} is not replaced; choose another folder."
@@ -125,7 +127,7 @@ def load_model(path: str | Path) -> FittedModel:
     InputError
         If the folder is no model, is damaged, or was written by a later version.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     description, tensors = _read(path)
     try:
         return _rebuild(description, tensors)

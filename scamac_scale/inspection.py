@@ -8,16 +8,17 @@ from __future__ import annotations
 import csv
 import json
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scamac_scale.durable.foreign import at_home, odd_kind
 from scamac_scale.errors import InputError, StoreError
 from scamac_scale.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from scamac_scale.cells.arrays import FloatArray
 
@@ -54,7 +55,9 @@ def inspect(path: str | Path, *, verify: bool = False) -> Found:
     StoreError
         If it is a damaged store.
     """
-    path = Path(path)
+    path = at_home(path)
+    if odd := odd_kind(path):
+        raise InputError(f"{path} is {odd}, which is not opened; name a store, run folder, model, result or atlas.")
     if not path.exists():
         raise InputError(f"there is nothing at {path}; name a store, run folder, model, result or atlas.")
     for kind, (is_kind, look) in KINDS.items():
@@ -179,10 +182,11 @@ def _is_result(path: Path) -> bool:
         return (path / "zarr.json").is_file() and (path / "obs" / CLUSTER_KEY).is_dir()
     import h5py
 
-    if not h5py.is_hdf5(path):
-        return False
-    with h5py.File(path) as file:
-        return isinstance(file.get("obs"), h5py.Group) and CLUSTER_KEY in file["obs"]
+    try:
+        with h5py.File(path) as file:
+            return isinstance(file.get("obs"), h5py.Group) and CLUSTER_KEY in file["obs"]
+    except (OSError, RuntimeError, ValueError, KeyError):
+        return False  # raw data, which says what is wrong
 
 
 def _look_at_result(path: Path, is_verified: bool) -> Found:

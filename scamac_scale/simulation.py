@@ -7,18 +7,20 @@ however long it is, and memory does not grow with it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
 from scamac_scale.durable.atomic import atomic_folder, writing
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
 from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 DRAWN_CELLS = 1024
@@ -186,7 +188,7 @@ def simulate(
     if n_types > n_genes:
         raise ConfigError(f"simulate: n_types={n_types} for n_genes={n_genes}; each type needs a gene of its own.")
     model = CellModel.draw(n_genes, n_types, seed, counts_per_gene)
-    with atomic_folder(out, overwrite=overwrite) as folder, writing(Path(out)):
+    with atomic_folder(out, overwrite=overwrite) as folder, writing(at_home(out)):
         # one type for both, or scikit-learn refuses what anndata reads
         index_dtype = np.dtype(np.int32 if n_cells * n_genes < 2**31 else np.int64)
         writer = _AtlasWriter(folder, model, seed, index_dtype)
@@ -196,7 +198,7 @@ def simulate(
                 writer.append(cells)
                 progress.advance(len(cells.label))
         writer.finish()
-    return Path(out)
+    return at_home(out)
 
 
 class _AtlasWriter:
@@ -217,7 +219,10 @@ class _AtlasWriter:
     def append(self, cells: DrawnCells) -> None:
         """Take a run of cells."""
         if not self._arrays:
-            self._create(cells)
+            import zarr
+
+            with zarr.config.set({"array.write_empty_chunks": True}):  # then a chunk that is missing was lost
+                self._create(cells)
         first = self._n_cells
         self._n_cells += len(cells.label)
         names = np.array([_cell_name(i) for i in range(first, self._n_cells)], dtype=object)

@@ -13,8 +13,10 @@ from scamac_scale.cells.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.cells.tech_batches import TechBatches, WithTechBatches, find_tech_batches, split_key
 from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
@@ -115,7 +117,9 @@ def open_source(
     StoreError
         If a training store is damaged.
     """
-    kind = "store" if isinstance(data, StoreReader) or (not _is_anndata(data) and is_store(Path(data))) else "raw"
+    if isinstance(data, str | os.PathLike):
+        data = at_home(data)
+    kind = "store" if isinstance(data, StoreReader) or (isinstance(data, Path) and is_store(data)) else "raw"
     source = SOURCES[kind](data, gene_space, ingest or IngestConfig())
     try:
         return source if loader is None else cached(source, loader.cache, loader.cache_bytes)
@@ -151,10 +155,6 @@ def tell_tech_batches(source: OpenSource, key: str | None) -> None:
         source.tech_batches = found if not one else find_tech_batches(source.obs, kept, where="obs of the input")
 
 
-def _is_anndata(data: Any) -> bool:  # Any: narrowed here
-    return not isinstance(data, (str, os.PathLike))
-
-
 def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> OpenSource:
     reader = data if isinstance(data, StoreReader) else StoreReader(data)
     if gene_space is not None and gene_space != reader.gene_space:
@@ -172,6 +172,7 @@ def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> 
     try:
         if gene_space is None:
             found = measure(raw, ingest)
+            warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
             return NormalisedSource(
                 raw, found.gene_space, is_checked=True, n_values=found.n_stored, batch_key=ingest.batch_key
             )

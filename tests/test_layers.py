@@ -60,12 +60,12 @@ ARROWS: dict[str, set[str]] = {
     "train": BOTH_SIDES | {"losses", "randomness"},
     "infer": BOTH_SIDES | {"store"},
     # what users call
-    "inspection": {"cells", "errors", "fitted", "infer", "ingestion", "progress", "store", "train"},
+    "inspection": {"cells", "durable", "errors", "fitted", "infer", "ingestion", "progress", "store", "train"},
     "evaluation": {"cells", "errors", "ingestion", "metrics", "progress", "randomness"},
     "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
-    "demonstration": {"api", "config", "errors", "simulation", "train"},
+    "demonstration": {"api", "config", "durable", "errors", "simulation", "train"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "progress", "ranks"},
     "__init__": {"api", "config", "tl"},
     "__main__": {"cli"},

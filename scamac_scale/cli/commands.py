@@ -7,11 +7,11 @@ comes at once.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _train(args: Namespace) -> Result:
 
     report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
-    return {"run": args.run, "model": str(Path(args.run) / "model"), **report, **note}
+    return {"run": args.run, "model": str(at_home(args.run) / "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:
@@ -204,7 +204,7 @@ def _predict(args: Namespace) -> Result:
     from scamac_scale.api import ScAMAC, inspect
 
     require(args, "run", "input", "out")
-    model = ScAMAC.load(Path(args.run) / "model")
+    model = ScAMAC.load(at_home(args.run) / "model")
     options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch")}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
@@ -223,6 +223,13 @@ def _declare_evaluate(parser: ArgumentParser) -> None:
         **OPTIONAL,
     )
     parser.add_argument("--basis", type=str, default="X_scAMAC", help="Key of obsm in which batches are to mix.")
+    parser.add_argument(
+        "--unlabelled",
+        type=str,
+        metavar="NAME[,NAME]",
+        help="Labels that mean none, such as unknown; texts of missing values (nan, NA, None) count so anyway.",
+        **OPTIONAL,
+    )
 
 
 def _evaluate(args: Namespace) -> Result:
@@ -232,7 +239,8 @@ def _evaluate(args: Namespace) -> Result:
     if label is None and batch_key is None:
         raise ConfigError("--label must be given, for ARI and NMI, or --batch-key, for how batches mix, or both.")
     named = {} if label is None else {"label": label}
-    return named | evaluate(args.out, label, key=args.key, batch_key=batch_key, basis=args.basis)
+    unlabelled = getattr(args, "unlabelled", None)
+    return named | evaluate(args.out, label, key=args.key, batch_key=batch_key, basis=args.basis, unlabelled=unlabelled)
 
 
 def _declare_inspect(parser: ArgumentParser) -> None:

@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from scamac_scale.config import check_value, type_hints
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def with_settings_of_run(argv: Sequence[str]) -> list[str]:
     """Let ``--resume`` take the settings of its run, where no ``--config`` is named; options that are given come after them."""
     values = dict(pairwise(argv))
     values |= dict(argument.split("=", 1) for argument in argv if argument.startswith("--run="))
-    settings = Path(values.get("--run", "")).expanduser() / "config.yaml"
+    settings = at_home(values.get("--run", "")) / "config.yaml"
     has_config = any(argument.split("=", 1)[0] == "--config" for argument in argv)
     if "--resume" not in argv or "--run" not in values or has_config or not settings.is_file():
         return list(argv)
@@ -229,7 +230,7 @@ def _check_names(types: Mapping[str, Any], key: str, content: Any) -> None:  # A
 
 def _read_config(path: str) -> Any:  # Any: what YAML holds
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(at_home(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config file {path} cannot be read: {getattr(error, 'strerror', error)}.") from error
     except yaml.YAMLError as error:

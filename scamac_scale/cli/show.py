@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import OutputError
 
 MAX_ROWS = 25
@@ -47,7 +47,7 @@ def print_json(result: dict[str, Any], target: str) -> None:
         print(text)
         return
     try:
-        Path(target).write_text(text + "\n")
+        at_home(target).write_text(text + "\n")
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.locks import lock, lock_file
 from scamac_scale.errors import OutputError, output_error
 
@@ -106,7 +107,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def absolute(out: str | Path) -> Path:
     """Make a path absolute, but do not resolve it: a link is replaced, not what it leads to."""
-    return Path(os.path.abspath(Path(out).expanduser()))
+    return Path(os.path.abspath(at_home(out)))
 
 
 def partial_folder(out: str | Path) -> Path:

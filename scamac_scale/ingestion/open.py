@@ -7,21 +7,25 @@ where they are read (``csr.py``) and counted (``statistics.py``).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from scamac_scale.errors import InputError, ScamacError
+from scamac_scale.durable.foreign import at_home
+from scamac_scale.errors import InputError
+from scamac_scale.ingestion.arrays import check_array, check_encoding, is_array, part_of
+from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
+from scamac_scale.ingestion.files import open_file
+from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
-from scamac_scale.ingestion.raw import READ_ERRORS, RawMatrix, blamed, nothing
+from scamac_scale.ingestion.raw import RawMatrix, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -74,12 +78,15 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
         return _open_anndata(data, matrix)
     from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 
-    path = Path(data)
-    with _open_file(path, is_kept=True) as group:
+    path = at_home(data)
+    with open_file(path, is_kept=True) as group:
         if path.is_file() and is_tenx(group):
             genes, rows, read_obs = open_tenx(group, str(path), matrix)
-            return RawMatrix(str(path), path, matrix, genes, rows, read_obs, group.close)
-        return _open_group(group, path, matrix)
+            raw = RawMatrix(str(path), path, matrix, genes, rows, read_obs, group.close)
+        else:
+            raw = _open_group(group, path, matrix)
+        _ = raw.obs  # what is wrong with it is known before hours of work
+        return raw
 
 
 def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
@@ -100,10 +107,10 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         If it cannot be read.
     """
-    path = Path(data)
-    with _open_file(path) as group:
+    path = at_home(data)
+    with open_file(path) as group:
         _require_anndata(group, str(path))
-        return _read_frame(group["obs"], "obs")
+        return read_frame(group["obs"], f"{path}: obs", _uns(group))
 
 
 def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
@@ -128,93 +135,20 @@ def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
     """
     if not isinstance(data, (str, os.PathLike)):
         return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
-    path = Path(data)
-    with _open_file(path, is_kept=True) as group:
+    path = at_home(data)
+    with open_file(path, is_kept=True) as group:
         _require_anndata(group, str(path))
-        found = _find_obsm(group.get("obsm", {}), key, str(path))
-        return dense_array(found, f"{path}: obsm[{key!r}]", getattr(group, "close", nothing))
+        name = f"{path}: obsm[{key!r}]"
+        found = dense_array(_find_obsm(group.get("obsm", {}), key, str(path)), name, getattr(group, "close", nothing))
+        check_array(found.values, name)
+        refuse_gaps(found.values, name)
+        return found
 
 
 def _find_obsm(obsm: Any, key: str, name: str) -> Any:  # Any: a group of a file, or what AnnData has
     if key not in obsm:
         raise InputError(f"{name} has no obsm[{key!r}] (basis); known are {', '.join(sorted(obsm.keys())) or 'none'}.")
     return obsm[key]
-
-
-@contextlib.contextmanager
-def _open_file(path: Path, *, is_kept: bool = False) -> Iterator[Group]:
-    """Open an HDF5 file or a zarr folder; it is closed at the end unless it `is_kept` and nothing went wrong."""
-    if path.is_dir():
-        group, close = _open_zarr(path), nothing
-    elif path.is_file():
-        group = _open_hdf5(path)
-        close = group.close
-    else:
-        raise InputError(f"there is no file or folder {path}; expected an .h5ad, an AnnData .zarr or a 10x .h5.")
-    try:
-        with blamed(str(path), "it"):
-            yield group
-    except BaseException:
-        close()
-        raise
-    if not is_kept:
-        close()
-
-
-def _open_hdf5(path: Path) -> Group:
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be opened as HDF5 ({error}); expected a complete .h5ad or 10x .h5 file. Copy or write it "
-            "again."
-        ) from error
-    try:
-        with blamed(str(path), "it"):
-            _refuse_links(file, str(path))
-    except ScamacError:
-        file.close()
-        raise
-    return file
-
-
-def _refuse_links(file: Group, name: str) -> None:
-    """Refuse what makes an HDF5 file read other files."""
-    import h5py
-
-    groups, seen = [file], set()
-    while groups:
-        group = groups.pop()
-        for key in group:
-            if isinstance(group.get(key, getlink=True), h5py.SoftLink):
-                continue  # leads to a place inside this file, which is looked at by itself
-            where = f"{group.name.rstrip('/')}/{key}"
-            if isinstance(group.get(key, getlink=True), h5py.ExternalLink):
-                raise InputError(f"{name}: {where} is a link to another file, which is not followed; copy the data in.")
-            item = group[key]
-            address = h5py.h5o.get_info(item.id).addr
-            if isinstance(item, h5py.Dataset):
-                if item.is_virtual or item.external:
-                    raise InputError(
-                        f"{name}: {where} keeps its values in other files, which are not read; copy the data in."
-                    )
-            elif isinstance(item, h5py.Group) and address not in seen:
-                groups.append(item)
-            seen.add(address)
-
-
-def _open_zarr(path: Path) -> Group:
-    import zarr
-
-    try:
-        return zarr.open_group(str(path), mode="r")
-    except READ_ERRORS as error:
-        hint = ""
-        if any(path.glob("matrix.mtx*")):
-            hint = " It looks like a 10x folder: read it with scanpy.read_10x_mtx and write an .h5ad."
-        raise InputError(f"{path} is a folder, but not an AnnData zarr ({error}).{hint}") from error
 
 
 def _require_anndata(group: Group, name: str) -> None:
@@ -230,18 +164,43 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
     own: dict[str, _Place] = {}
     if _is_there(group, "X"):
         own["X"] = _Place(lambda: group["X"], lambda: group["var"], "adata.X")
-    if _is_there(group, "raw") and _is_there(group["raw"], "X"):
+    if _is_there(group, "raw") and hasattr(group["raw"], "keys") and _is_there(group["raw"], "X"):
         own["raw"] = _Place(lambda: group["raw"]["X"], lambda: group["raw"]["var"], "adata.raw.X")
     layers = group.get("layers", {})
+    layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
-    genes = _read_frame(place.var(), "var").index
     rows = _open_element(place.values(), f"{name}: {matrix}", place.python)
+    _check_counts(
+        rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
+    )
+    genes = read_names(place.var(), f"{name}: var")
     close = getattr(group, "close", nothing)
-    return RawMatrix(name, path, matrix, tuple(genes), rows, lambda: _read_frame(group["obs"], "obs"), close)
+    return RawMatrix(
+        name, path, matrix, tuple(genes), rows, lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)), close
+    )
+
+
+def _check_counts(rows: Rows, n_obs: int | None, n_var: int | None, name: str) -> None:
+    """Compare the matrix with the names, before these are read or anything is allocated by their number."""
+    n_cells, n_genes = rows.shape
+    if n_var is not None and n_var != n_genes:
+        raise InputError(
+            f"{name} has {n_genes} columns, but {n_var} genes are named; the file is damaged, write it again."
+        )
+    if n_obs is not None and n_obs != n_cells:
+        raise InputError(
+            f"{name.partition(': ')[0]}: obs names {n_obs} cells, but {name.partition(': ')[2]} has {n_cells}; the file is "
+            "damaged, write it again."
+        )
+
+
+def _uns(group: Group) -> Any:  # Any: a group, where there is one
+    uns = group.get("uns", None)
+    return uns if hasattr(uns, "keys") else None
 
 
 def _is_there(group: Group, key: str) -> bool:
-    return key in group and dict(group[key].attrs).get("encoding-type") != "null"
+    return key in group and dict(getattr(group[key], "attrs", {})).get("encoding-type") != "null"
 
 
 def _layer(layers: Any, key: str, var: Callable[[], Any]) -> _Place:
@@ -265,43 +224,55 @@ def _choose_matrix(name: str, matrix: str, own: dict[str, _Place], layers: dict[
     raise InputError(f"{name} has no {what} (ingest.matrix); known are {', '.join(known) or 'none'}.")
 
 
-def _read_frame(element: Group, role: str) -> pd.DataFrame:
-    import pandas as pd
-    from anndata.io import read_elem
-
-    frame = read_elem(element)
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(
-            f"{role} is {type(frame).__name__}, expected a table; write the file again with anndata >= 0.8."
-        )
-    frame.index = frame.index.astype(str)
-    return frame
-
-
 def _open_element(element: Group, name: str, place: str) -> Rows:
     """Open one matrix of an HDF5 file or a zarr group."""
-    attributes: Mapping[str, Any] = dict(element.attrs)
-    if hasattr(element, "shape") and hasattr(element, "dtype"):
-        return _dense(element, name)
+    if is_array(element):
+        check_array(element, name)
+        check_encoding(element, name, ("array",))
+        rows = _dense(element, name)
+        if refuse_dense_gaps(element, name):
+            logger.warning(
+                "%s: files of chunks are not there; they fit genes that are hardly found, and are read as zeros", name
+            )
+        return rows
+    if not hasattr(element, "keys"):
+        raise InputError(f"{name} is a named type, expected a matrix; the file is damaged, write it again.")
+    attributes = dict(element.attrs)
     kind = attributes.get("encoding-type", attributes.get("h5sparse_format"))
+    kind = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
+    if not isinstance(kind, str) or kind not in ("csc", "csc_matrix", "csr", "csr_matrix"):
+        raise InputError(f"{name} is stored as {kind!r}; expected a dense array or a CSR matrix.")
     if kind in ("csc", "csc_matrix"):
         raise InputError(
             f"{name} is stored by genes (CSC), and cells cannot be read from it without reading all of it; convert it "
             f"once: {place} = {place}.tocsr(), then adata.write_h5ad(...) under a new name."
         )
-    if kind not in ("csr", "csr_matrix"):
-        raise InputError(f"{name} is stored as {kind!r}; expected a dense array or a CSR matrix.")
-    shape = attributes.get("shape", attributes.get("h5sparse_shape"))
-    if shape is None or len(shape) != 2:
-        raise InputError(f"{name} has no shape of two numbers; the file is damaged, write it again.")
-    parts = (element["indptr"], element["indices"], element["data"])
-    return SparseRows.check(parts, (int(shape[0]), int(shape[1])), name)
+    if "encoding-type" in attributes:
+        check_encoding(element, name, ("csr_matrix",))
+    shape = _two_numbers(attributes.get("shape", attributes.get("h5sparse_shape")), name)
+    indptr, indices, data = (part_of(element, key, name) for key in ("indptr", "indices", "data"))
+    for key, part in (("indptr", indptr), ("indices", indices), ("data", data)):
+        if key != "indptr" or data.shape != (0,):  # without values it is all zeros
+            refuse_gaps(part, f"{name}/{key}")
+    return SparseRows.check((indptr, indices, data), shape, name)
+
+
+def _two_numbers(shape: Any, name: str) -> tuple[int, int]:  # Any: what an attribute holds
+    """Cells and genes of a header, which may hold anything."""
+    try:
+        numbers = np.atleast_1d(np.asarray(shape, dtype=object)).tolist()
+        whole = [int(number) for number in numbers if not isinstance(number, str | bytes | bool)]
+        if len(whole) == len(numbers) == 2 and whole == numbers and min(whole) >= 0:
+            return whole[0], whole[1]
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{name} has no shape of two numbers; the file is damaged, write it again.")
 
 
 def _dense(values: Any, name: str) -> DenseRows:
     rows = DenseRows(values, name)
-    if len(values.shape) != 2:
-        raise InputError(f"{name} has {len(values.shape)} dimensions; expected cells by genes.")
+    if values.shape is None or len(values.shape) != 2:
+        raise InputError(f"{name} has {len(values.shape or ())} dimensions; expected cells by genes.")
     _ = rows.dtype  # refuses values that are no numbers
     return rows
 

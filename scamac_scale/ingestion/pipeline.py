@@ -16,6 +16,7 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
@@ -109,6 +110,7 @@ def ingest(
 
 def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
     found = measure(raw, config) if journal is None else measured(raw, config, journal)
+    warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
         gene_space=found.gene_space,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
 from scamac_scale.durable.faults import reach
-from scamac_scale.errors import InputError, PlanError, ScamacError
+from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
+from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.ingestion.rows import Rows
 
-READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError)
-"""What h5py, zarr and anndata raise on a damaged file."""
+REASON_LETTERS = 300
+"""Of what a library says that are told; some print the whole array."""
 
 
 def nothing() -> None:
@@ -48,14 +49,29 @@ def blamed(name: str, what: str) -> Iterator[None]:
     Raises
     ------
     InputError
-        Instead of any of `READ_ERRORS`; errors of this package pass.
+        Instead of whatever h5py, zarr and anndata raise; errors of this package pass.
+    MemoryLimitError
+        If there is not enough memory.
     """
     try:
         yield
     except ScamacError:
         raise
-    except READ_ERRORS as error:
-        raise InputError(f"{name}: {what} cannot be read ({error}); the file is damaged, write it again.") from error
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"{name}: {what} cannot be read, there is not enough memory for it; lower ingest.block_cells, use a machine with "
+            "more memory, or, if the file cannot be that large, write it again: it is damaged."
+        ) from error
+    except Exception as error:  # a damaged file raises anything inside a library
+        raise InputError(
+            f"{name}: {what} cannot be read ({reason(error)}); the file is damaged, write it again."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Tell what an error of a library says, in one line and not at length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= REASON_LETTERS else f"{text[:REASON_LETTERS]} ..."
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +149,7 @@ class RawMatrix:
                 f"{self.name}: obs names {len(obs)} cells, but {self.matrix} has {self.n_cells}; the file is damaged, "
                 "write it again."
             )
+        refuse_genes_as_rows(obs.index, self.gene_names, self.name)
         return obs
 
     def read_block(self, start: int, stop: int) -> sparse.csr_matrix:

@@ -201,3 +201,37 @@ class DenseRows:
         if not slabs:
             return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
         return slabs[0] if len(slabs) == 1 else sparse.vstack(slabs, format="csr")
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Matrices of the same cells beside each other: as one with the columns of all.
+
+    Attributes
+    ----------
+    parts
+        One or more of N cells each, in the order of their columns.
+    """
+
+    parts: tuple[Rows, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, G), G of all parts together."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """One that holds the values of all parts."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def n_stored(self) -> int:
+        """Stored values of all parts."""
+        return sum(part.n_stored for part in self.parts)
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read cells `start` to `stop` (exclusive) of all parts."""
+        joined = sparse.hstack([part.read(start, stop) for part in self.parts], format="csr", dtype=self.dtype)
+        joined.has_canonical_format = True  # each part is, and they do not overlap
+        return joined

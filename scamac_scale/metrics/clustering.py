@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from scamac_scale.errors import InputError, ShapeError
+from scamac_scale.metrics.labels import is_labelled
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -35,27 +36,6 @@ class ClusteringScores(TypedDict):
     n_unlabelled: int
     n_clusters: int
     n_labels: int
-
-
-def is_labelled(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Tell which cells have a label.
-
-    Parameters
-    ----------
-    labels
-        (N,), any values; NaN, None and blank strings are no labels.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N,) bool.
-    """
-    import pandas as pd
-
-    values = np.asarray(labels, dtype=object)
-    is_blank = np.array([isinstance(value, str) and not value.strip() for value in values], dtype=bool)
-    has_label: NDArray[np.bool_] = ~(np.asarray(pd.isna(values), dtype=bool) | is_blank)
-    return has_label
 
 
 def clustering_scores(labels: ArrayLike, clusters: ArrayLike) -> ClusteringScores:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from scamac_scale.errors import InputError, ShapeError
-from scamac_scale.metrics.clustering import is_labelled
+from scamac_scale.metrics.labels import is_labelled
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

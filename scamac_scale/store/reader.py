@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,6 +20,7 @@ from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.cells.tech_batches import WithTechBatches
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
 from scamac_scale.store import layout
@@ -29,6 +29,7 @@ from scamac_scale.store.shards import ShardReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
@@ -76,7 +77,7 @@ class StoreReader(WithTechBatches):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = at_home(path)
         self._pid = os.getpid()
         record = read_record(self.path)
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scamac_scale.durable.digests import sha256_of
+from scamac_scale.durable.foreign import foreign_entry
 from scamac_scale.errors import StoreError
 from scamac_scale.store.layout import GENE_SPACE, METADATA, RECORD, VERSION
 
@@ -78,12 +79,17 @@ def _files(root: Path) -> Iterator[Path]:
 def is_store(root: Path) -> bool:
     """Whether a folder says that it is a training store, or was one; whether it is sound is for `read_record`."""
     try:
-        if RECORD.encode() in (root / METADATA).read_bytes():
+        if RECORD.encode() in _content(root / METADATA):
             return True
         # the record, or the name of it, may be what is damaged
-        return b'"sharding_indexed"' in (root / "X" / "data" / METADATA).read_bytes() and (root / GENE_SPACE).is_dir()
-    except OSError:
+        return b'"sharding_indexed"' in _content(root / "X" / "data" / METADATA) and (root / GENE_SPACE).is_dir()
+    except (OSError, ValueError):
         return False
+
+
+def _content(path: Path) -> bytes:
+    """Bytes of a plain file, none of anything else: a pipe would be waited for."""
+    return path.read_bytes() if path.is_file() else b""
 
 
 def read_record(root: Path) -> CommitRecord:
@@ -110,31 +116,40 @@ def read_record(root: Path) -> CommitRecord:
     """
     if not root.exists():
         raise StoreError(f"There is no training store at {root}; {_REMAKE}.")
+    if found := _foreign(root):
+        raise StoreError(f"{root / found[0]} is {found[1]}, which is not followed; copy the store itself (cp -rL).")
     if not (root / METADATA).is_file():
         raise StoreError(f"{root} is not a training store (it has no {METADATA}); {_REMAKE}.")
     try:
         text = (root / METADATA).read_text()
         attributes = json.loads(text).get("attributes", {})
-        found = dict(attributes[RECORD]) if RECORD in attributes else None
+        noted = dict(attributes[RECORD]) if RECORD in attributes else None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{root / METADATA} cannot be read ({error}); {_REMAKE} again.") from error
-    if found is None:
+    if noted is None:
         raise StoreError(
             f"{root} has no commit record: it is not a training store, or writing it did not finish; {_REMAKE}."
         )
     names = {field.name for field in fields(CommitRecord)}
-    version = found.get("version")
-    if version != VERSION or (names - found.keys()) == {"profile", "files"}:  # how stores were before they had shards
+    version = noted.get("version")
+    if version != VERSION or (names - noted.keys()) == {"profile", "files"}:  # how stores were before they had shards
         raise StoreError(
             f"{root} is a training store of version {version if version != VERSION else 'before 1'}; this program reads "
             f"version {VERSION}; {_REMAKE} again, or use the program that wrote it."
         )
-    seal = found.pop("checksum", None)
-    if not isinstance(seal, str) or sha256_of(text.replace(seal, _UNSEALED)) != seal or names != found.keys():
+    seal = noted.pop("checksum", None)
+    if not isinstance(seal, str) or sha256_of(text.replace(seal, _UNSEALED)) != seal or names != noted.keys():
         raise StoreError(f"The commit record in {root / METADATA} is damaged; {_REMAKE} again.")
-    record = CommitRecord(**found)
+    record = CommitRecord(**noted)
     _check_files(root, record)
     return record
+
+
+def _foreign(root: Path) -> tuple[str, str] | None:
+    try:
+        return foreign_entry(root) if root.is_dir() else None
+    except OSError as error:
+        raise StoreError(f"{error.filename or root} cannot be listed: {error.strerror}.") from error
 
 
 def _check_files(root: Path, record: CommitRecord) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from scamac_scale.durable.atomic import atomic_folder, flush, flush_tree, writing
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
@@ -27,6 +27,7 @@ from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
@@ -125,8 +126,8 @@ def write_store(
     shuffle. Memory is one block, ``config.shuffle_bytes`` and 32 bytes per cell, beside `obs`.
     """
     with atomic_folder(out, overwrite=overwrite) as folder:
-        fill_store(folder, lambda start: blocks, header=header, obs=obs, var=var, out=Path(out))
-    return Path(out)
+        fill_store(folder, lambda start: blocks, header=header, obs=obs, var=var, out=at_home(out))
+    return at_home(out)
 
 
 def fill_store(

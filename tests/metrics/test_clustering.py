@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.errors import InputError, ShapeError
-from scamac_scale.metrics.clustering import clustering_scores, is_labelled
+from scamac_scale.metrics.clustering import clustering_scores
+from scamac_scale.metrics.labels import is_labelled
 from tests.support.mathematics import LAWS
 
 

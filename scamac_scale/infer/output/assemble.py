@@ -14,6 +14,7 @@ from scamac_scale.ranks.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from scamac_scale.infer.output.rows import PredictedRows
@@ -39,7 +40,7 @@ class Assembly:
 
     def begin(self) -> None:
         """Make the groups, and arrays without chunks; on rank 0."""
-        with writing(self._target):
+        with writing(self._target), _all_chunks():
             group = zarr.open_group(self._path, mode="w", zarr_format=3)
             group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             _write(group, "var", pd.DataFrame(index=pd.Index(self._table.genes, dtype=object)))
@@ -65,9 +66,8 @@ class Assembly:
             Called before each chunk, on all ranks equally often; may raise to stop.
         """
         n_cells = len(self._table.obs)
-        group: Any = zarr.open_group(self._path, mode="r+")  # Any: zarr's members are not typed for slicing
         for name in self._table.widths:
-            array, files = group[_place_of(name)], self._path / _place_of(name) / "c"
+            array, files = self._array(name), self._path / _place_of(name) / "c"
             size = array.chunks[0]
             n_chunks = -(-n_cells // size)
             own = world.own(n_chunks)
@@ -82,16 +82,25 @@ class Assembly:
                         progress.advance(1)
             with writing(self._target):
                 for file in (files / str(chunk) / "0" for chunk in own):
-                    if file.exists():  # one of zeros is none
-                        flush(file)
+                    flush(file)
+
+    def _array(self, name: str) -> Any:  # Any: zarr's members are not typed for slicing
+        with _all_chunks():
+            return zarr.open_group(self._path, mode="r+")[_place_of(name)]
 
     def write_columns(self, obs: pd.DataFrame, n_clusters: int, uns: dict[str, Any]) -> None:
         """Write the columns of all cells, with their clusters, and what is told of the whole; on rank 0."""
-        with writing(self._target):
+        with writing(self._target), _all_chunks():
             labels = self._rows.labels(len(obs))
             group = zarr.open_group(self._path, mode="r+")
             _write(group, "obs", obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
             _write(group, "uns", {UNS_KEY: uns})
+
+
+def _all_chunks() -> AbstractContextManager[Any]:  # Any: of no use
+    """Have zarr write chunks of zeros too: then one that is missing was lost."""
+    setting: AbstractContextManager[Any] = zarr.config.set({"array.write_empty_chunks": True})
+    return setting
 
 
 def _place_of(name: str) -> str:

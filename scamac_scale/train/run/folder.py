@@ -8,11 +8,11 @@ import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.differences import differences, plain, told
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.locks import lock
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
 from scamac_scale.ranks.collectives import from_first
@@ -22,6 +22,7 @@ from scamac_scale.train.run.provenance import commit, hardware, peak_memory_byte
 from scamac_scale.train.run.writers import MetricsLog
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from scamac_scale.config import ScamacConfig
@@ -86,7 +87,7 @@ class RunFolder:
         resume: bool = False,
         world: World = ALONE,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = at_home(path)
         self.world = world
         self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
         self._config = config

@@ -1,0 +1,237 @@
+"""Tables of a file: the annotation of cells, and the names of genes; column by column, so that a message names the one that is wrong."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scamac_scale.errors import InputError
+from scamac_scale.ingestion.arrays import (
+    check_array,
+    check_encoding,
+    check_names,
+    encoding,
+    is_array,
+    unknown_encoding,
+)
+from scamac_scale.ingestion.chunks import refuse_column_gaps, refuse_gaps
+from scamac_scale.ingestion.raw import blamed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Element = Any
+"""An h5py or zarr group or array."""
+
+
+def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.DataFrame:
+    """Read a table.
+
+    Parameters
+    ----------
+    element
+        Group of a table; or an array of records, as anndata wrote before 0.7.
+    where
+        The file, and its place there, for messages.
+    uns
+        Where anndata before 0.7 kept the names of categories.
+
+    Returns
+    -------
+    DataFrame
+        Names as its index, as text.
+
+    Raises
+    ------
+    InputError
+        If a part is missing, damaged, of another length, or of an encoding that is not known.
+    """
+    import pandas as pd
+
+    if is_array(element):
+        return _read_records(element, where, uns)
+    _require_table(element, where)
+    if encoding(element)[1] == "0.1.0":
+        return _named(_read(element, where))
+    key, columns = _key_of_names(element, where), _order(element, where)
+    names = pd.Index(np.asarray(_read_names(element, key, where), dtype=object))
+    meant: list[str] = []
+    values = {}
+    for column in columns:
+        place = f"{where}/{column}"
+        if column not in element:
+            raise InputError(
+                f"{where} names a column {column!r} that is not there; the file is damaged, write it again."
+            )
+        with blamed(place, "the column"):
+            if _has_gaps(element[column], place, len(names)):
+                meant.append(column)
+            values[column] = _read(element[column], place)
+        if len(values[column]) != len(names):
+            raise InputError(
+                f"{place} has {len(values[column]):,} values for {len(names):,} names; the file is damaged, write it again."
+            )
+    if meant:
+        logger.warning(
+            "%s: files of %d columns are not there (%s); zarr leaves out what holds nothing but zeros, and these fit that: "
+            "if they should hold something, copy the folder again",
+            where,
+            len(meant),
+            ", ".join(meant[:5]) + (", ..." if len(meant) > 5 else ""),
+        )
+    frame = pd.DataFrame(values, index=names, columns=columns or None)
+    return _named(frame.rename_axis(None if key == "_index" else key))
+
+
+def read_names(element: Element, where: str) -> pd.Index[str]:
+    """Read the names of a table alone: other columns need not be readable. Parameters and errors as of `read_frame`."""
+    import pandas as pd
+
+    if is_array(element):
+        return _read_records(element, where, None).index
+    _require_table(element, where)
+    if encoding(element)[1] == "0.1.0":
+        return _named(_read(element, where)).index
+    names = _read_names(element, _key_of_names(element, where), where)
+    index: pd.Index[str] = pd.Index(np.asarray(names, dtype=object)).astype(str)
+    return index
+
+
+def count_names(element: Element, where: str) -> int | None:
+    """Length of a table, before any of it is read; None where only reading tells."""
+    if is_array(element):
+        return int(element.shape[0]) if len(element.shape) == 1 else None
+    if encoding(element)[0] != "dataframe":
+        return None
+    names = element[_key_of_names(element, where)]
+    if not is_array(names):
+        return None
+    check_names(names, where)
+    return int(names.shape[0])
+
+
+def _require_table(element: Element, where: str) -> None:
+    kind, _ = encoding(element)
+    if kind is None and not hasattr(element, "keys"):
+        raise InputError(f"{where} is a named type, expected a table; the file is damaged, write it again.")
+    if kind in (None, "", "dict"):
+        raise InputError(f"{where} is {kind or 'a group'}, expected a table; write the file again with anndata >= 0.8.")
+    check_encoding(element, where, ("dataframe",))
+
+
+def _key_of_names(element: Element, where: str) -> str:
+    key = dict(element.attrs).get("_index")
+    if not isinstance(key, str) or key not in element:
+        raise InputError(f"{where} does not say which of its parts are the names; the file is damaged, write it again.")
+    return key
+
+
+def _order(element: Element, where: str) -> list[str]:
+    order = dict(element.attrs).get("column-order", ())
+    columns = (
+        [order] if isinstance(order, str) else [str(_decoded(name)) for name in np.asarray(order).ravel().tolist()]
+    )
+    repeated = {name for name in columns if columns.count(name) > 1} if len(columns) < 10_000 else set()
+    if repeated:
+        raise InputError(f"{where} names the column {min(repeated)!r} twice; the file is damaged, write it again.")
+    return columns
+
+
+def _read_names(element: Element, key: str, where: str) -> Any:  # Any: what anndata returns
+    place = f"{where}/{key}"
+    for array, name in _arrays(element[key], place):
+        check_array(array, name)
+        check_names(array, name)
+        if not name.endswith("/mask"):
+            refuse_gaps(array, name)
+    with blamed(place, "the names"):
+        return _read(element[key], place)
+
+
+def _arrays(element: Element, place: str) -> Iterator[tuple[Element, str]]:
+    if is_array(element):
+        yield element, place
+    elif hasattr(element, "keys"):
+        for key in element:
+            yield from _arrays(element[key], f"{place}/{key}")
+    else:
+        raise InputError(f"{place} is a named type, expected an array; the file is damaged, write it again.")
+
+
+def _has_gaps(element: Element, place: str, n_rows: int) -> bool:
+    """Check the arrays of one column before it is read, and tell whether chunks are missing that seem to be meant so."""
+    found = False
+    for array, name in _arrays(element, place):
+        check_array(array, name)
+        is_name = name.endswith("/categories")
+        if not is_name and array.shape != (n_rows,) and array.shape != ():
+            raise InputError(
+                f"{name} has shape {tuple(array.shape)} for {n_rows:,} names; the file is damaged, write it again."
+            )
+        if is_name:
+            check_names(array, name)
+            found |= refuse_column_gaps(array, name) if array.shape == (1,) else _whole(array, name)
+            continue
+        categories = element["categories"] if name.endswith("/codes") and "categories" in element else None
+        known = categories if is_array(categories) else None
+        found |= refuse_column_gaps(array, name, None if known is None else int(known.shape[0]))
+    return found
+
+
+def _whole(array: Element, place: str) -> bool:
+    refuse_gaps(array, place)
+    return False
+
+
+def _read(element: Element, place: str) -> Any:  # Any: what anndata returns
+    from anndata.io import read_elem
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a file is of an older version
+            return read_elem(element)
+    except Exception as error:
+        if type(error).__name__ == "IORegistryError" or type(error.__cause__).__name__ == "IORegistryError":
+            raise unknown_encoding(element, place) from error
+        raise
+
+
+def _named(frame: Any) -> pd.DataFrame:  # Any: what anndata returns
+    named: pd.DataFrame = frame
+    named.index = named.index.astype(str)
+    return named
+
+
+def _decoded(value: Any) -> Any:  # Any: of a record
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _read_records(element: Element, where: str, uns: Element | None) -> pd.DataFrame:
+    """Read a table as anndata before 0.7 wrote it: records, the first field the names; categories are numbers, named in uns."""
+    import pandas as pd
+
+    if element.dtype.names is None or len(element.shape) != 1:
+        raise InputError(
+            f"{where} is an array of {element.dtype}, expected a table; write the file again with anndata >= 0.8."
+        )
+    check_array(element, where)
+    refuse_gaps(element, where)
+    with blamed(where, "the table"):
+        records = element[...]
+        columns = {name: [_decoded(value) for value in records[name].tolist()] for name in records.dtype.names}
+    key, *others = columns
+    frame = pd.DataFrame({name: columns[name] for name in others}, index=pd.Index(columns[key], dtype=object))
+    for name in others:
+        categories = None if uns is None else uns.get(f"{name}_categories")
+        if categories is not None and is_array(categories) and frame[name].dtype.kind in "iu":
+            named = [_decoded(value) for value in np.atleast_1d(categories[...]).tolist()]
+            frame[name] = pd.Categorical.from_codes(frame[name].to_numpy(), categories=pd.Index(named))
+    logger.info("%s was written by anndata before 0.7; it is read, and better written again", where)
+    return _named(frame)
