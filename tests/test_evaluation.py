@@ -242,3 +242,55 @@ def with_nan() -> ad.AnnData:
 def test_bad_input_gets_one_clear_message(data: ad.AnnData, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         evaluate(data, **options)
+
+
+class TestCellsWithoutALabel:
+    @pytest.mark.parametrize("text", ["nan", "NaN", "NA", "N/A", "None", "<NA>", "null", " nan ", ""])
+    @pytest.mark.parametrize("kind", [object, "category", "string"])
+    def test_the_text_of_a_missing_value_is_no_label(self, text: str, kind: Any) -> None:
+        adata = result()
+        labels = adata.obs["cell_type"].astype(object)
+        labels.iloc[:50] = text
+        adata.obs["cell_type"] = labels.astype(kind)
+        found = evaluate(adata, "cell_type")
+        assert (found["ari"], found["n_unlabelled"], found["n_labels"]) == (1.0, 50, 2)
+        said = [f"50 cells have the text {text.strip()!r} in 'cell_type'; they count as unlabelled."]
+        assert found.get("warnings", []) == (said if text else [])
+        mixed = evaluate(adata, "cell_type", batch_key="donor")
+        assert mixed["n_sampled_labelled"] == 550
+        assert mixed["warnings"] == (said if text else [])
+
+    @pytest.mark.parametrize("text", ["Unassigned", "unknown", "Unlabelled", "undefined", "Doublets", "unknown_3"])
+    def test_a_label_that_reads_like_none_is_named_and_left_out_on_request(self, text: str) -> None:
+        adata = result()
+        labels = adata.obs["cell_type"].astype(object)
+        labels.iloc[:50] = text
+        adata.obs["cell_type"] = pd.Categorical(labels)
+        found = evaluate(adata, "cell_type")
+        assert (found["n_unlabelled"], found["n_labels"]) == (0, 3)
+        [warning] = found["warnings"]
+        assert warning.startswith(f"50 cells have the label {text!r} in 'cell_type', which is scored as a type;")
+        assert f"--unlabelled {text} " in warning
+        for names in (text, [text], f" {text} ,{text}"):
+            left = evaluate(adata, "cell_type", unlabelled=names)
+            assert left["n_unlabelled"] >= 50
+            assert left["ari"] == 1.0
+            assert "warnings" not in left
+        assert list(adata.obs["cell_type"][:2]) == [text] * 2  # what was given stays
+
+    def test_a_name_that_no_cell_has_is_refused(self) -> None:
+        with pytest.raises(
+            InputError, match=r"no cell has the label 'unknwon' in 'cell_type' \(unlabelled\); labels are"
+        ):
+            evaluate(result(), "cell_type", unlabelled="unknwon")
+        with pytest.raises(InputError, match="no label column"):
+            evaluate(result(), batch_key="donor", unlabelled="unknown")
+
+    def test_numbers_and_missing_values_are_labels_as_before(self) -> None:
+        adata = result()
+        codes = pd.Categorical(adata.obs["cell_type"]).codes.astype(float)
+        codes[:40] = np.nan
+        adata.obs["number"] = codes
+        found = evaluate(adata, "number")
+        assert (found["ari"], found["n_unlabelled"]) == (1.0, 40)
+        assert "warnings" not in found

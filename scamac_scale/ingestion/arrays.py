@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.raw import blamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +70,8 @@ def part_of(group: Element, key: str, where: str) -> Element:
         raise InputError(f"{where} is {_what(group)} where a group is expected; the file is damaged, write it again.")
     if key not in group:
         raise InputError(f"{where} has no part {key!r}; the file is damaged, write it again.")
-    element = group[key]
+    with blamed(f"{where}/{key}", "it"):  # a link may lead to nothing, or round and round
+        element = group[key]
     if not is_array(element):
         raise InputError(
             f"{where}/{key} is {_what(element)} where an array is expected; the file is damaged, write it again."
@@ -233,7 +235,7 @@ KNOWN_ENCODINGS: dict[str, frozenset[str]] = {
 
 def encoding(element: Element) -> tuple[str | None, str | None]:
     """Type and version that the writer has noted of an element."""
-    found = dict(element.attrs)
+    found = dict(getattr(element, "attrs", {}))
     return tuple(_text(found.get(key)) for key in ("encoding-type", "encoding-version"))  # type: ignore[return-value]  # two of them
 
 

@@ -35,6 +35,10 @@ LOOKED_AT = 4
 """Chunks of the same genes that are read to tell."""
 MOST_GENE_CHUNKS = 64
 """Of a dense matrix with gaps, that are looked at."""
+MOST_COLUMNS = 200
+"""Arrays of a table, of which the first chunk is read to tell whether its writer leaves out chunks of fill values."""
+MOST_FILL_VALUES = 2**24
+"""Of such a chunk."""
 _ABSENT = np.iinfo(np.uint64).max
 """Place of a chunk that a shard does not hold."""
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
@@ -176,13 +180,31 @@ def _within_shards(array: Array, folder: Path, lost: NDArray[np.bool_]) -> NDArr
 
 
 def _may_leave_out(array: Array, root: Path) -> bool:
-    """Whether the writer may have left out chunks of fill values; anndata notes an absent ``raw`` as one such value, which tells."""
+    """Whether the writer may have left out chunks of fill values: not if it has written one, as of a column that is False everywhere."""
+    import zarr
+
     if getattr(array, "fill_value", None) is None:
         return False
-    for metadata in (root / "raw" / "zarr.json", root / "raw" / ".zattrs"):
-        if metadata.is_file() and '"null"' in metadata.read_text(errors="replace"):
-            return not ((root / "raw" / "c").is_file() or (root / "raw" / "0").is_file())
+    whole: Any = zarr.open_group(str(root), mode="r")
+    for part in ("obs", "var"):
+        members = whole[part].members(max_depth=None) if isinstance(whole.get(part), zarr.Group) else ()
+        for _, other in itertools.islice(members, MOST_COLUMNS):
+            if isinstance(other, zarr.Array) and other.ndim == 1 and _begins_with_written_fill(other, root):
+                return False
     return True
+
+
+def _begins_with_written_fill(array: Array, root: Path) -> bool:
+    size = array.metadata.chunk_grid.chunk_shape[0]
+    if (
+        not array.shape[0]
+        or getattr(array, "shards", None)
+        or size > MOST_FILL_VALUES
+        or array.dtype.kind not in "biuf"
+    ):
+        return False
+    first = root / array.path / array.metadata.encode_chunk_key((0,))
+    return first.is_file() and bool(_equals_fill(np.asarray(array[:size]), array).all())
 
 
 # ------------------------------------------------------------------ what is to be thought of it

@@ -108,18 +108,17 @@ def count_names(element: Element, where: str) -> int | None:
     """Length of a table, before any of it is read; None where only reading tells."""
     if is_array(element):
         return int(element.shape[0]) if len(element.shape) == 1 else None
-    if encoding(element)[0] != "dataframe":
+    _require_table(element, where)
+    key = _key_of_names(element, where)
+    if not is_array(element[key]):
         return None
-    names = element[_key_of_names(element, where)]
-    if not is_array(names):
-        return None
-    check_names(names, where)
-    return int(names.shape[0])
+    check_names(element[key], f"{where}/{key}")
+    return int(element[key].shape[0])
 
 
 def _require_table(element: Element, where: str) -> None:
     kind, _ = encoding(element)
-    if kind is None and not hasattr(element, "keys"):
+    if not hasattr(element, "keys"):
         raise InputError(f"{where} is a named type, expected a table; the file is damaged, write it again.")
     if kind in (None, "", "dict"):
         raise InputError(f"{where} is {kind or 'a group'}, expected a table; write the file again with anndata >= 0.8.")
@@ -146,6 +145,8 @@ def _order(element: Element, where: str) -> list[str]:
 
 def _read_names(element: Element, key: str, where: str) -> Any:  # Any: what anndata returns
     place = f"{where}/{key}"
+    if not is_array(element[key]) and encoding(element[key])[0] in (None, "", "dict"):
+        raise InputError(f"{place} is a group where an array is expected; the file is damaged, write it again.")
     for array, name in _arrays(element[key], place):
         check_array(array, name)
         check_names(array, name)

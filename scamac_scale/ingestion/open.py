@@ -15,7 +15,7 @@ import numpy as np
 
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion.arrays import check_array, check_encoding, is_array, part_of
+from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import open_file
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
@@ -200,7 +200,7 @@ def _uns(group: Group) -> Any:  # Any: a group, where there is one
 
 
 def _is_there(group: Group, key: str) -> bool:
-    return key in group and dict(getattr(group[key], "attrs", {})).get("encoding-type") != "null"
+    return key in group and encoding(group[key])[0] != "null"
 
 
 def _layer(layers: Any, key: str, var: Callable[[], Any]) -> _Place:

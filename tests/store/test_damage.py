@@ -282,3 +282,18 @@ def test_a_forked_process_is_refused_with_the_reason(written: Written) -> None:
         said = in_a_fork(lambda: reader.read(np.arange(3)))
     assert "forked off" in said
     assert "no worker processes" in said
+
+
+def test_what_leads_out_of_a_store_is_refused_unopened(tmp_path: Path) -> None:
+    """A pipe in place of a file would be waited for; a link gives the bytes of another file."""
+    import os
+
+    from scamac_scale.store.record import is_store
+
+    path = tmp_path / "s.zarr"
+    (path / "X" / "data").mkdir(parents=True)
+    os.mkfifo(path / "zarr.json")
+    os.mkfifo(path / "X" / "data" / "zarr.json")
+    assert not is_store(path)
+    with pytest.raises(StoreError, match=r"s\.zarr/.*zarr\.json is a named pipe \(FIFO\), which is not followed"):
+        StoreReader(path)

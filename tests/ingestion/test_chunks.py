@@ -1,0 +1,272 @@
+"""Chunks that are not there: what was lost is refused, what zarr leaves out on purpose is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from anndata.io import write_elem
+from scipy import sparse
+
+from scamac_scale.errors import InputError
+from scamac_scale.ingestion.open import open_obsm, open_raw, read_obs
+from tests.support.formats import write_zarr
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N, G = 60, 40
+
+
+def cells(**columns: Any) -> ad.AnnData:
+    """Sixty cells in three types, in order of type."""
+    random = np.random.default_rng(5)
+    obs = pd.DataFrame({"kind": pd.Categorical(np.repeat(["A", "B", "C"], 20)), **columns})
+    obs.index = [f"cell{i}" for i in range(N)]
+    values = random.poisson(2, size=(N, G)).astype(np.float32)
+    adata = ad.AnnData(sparse.csr_matrix(values), obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(G)]))
+    adata.raw = adata.copy()
+    adata.layers["twice"] = adata.X * 2
+    adata.layers["dense"] = values
+    adata.obsm["Z"] = random.normal(size=(N, 3))
+    return adata
+
+
+def rewrite(path: Path, name: str, value: Any, **options: Any) -> None:
+    """Write one part anew, in chunks; and forget what was consolidated."""
+    group = zarr.open_group(path, mode="a", use_consolidated=False)
+    if name in group:
+        del group[name]
+    write_elem(group, name, value, dataset_kwargs={"shards": None} | options)
+    forget(path)
+
+
+def forget(path: Path) -> None:
+    """Take out what the root says of its parts, which is not what is written there any more."""
+    about = json.loads((path / "zarr.json").read_text())
+    about.pop("consolidated_metadata", None)
+    (path / "zarr.json").write_text(json.dumps(about))
+
+
+def lose(path: Path, name: str, *chunk: int) -> Path:
+    array: Any = zarr.open_group(path, mode="r")[name]
+    file = path / name / array.metadata.encode_chunk_key(chunk or (0,) * len(array.shape))
+    file.unlink()
+    return file
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("zarr")
+    text = pd.array([f"t{i}" for i in range(N)], dtype="string")
+    adata = cells(depth=np.arange(1.0, N + 1), count=pd.array(range(1, N + 1), dtype="Int64"), text=text)
+    with ad.settings.override(allow_write_nullable_strings=True):
+        return {form: write_zarr(adata, folder / f"{form}.zarr", form) for form in (2, 3)}
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "matrix"),
+    [
+        *((f"X/{part}", "X") for part in ("data", "indices", "indptr")),
+        ("raw/X/data", "raw"),
+        ("raw/var/_index", "raw"),
+        ("layers/twice/indices", "twice"),
+        ("layers/dense", "dense"),
+        ("var/_index", "X"),
+        ("obs/_index", "X"),
+        ("obs/kind/codes", "X"),
+        ("obs/kind/categories", "X"),
+        ("obs/text/values", "X"),
+    ],
+)
+def test_a_lost_file_of_any_array_is_named(
+    written: dict[int, Path], form: int, name: str, matrix: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(written[form], tmp_path / "a.zarr")
+    file = lose(path, name)
+    with pytest.raises(InputError, match=r"1 of 1 chunks of .* is missing, such as ") as raised:
+        open_raw(path, matrix)
+    assert str(file) in str(raised.value)
+    assert name.replace("/", "") in str(raised.value).replace(": ", "").replace("/", "").replace("layers", "") or (
+        name.split("/")[-1] in str(raised.value)
+    )
+    assert "copy the folder again" in str(raised.value)
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize("options", [{"chunks": (100,)}, {"chunks": (50,), "shards": (500,)}])
+def test_one_file_of_many_is_found(options: dict[str, Any], consolidated: bool, tmp_path: Path) -> None:
+    adata = cells()
+    path = write_zarr(adata, tmp_path / "a.zarr")
+    rewrite(path, "X", adata.X, **options)
+    if consolidated:
+        with warnings.catch_warnings(action="ignore"):
+            zarr.consolidate_metadata(str(path))
+    file = lose(path, "X/data", 2)
+    with pytest.raises(InputError, match=r"X/data (is|are) missing") as raised:
+        open_raw(path)
+    assert str(file) in str(raised.value)
+
+
+def test_a_chunk_that_a_shard_lacks_is_found(tmp_path: Path) -> None:
+    path = write_zarr(cells(), tmp_path / "a.zarr")
+    rewrite(path, "X", cells().X, chunks=(50,), shards=(500,))
+    array: Any = zarr.open_group(path, mode="r+")["X/data"]
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        array[100:150] = 0
+    with pytest.raises(InputError, match=r"1 of \d+ chunks of .*X/data is missing, such as chunk 2, within its shard"):
+        open_raw(path)
+
+
+def test_what_anndata_leaves_out_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One type, nothing but False, zeros, empty texts: zarr writes no file for any of these."""
+    columns = {
+        "one": pd.Categorical(["a"] * N),
+        "flag": np.zeros(N, bool),
+        "zero": np.zeros(N),
+        "int": pd.array([0] * N, dtype="Int64"),
+        "bool": pd.array([False] * N, dtype="boolean"),
+        "blank": pd.Categorical([""] * N),
+        "number": pd.Categorical([0] * N),
+    }
+    adata = cells(**columns)
+    path = write_zarr(adata, tmp_path / "a.zarr")
+    assert not (path / "obs/flag/c").exists()
+    with open_raw(path) as raw:
+        pd.testing.assert_frame_equal(raw.obs, adata.obs, check_names=False)
+    assert "files of 7 columns are not there (one, flag, zero, int, bool, ...)" in caplog.text
+
+
+def test_a_matrix_without_values_has_no_files(tmp_path: Path) -> None:
+    adata = cells()
+    adata.X = sparse.csr_matrix((N, G), dtype=np.float32)
+    with open_raw(write_zarr(adata, tmp_path / "a.zarr")) as raw:
+        assert raw.read_block(0, N).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "lost", "is_meant"),
+    [
+        (np.repeat([0, 1, 2], 20), 0, True),  # in order: cells of the first type on both sides, or the end
+        (np.repeat([0, 1, 2], 20), 2, False),
+        (np.repeat([1, 0, 2], 20), 3, False),  # the values beside it are of the first type on one side only
+        (np.tile([0, 1, 2], 20), 2, False),
+    ],
+)
+def test_codes_in_order_tell_from_codes_that_were_lost(
+    values: np.ndarray[Any, Any], lost: int, is_meant: bool, tmp_path: Path
+) -> None:
+    adata = cells(kind=pd.Categorical.from_codes(values, ["A", "B", "C"]))
+    path = write_zarr(adata, tmp_path / "a.zarr")
+    rewrite(path, "obs/kind/codes", values.astype(np.int8), chunks=(7 if is_meant else 12,))
+    if not is_meant or (path / f"obs/kind/codes/c/{lost}").exists():
+        lose(path, "obs/kind/codes", lost)
+    if is_meant:
+        assert list(read_obs(path)["kind"]) == list(adata.obs["kind"])
+        return
+    with pytest.raises(
+        InputError, match=r"chunks of .*obs/kind/codes (is|are) missing.*If such values are meant there"
+    ):
+        read_obs(path)
+
+
+def test_the_line_that_is_offered_writes_them(tmp_path: Path) -> None:
+    adata = cells()
+    adata.obs["kind"] = pd.Categorical(["A"] * N, categories=["A", "B"])  # nobody is B
+    path = write_zarr(adata, tmp_path / "a.zarr")
+    with pytest.raises(InputError, match=r"python -c '.*'$") as raised:
+        read_obs(path)
+    code = str(raised.value).partition("python -c '")[2].removesuffix("'")
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        exec(code, {})
+    assert list(read_obs(path)["kind"]) == ["A"] * N
+
+
+def test_a_number_column_of_which_some_is_lost_is_refused(tmp_path: Path) -> None:
+    path = write_zarr(cells(depth=np.arange(1.0, N + 1)), tmp_path / "a.zarr")
+    rewrite(path, "obs/depth", np.arange(1.0, N + 1), chunks=(10,))
+    lose(path, "obs/depth", 3)
+    with pytest.raises(InputError, match=r"1 of 6 chunks of .*obs/depth is missing"):
+        read_obs(path)
+
+
+def test_a_writer_that_writes_zeros_too_left_nothing_out(tmp_path: Path) -> None:
+    adata = cells(flag=np.zeros(N, bool), other=np.zeros(N))
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        path = write_zarr(adata, tmp_path / "a.zarr")
+    assert (path / "obs/flag/c/0").exists()
+    assert not read_obs(path)["flag"].any()
+    lose(path, "obs/flag")
+    with pytest.raises(InputError, match=r"1 of 1 chunks of .*obs/flag is missing"):
+        read_obs(path)
+
+
+class TestDense:
+    @pytest.fixture
+    def rare(self, tmp_path: Path) -> Path:
+        """Genes 20 to 40 are found in two cells."""
+        values = cells().layers["dense"].copy()
+        values[:, 20:] = 0
+        values[[3, 50], 25] = 1
+        path = write_zarr(cells(), tmp_path / "a.zarr")
+        rewrite(path, "X", values, chunks=(10, 20))
+        return path
+
+    def test_genes_that_are_hardly_found_have_no_file(self, rare: Path, caplog: pytest.LogCaptureFixture) -> None:
+        assert not (rare / "X/c/1/1").exists()
+        with open_raw(rare) as raw:
+            assert raw.read_block(0, N)[:, 20:].nnz == 2
+        assert "X: files of chunks are not there; they fit genes that are hardly found" in caplog.text
+
+    def test_genes_that_others_have_were_lost(self, rare: Path) -> None:
+        lose(rare, "X", 2, 0)
+        with pytest.raises(InputError, match=r"5 of 12 chunks of .*X are missing.*If such values are meant there"):
+            open_raw(rare)
+
+    def test_cells_without_any_value_were_lost(self, tmp_path: Path) -> None:
+        path = write_zarr(cells(), tmp_path / "a.zarr")
+        rewrite(path, "X", cells().layers["dense"], chunks=(10, G))
+        lose(path, "X", 3, 0)
+        with pytest.raises(InputError, match=r"1 of 6 chunks of .*X is missing"):
+            open_raw(path)
+
+    def test_coordinates_were_lost(self, tmp_path: Path) -> None:
+        path = write_zarr(cells(), tmp_path / "a.zarr")
+        lose(path, "obsm/Z")
+        with pytest.raises(InputError, match=r"1 of 1 chunks of .*obsm"):
+            open_obsm(path, "Z")
+
+
+@pytest.mark.parametrize("name", ["X/data", "X/indptr", "obs/_index", "obs/kind/codes", "obs/depth", "var/_index"])
+@pytest.mark.parametrize("chunks", [None, (7,)])
+def test_an_hdf5_array_that_was_never_written_is_refused(name: str, chunks: tuple[int] | None, tmp_path: Path) -> None:
+    cells(depth=np.arange(1.0, N + 1)).write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        old = file[name]
+        shape, dtype, noted = old.shape, old.dtype, dict(old.attrs)
+        del file[name]
+        new = file.create_dataset(name, shape, dtype, chunks=chunks)
+        new.attrs.update(noted)
+    with pytest.raises(InputError, match=rf"chunks? of .*{name} (is|are) missing: .*write the file again"):
+        open_raw(tmp_path / "a.h5ad")
+
+
+def test_an_array_that_promises_more_chunks_than_there_are_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_zarr(cells(), tmp_path / "a.zarr")
+    for part in ("data", "indices"):
+        about = json.loads((path / f"X/{part}/zarr.json").read_text())
+        about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"] = [2**45], [2**15]
+        (path / f"X/{part}/zarr.json").write_text(json.dumps(about))
+    forget(path)
+    with pytest.raises(InputError, match=r"X/(data|indices|indptr)|is not|promises") as raised:
+        open_raw(path)
+    assert "missing" in str(raised.value) or "chunks" in str(raised.value)
