@@ -16,7 +16,7 @@ class IngestConfig:
     """What the values are: counts, linear (RPKM, TPM), log (already logged), or auto (detected while all cells are
     read)."""
     matrix: str = "X"
-    """Where the values lie: X, raw, or the name of a layer."""
+    """Where the values lie: X, raw, or the name of a layer; of a 10x file X, or one of its genomes."""
     n_genes: int = 2000
     """Number of highly variable genes to keep; all genes that pass the filter where there are fewer."""
     min_cell_fraction: float = 0.05

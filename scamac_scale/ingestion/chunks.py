@@ -128,7 +128,9 @@ def _zarr_gaps(array: Array) -> Gaps | None:
         return Gaps(n_chunks, n_chunks - len(files), str(folder / first))
     is_lost = np.fromiter((key not in files for key in _keys(array, counts)), dtype=bool, count=n_chunks)
     lost, size = is_lost.reshape(counts), tuple(grid)
-    example = next((key for key, gone in zip(_keys(array, counts), is_lost, strict=True) if gone), "")
+    example = ""
+    if is_lost.any():
+        example = next(itertools.islice(_keys(array, counts), int(np.argmax(is_lost)), None))
     if getattr(array, "shards", None):
         lost, size = _within_shards(array, folder, lost), tuple(array.chunks)
         if lost.any() and not example:
@@ -149,6 +151,8 @@ def _files(folder: Path) -> Iterator[str]:
     waiting = [("", str(folder))]
     while waiting:
         prefix, place = waiting.pop()
+        if not os.path.isdir(place):
+            continue  # consolidated metadata name an array whose folder is lost
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.is_dir():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+ROOT_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""One of them lies in every zarr."""
+
 Group = Any
 """An h5py or zarr group: looked up by name, with ``attrs``."""
 
@@ -112,7 +115,8 @@ def _refuse_links(file: Group, name: str) -> None:
 def _open_zarr(path: Path) -> Group:
     import zarr
 
-    refuse_foreign(path)
+    if any(os.path.lexists(path / name) for name in ROOT_FILES):  # else there is no zarr, and the folder may be any
+        refuse_foreign(path)
     try:
         group = zarr.open_group(str(path), mode="r")
     except Exception as error:  # zarr raises whatever its metadata lead to

@@ -102,6 +102,13 @@ def test_a_lost_file_of_any_array_is_named(
     assert "copy the folder again" in str(raised.value)
 
 
+def test_a_folder_that_is_lost_is_named(written: dict[int, Path], tmp_path: Path) -> None:
+    path = shutil.copytree(written[3], tmp_path / "a.zarr")
+    shutil.rmtree(path / "var")  # what is consolidated still names it
+    with pytest.raises(InputError, match=r"1 of 1 chunks of .*var/_index is missing"):
+        open_raw(path)
+
+
 @pytest.mark.parametrize("consolidated", [True, False])
 @pytest.mark.parametrize("options", [{"chunks": (100,)}, {"chunks": (50,), "shards": (500,)}])
 def test_one_file_of_many_is_found(options: dict[str, Any], consolidated: bool, tmp_path: Path) -> None:

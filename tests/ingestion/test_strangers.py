@@ -112,6 +112,7 @@ def test_a_folder_of_other_files_gets_a_hint(files: list[str], said: str, tmp_pa
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "log").symlink_to("/nowhere")  # of any folder nothing is asked
     with pytest.raises(InputError, match=said):
         open_raw(tmp_path)
 
