@@ -9,7 +9,7 @@ BIN := .venv/bin
 PARALLEL := -n logical --dist loadfile
 READY := .venv/.ready
 
-.PHONY: demo test slow lint coverage clean
+.PHONY: demo test slow fuzz lint coverage clean
 
 demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
@@ -19,6 +19,12 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu"
+
+# damaged and crafted files: make fuzz MUTANTS=2000 SEED=7
+MUTANTS ?= 200
+SEED ?= 0
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check .

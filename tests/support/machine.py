@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -22,7 +23,6 @@ from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 TIMEOUT_S = 120
 CONFIG = replace(QUICK, train=replace(QUICK.train, batch_cells=128, rounds=1, checkpoint_every_steps=2))
@@ -117,3 +117,14 @@ def ended(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], str]:
     last_s = time.monotonic() + TIMEOUT_S
     texts = [process.communicate(timeout=max(1.0, last_s - time.monotonic()))[0] for process in processes]
     return [process.returncode for process in processes], "\n".join(texts)
+
+
+def forget_peak() -> None:
+    """Let the peak memory of this process begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Most memory that this process held since `forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024

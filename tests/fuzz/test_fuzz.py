@@ -1,0 +1,40 @@
+"""A few of the mutants that ``make fuzz`` makes by the thousand: each is refused in a sentence, or gives the right result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fuzz.__main__ import mutants
+from tests.fuzz.pool import judge_all
+from tests.fuzz.subjects import CELLS, FOLDERS, INPUTS, build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fuzz.judge import Verdict
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("subjects")
+    build(folder)
+    return folder
+
+
+def wrong_ones(subjects: Path, work: Path, seed: int, count: int, n_workers: int | None) -> list[Verdict]:
+    found: list[Verdict] = []
+    wanted = [mutant for group in ((*INPUTS, *CELLS), FOLDERS) for mutant in mutants(group, seed, count)]
+    judge_all(subjects, work, wanted, found.append, n_workers)
+    assert len(found) == 2 * count
+    return [verdict for verdict in found if verdict.problem]
+
+
+def test_two_hundred_mutants_are_refused_or_right(subjects: Path, tmp_path: Path) -> None:
+    assert not wrong_ones(subjects, tmp_path, seed=1, count=100, n_workers=1)  # the other core has tests of its own
+
+
+@pytest.mark.slow
+def test_a_thousand_mutants_are_refused_or_right(subjects: Path, tmp_path: Path) -> None:
+    assert not wrong_ones(subjects, tmp_path, seed=10_000, count=500, n_workers=None)
