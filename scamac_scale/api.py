@@ -281,7 +281,7 @@ class ScAMAC:
             fitted = fit(source, source.gene_space, self.config, folder, world, signals)
             fitted.to("cpu")
             if folder is not None:
-                from_first(lambda: save_model(fitted, folder.model_path), world)
+                from_first(lambda: str(save_model(fitted, folder.model_path)), world)
                 from_first(lambda: folder.finish(fitted.provenance), world)  # no rank leaves before all is written
         return fitted
 
@@ -383,7 +383,7 @@ class ScAMAC:
         check_ranks(out, place.world)
         with self._joined(place) as world:
             if out is not None:
-                from_first(lambda: None if resume and out.exists() else check_target(out), world)
+                from_first(lambda: None if resume and out.exists() else str(check_target(out)), world)
             with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
                 return predict(fitted, source, out, options, world=world, resume=resume)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -89,6 +89,34 @@ class LostRankError(ScamacError, ConnectionError):
     """Another process of the job does not answer, or has failed; the exit code is then that of its failure."""
 
     exit_code = 75
+
+
+_BY_NAME: dict[str, type[ScamacError]] = {
+    each.__name__: each
+    for each in (
+        *(ScamacError, ConfigError, InputError, ShapeError, StoreError, PlanError, MissingExtraError, OutputError),
+        *(ResumeError, LockedError, NumericalError, MemoryLimitError, StoppedError, LostRankError),
+    )
+}
+_EXIT_CODES = range(1, 256)
+
+
+def error_to_plain(error: ScamacError) -> dict[str, Any]:
+    """Give what `error_from_plain` makes the same error of, in another process: its kind by name, message, exit code, errno."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _BY_NAME)
+    number = error.errno if isinstance(error, OSError) else None
+    return {"kind": name, "message": str(error), "exit_code": error.exit_code, "errno": number}
+
+
+def error_from_plain(plain: dict[str, Any]) -> ScamacError:
+    """Make the error that `error_to_plain` gave; one of this module, whatever stands there."""
+    error = _BY_NAME.get(str(plain.get("kind")), ScamacError)(str(plain.get("message")))
+    code, number = plain.get("exit_code"), plain.get("errno")
+    if isinstance(code, int) and code in _EXIT_CODES:
+        error.exit_code = code
+    if isinstance(error, OSError) and isinstance(number, int):
+        error.errno = number
+    return error
 
 
 def choose(options: Mapping[str, Entry], name: str, where: str) -> Entry:

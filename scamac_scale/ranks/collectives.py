@@ -1,7 +1,8 @@
 """The only home of collectives: what ranks tell one another. With one rank nothing is sent.
 
 Sums over cells are added by one fixed binary tree, on every rank, so that all ranks hold the same bits. How ranks come together,
-how long they wait, and what happens when one is lost is `connections`'.
+how long they wait, and what happens when one is lost is `connections`'. What is no tensor is sent as `plain` data: nothing that comes
+from another rank is unpickled.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scamac_scale.errors import ScamacError
+from scamac_scale.errors import LostRankError, ScamacError, error_from_plain, error_to_plain
 from scamac_scale.ranks.connections import group, talking
+from scamac_scale.ranks.plain import MAX_BYTES, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,20 +70,46 @@ def broadcast(tensor: Tensor, owner: int, world: World) -> Tensor:
 
 
 def gather_objects(value: Result, world: World) -> list[Result]:
-    """Collect a plain value of every rank, in the order of the ranks; they trust one another: it is pickled."""
+    """Collect a value of every rank, in the order of the ranks.
+
+    Parameters
+    ----------
+    value
+        As of `plain.pack`: numbers, text, tensors, arrays, and what nests them.
+    world
+        As of `gather`.
+
+    Returns
+    -------
+    list
+        Of all ranks; tensors on the CPU. With one rank, `value` itself.
+    """
     if world.size == 1:
         return [value]
-    from torch import distributed
+    sent = pack(value)
+    sizes = [_checked(int(size)) for size in gather(torch.tensor([len(sent)]), world)]
+    found = gather(F.pad(sent, (0, max(sizes) - len(sent))), world)
+    return [_read(packed[:size], rank) for rank, (packed, size) in enumerate(zip(found, sizes, strict=True))]
 
-    found: list[Any] = [None] * world.size
-    with talking(world):
-        distributed.all_gather_object(found, value, group=group(world))
-    return found
+
+def _checked(n_bytes: int) -> int:
+    if not 0 <= n_bytes <= MAX_BYTES:
+        raise LostRankError(
+            f"another rank announces {n_bytes} bytes, at most {MAX_BYTES} are taken; run again with --resume."
+        )
+    return n_bytes
+
+
+def _read(packed: Tensor, rank: int) -> Any:
+    try:
+        return unpack(packed)
+    except ValueError as error:
+        raise LostRankError(f"rank {rank}: {error}; run again with --resume.") from error
 
 
 def barrier(world: World) -> None:
     """Wait until all ranks have come here."""
-    gather_objects(None, world)
+    agree([0], world)
 
 
 def from_first(make: Callable[[], Result], world: World) -> Result:
@@ -90,31 +118,36 @@ def from_first(make: Callable[[], Result], world: World) -> Result:
     Parameters
     ----------
     make
-        Called on rank 0 only; what it returns can be pickled.
+        Called on rank 0 only; what it returns is as of `plain.pack`.
     world
         As of `gather`.
 
     Returns
     -------
     Result
-        The same on every rank.
+        The same on every rank; tensors on the CPU of others.
     """
     if world.size == 1:
         return make()
-    from torch import distributed
-
-    sent: list[Any] = [None, None]
-    if world.rank == 0:
-        try:
-            sent[0] = make()
-        except ScamacError as error:
-            sent[1] = error
-    with talking(world):
-        distributed.broadcast_object_list(sent, src=0, group=group(world.patient()))
-    if sent[1] is not None:
-        raise sent[1]
-    result: Result = sent[0]
-    return result
+    patient = world.patient()
+    if world.rank != 0:
+        packed = torch.empty(_checked(int(broadcast(torch.tensor([0]), 0, patient))), dtype=torch.uint8)
+        is_made, content = _read(broadcast(packed, 0, patient), 0)
+        if not is_made:
+            raise error_from_plain(content)
+        return content  # type: ignore[no-any-return]  # of the type that rank 0 made
+    made: Any = None
+    failure: ScamacError | None = None
+    try:
+        made = make()
+    except ScamacError as error:
+        failure = error
+    sent = pack((True, made) if failure is None else (False, error_to_plain(failure)))
+    broadcast(torch.tensor([len(sent)]), 0, patient)
+    broadcast(sent, 0, patient)
+    if failure is not None:
+        raise failure
+    return made  # type: ignore[no-any-return]  # of the type that was made
 
 
 def agree(flags: Sequence[int], world: World) -> list[int]:

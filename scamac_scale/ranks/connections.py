@@ -8,8 +8,6 @@ What is sent is `collectives`'.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -18,7 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from scamac_scale.errors import LostRankError, ScamacError, StoppedError
-from scamac_scale.ranks.signals import launcher_has_ended
+from scamac_scale.ranks import pairs
+from scamac_scale.ranks.rendezvous import MEET_S, Board, open_board, use_loopback
+from scamac_scale.ranks.secret import remove_note
+from scamac_scale.ranks.signals import check_launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
 
-CONNECT_S = 2.0
-"""Seconds of one try to connect to the rank, or the agent, that keeps the board."""
-MEET_S = 0.02
-"""Seconds between two looks at whether the others have come."""
 T = TypeVar("T")
 
+JOIN_TRIES = 3
+"""How often ranks connect to one another, before they give up: a stranger may have been faster somewhere."""
 ASK_S = 7.0
 """Seconds in which the store has to answer all that is asked of it then."""
 REPORT_S = 3.0
@@ -44,7 +43,7 @@ class _Links:
     brisk: Any = None  # Any: torch's groups and stores are not typed; None is the default group
     store: Any = None
     met: Place | None = None
-    board: Any = None  # what all ranks of that place read and write, until the process ends
+    board: Board | None = None  # what all ranks of that place read and write, until the process ends
     seconds = 0.0
 
 
@@ -74,16 +73,18 @@ def joined(place: Place, *, is_cuda: bool, timeout_s: float, setup_timeout_s: fl
     Raises
     ------
     LostRankError
-        If the others do not come.
+        If the others do not come, or strangers come in their place.
+    ConfigError
+        If ranks of several machines have no secret, or one that cannot be used.
     """
     world = place.world
     if world.size == 1:
         yield world
         return
-    from torch import distributed
-
     try:
         _join(place, is_cuda, timeout_s, setup_timeout_s)
+    except ScamacError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise LostRankError(
             f"rank {world.rank} of {world.size} cannot join the others at {place.address}:{place.port}: {_first_line(error)}; see "
@@ -95,9 +96,7 @@ def joined(place: Place, *, is_cuda: bool, timeout_s: float, setup_timeout_s: fl
         _say_goodbye(error, world)
         raise
     finally:
-        _LINKS.brisk = _LINKS.store = None
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        _leave()
 
 
 def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float) -> None:
@@ -107,41 +106,47 @@ def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float)
     world = place.world
     setup, brisk = timedelta(seconds=setup_timeout_s), timedelta(seconds=timeout_s)
     if _LINKS.met != place:  # a rank that joins again must not find the store of rank 0 just before that closes
-        _LINKS.met, _LINKS.board = place, _open_board(place, setup_timeout_s)
-    store = PrefixStore(meet(_LINKS.board, world, setup_timeout_s), _LINKS.board)
+        _LINKS.met, _LINKS.board = place, open_board(place, setup_timeout_s)
+    board = _LINKS.board
+    assert board is not None
+    if place.is_one_machine:
+        use_loopback()
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
-    distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
-    _LINKS.store = store
-    _LINKS.brisk = distributed.new_group(timeout=brisk, backend=backend)
-
-
-def _open_board(place: Place, timeout_s: float) -> Any:
-    """Connect to the board: rank 0 keeps it, or the agent of torchrun.
-
-    Whether somebody listens is found out here, for torch waits where no signal is heard, and writes stack traces. At first the name
-    may not even be known.
-    """
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, and not declared
-
-    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    keeps = place.world.rank == 0 and not is_kept
-    last_s = time.monotonic() + timeout_s
-    while not keeps:
+    failure: Exception | None = None
+    for _ in range(JOIN_TRIES):
+        name = meet(board.store, world, setup_timeout_s)
+        if world.rank == 0 and board.has_note:
+            remove_note(place.port)
+        store, failure = PrefixStore(name, board.store), None
         try:
-            socket.create_connection((place.address, place.port), CONNECT_S).close()
-            break
-        except OSError as error:
-            if time.monotonic() > last_s:
-                raise RuntimeError(f"nobody answered within {timeout_s:g} s ({error})") from error
-            _check_launcher()
-            time.sleep(10 * MEET_S)
-    timeout = timedelta(seconds=timeout_s)
-    return TCPStore(place.address, place.port, is_master=keeps, timeout=timeout, wait_for_workers=False)
+            distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
+            _LINKS.store, _LINKS.brisk = store, distributed.new_group(timeout=brisk, backend=backend)
+            pairs.verify({"patient": None, "brisk": _LINKS.brisk}, world, board.secret + name.encode(), brisk)
+        except (RuntimeError, LostRankError) as error:
+            failure = error
+            _leave()
+        if _all_have_joined(store, world, failure is None, timeout_s):
+            return
+        _leave()
+    raise failure or RuntimeError("other ranks could not connect to one another")
 
 
-def _check_launcher() -> None:
-    if launcher_has_ended():
-        raise RuntimeError("the launcher that started this rank has ended")
+def _leave() -> None:
+    """Close all connections but that to the board."""
+    from torch import distributed
+
+    _LINKS.brisk = _LINKS.store = None
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _all_have_joined(store: Any, world: World, has_joined: bool, timeout_s: float) -> bool:
+    """Tell the other ranks whether this one has joined, and hear whether they have."""
+    store.set(f"joined/{world.rank}", "yes" if has_joined else "no")
+    store.set_timeout(
+        timedelta(seconds=2 * timeout_s)
+    )  # a rank that waits in vain for an answer is one that tells late
+    return all(word == b"yes" for word in store.multi_get([f"joined/{rank}" for rank in range(world.size)]))
 
 
 def meet(board: Any, world: World, timeout_s: float) -> str:
@@ -186,8 +191,8 @@ def meet(board: Any, world: World, timeout_s: float) -> str:
         if time.monotonic() > last_s:
             named = ", ".join(map(str, sorted(missing)))
             raise RuntimeError(f"rank{'s' if len(missing) > 1 else ''} {named} did not come within {timeout_s:g} s")
-        _check_launcher()
-        time.sleep(MEET_S)
+        check_launcher()
+        time.sleep(MEET_S * max(1.0, world.size / 16))  # rank 0 answers all that ask
     board.set(f"{own}/all", "all")
     return own
 
@@ -273,9 +278,9 @@ def _blame(error: RuntimeError, world: World) -> LostRankError:
             "look at its end of the log, and run again with --resume."
         )
     left, heard = found
-    for rank, word in left.items():
-        ended = LostRankError(f"rank {world.rank} stops, since rank {rank} failed: {word['message']}")
-        ended.exit_code = word["code"]
+    for rank, (code, message) in left.items():
+        ended = LostRankError(f"rank {world.rank} stops, since rank {rank} failed: {message}")
+        ended.exit_code = code
         return ended
     lost = [rank for rank in range(world.size) if rank not in (world.rank, *heard)]
     named = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
@@ -285,7 +290,17 @@ def _blame(error: RuntimeError, world: World) -> LostRankError:
     )
 
 
-def _listen(store: Any, world: World, close: Callable[[], None]) -> tuple[dict[int, dict[str, Any]], set[int]]:
+def _last_word(content: bytes) -> tuple[int, str]:
+    """Exit code and message of a rank that has failed; those of a lost one where that cannot be read."""
+    try:
+        word = json.loads(content)
+        code, message = int(word["code"]), str(word["message"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return LostRankError.exit_code, "it did not say why"
+    return code if 0 < code < 256 else LostRankError.exit_code, message[:200]
+
+
+def _listen(store: Any, world: World, close: Callable[[], None]) -> tuple[dict[int, tuple[int, str]], set[int]]:
     """Say that this rank is alive; the last word of one that has failed, and who else is alive."""
     store.set_timeout(timedelta(seconds=REPORT_S))
     store.set(f"alive/{world.rank}", "")
@@ -295,7 +310,7 @@ def _listen(store: Any, world: World, close: Callable[[], None]) -> tuple[dict[i
     while len(heard) < world.size - 1 and time.monotonic() - last_s < REPORT_S:
         for rank in set(range(world.size)) - {world.rank}:
             if rank not in heard and store.check([f"left/{rank}"]):
-                return {rank: json.loads(store.get(f"left/{rank}"))}, heard
+                return {rank: _last_word(store.get(f"left/{rank}"))}, heard
             if rank not in heard and store.check([f"alive/{rank}"]):
                 heard.add(rank)
                 last_s = time.monotonic()

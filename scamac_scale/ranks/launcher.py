@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scamac_scale.errors import ConfigError, LostRankError
+from scamac_scale.ranks.board import listen
+from scamac_scale.ranks.place import LOOPBACK
+from scamac_scale.ranks.rendezvous import LISTENER
+from scamac_scale.ranks.secret import SECRET, SECRET_FILE, new_secret
 from scamac_scale.ranks.signals import CAUGHT, LAUNCHED
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
@@ -42,13 +47,16 @@ class Nodes:
     rank
         Which one this is.
     address, port
-        Where rank 0 of the job is to be met.
+        Where rank 0 of the job is to be met; port 0 of one machine is any that is free.
+    is_unnamed
+        Whether this is the first of several machines, and does not know by what address the others find it.
     """
 
     count: int
     rank: int
     address: str
     port: int
+    is_unnamed: bool = False
 
 
 def find_nodes(count: int, environ: Mapping[str, str] | None = None) -> Nodes:
@@ -75,18 +83,19 @@ def find_nodes(count: int, environ: Mapping[str, str] | None = None) -> Nodes:
     found = os.environ if environ is None else environ
     port = _number(found, "MASTER_PORT")
     if count == 1:
-        return Nodes(count=1, rank=0, address="127.0.0.1", port=port or _free_port())
+        return Nodes(count=1, rank=0, address="127.0.0.1", port=port or 0)
     names = ("NODE_RANK", "JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_NODE_INDEX", "SLURM_NODEID", "GROUP_RANK")
     rank = next((_number(found, name) for name in names if found.get(name)), None)
     address = found.get("MASTER_ADDR") or found.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS")
-    if address is None and rank == 0 and "AWS_BATCH_JOB_NODE_INDEX" in found:
+    is_unnamed = address is None and rank == 0 and "AWS_BATCH_JOB_NODE_INDEX" in found
+    if is_unnamed:
         address = "127.0.0.1"  # the main node is not told its own; it listens on all
     if rank is None or address is None or not 0 <= rank < count:
         raise ConfigError(
             f"--num-nodes {count}, but the environment does not say which machine this is (one of {', '.join(names)}, 0 to {count - 1}) "
             "and where the first one is (MASTER_ADDR); set them, or use torchrun or srun."
         )
-    return Nodes(count=count, rank=rank, address=address, port=port or DEFAULT_PORT)
+    return Nodes(count=count, rank=rank, address=address, port=port or DEFAULT_PORT, is_unnamed=is_unnamed)
 
 
 def _number(found: Mapping[str, str], name: str) -> int | None:
@@ -97,13 +106,6 @@ def _number(found: Mapping[str, str], name: str) -> int | None:
         raise ConfigError(
             f"the environment says {name}={value!r}, which is no number; set it to one, or unset it."
         ) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def launch(
@@ -163,29 +165,58 @@ class _Ranks:
         self.story = ""
 
     def __enter__(self) -> _Ranks:
-        threads = str(max(1, (os.cpu_count() or 1) // self._n_devices))
-        shared = {
-            "WORLD_SIZE": str(self._n_devices * self._nodes.count),
-            "LOCAL_WORLD_SIZE": str(self._n_devices),
-            "MASTER_ADDR": self._nodes.address,
-            "MASTER_PORT": str(self._nodes.port),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
-            LAUNCHED: str(os.getpid()),
-        }
         for number in CAUGHT:
             self._before[number] = signal.signal(number, self._forward)  # type: ignore[assignment]  # handlers of any kind
         try:
-            for local in range(self._n_devices):
-                rank = self._nodes.rank * self._n_devices + local
-                environ = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
-                # a session of its own: Ctrl-C on the terminal reaches a rank once, from here
-                self._processes[rank] = subprocess.Popen(self._command, env=environ, start_new_session=True)
-                if self._signal is not None and rank not in self._told:  # it came while this rank was started
-                    self._forward(self._signal, None, [rank])
+            with ExitStack() as stack:
+                listener = stack.enter_context(self._listener()) if self._nodes.count == 1 else None
+                self._start(self._shared(listener), listener)
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _listener(self) -> socket.socket:
+        """Take the port on which rank 0 listens; nobody else can have it before that does."""
+        try:
+            return listen(LOOPBACK, self._nodes.port)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"MASTER_PORT={self._nodes.port} cannot be taken: {reason}; unset it, and a free one is found."
+            ) from error
+
+    def _shared(self, listener: socket.socket | None) -> dict[str, str]:
+        """Variables of all ranks; those of one machine get a secret that nobody else has ever seen."""
+        threads = str(max(1, (os.cpu_count() or 1) // self._n_devices))
+        port = self._nodes.port if listener is None else listener.getsockname()[1]
+        found = {name: value for name, value in os.environ.items() if name != LISTENER}
+        if listener is not None:
+            found.pop(SECRET_FILE, None)
+            found[SECRET] = new_secret()
+        return {
+            **found,
+            "WORLD_SIZE": str(self._n_devices * self._nodes.count),
+            "LOCAL_WORLD_SIZE": str(self._n_devices),
+            "MASTER_ADDR": "0.0.0.0" if self._nodes.is_unnamed else self._nodes.address,
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+            LAUNCHED: str(os.getpid()),
+        }
+
+    def _start(self, shared: dict[str, str], listener: socket.socket | None) -> None:
+        for local in range(self._n_devices):
+            rank = self._nodes.rank * self._n_devices + local
+            environ = {**shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
+            handles = [listener.fileno()] if listener is not None and rank == 0 else []
+            if handles:
+                environ[LISTENER] = str(handles[0])
+            # a session of its own: Ctrl-C on the terminal reaches a rank once, from here
+            self._processes[rank] = subprocess.Popen(
+                self._command, env=environ, start_new_session=True, pass_fds=handles
+            )
+            if self._signal is not None and rank not in self._told:  # it came while this rank was started
+                self._forward(self._signal, None, [rank])
 
     def __exit__(self, *error: object) -> None:
         for process in self._processes.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from scamac_scale.errors import ConfigError
@@ -12,6 +13,7 @@ from scamac_scale.ranks.world import World
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LOOPBACK = "127.0.0.1"
 SLURM_PORTS = 15000
 """Least port for the ranks of a Slurm job; the end of its number is added, so that all ranks know it."""
 
@@ -26,13 +28,18 @@ class Place(NamedTuple):
     local_rank
         Its number on this machine, and so that of its GPU.
     address, port
-        Where rank 0 is to be met.
+        Where rank 0 is to be met: on loopback, where all ranks are on this machine.
     """
 
     world: World
     local_rank: int
     address: str
     port: int
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether all ranks are on this machine: they then listen on loopback only."""
+        return is_loopback(self.address)
 
 
 def find_place(environ: Mapping[str, str] | None = None) -> Place:
@@ -59,8 +66,10 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
             world = World(int(found["RANK"]), int(found["WORLD_SIZE"]))
             local = int(found.get("LOCAL_RANK", "0"))
             if world.size == 1:
-                return Place(world, local, "127.0.0.1", 0)
-            return Place(world, local, found["MASTER_ADDR"], int(found["MASTER_PORT"]))
+                return Place(world, local, LOOPBACK, 0)
+            address = found["MASTER_ADDR"]
+            is_one_machine = found.get("LOCAL_WORLD_SIZE") == found["WORLD_SIZE"]
+            return Place(world, local, LOOPBACK if is_one_machine else address, int(found["MASTER_PORT"]))
         if _count_slurm_tasks(found) > 1:
             return _slurm_place(found)
     except KeyError as error:
@@ -69,7 +78,7 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
         ) from error
     except ValueError as error:
         raise ConfigError(f"a variable of the launcher is no number ({error}); start with torchrun or srun.") from error
-    return Place(World(), 0, "127.0.0.1", 0)
+    return Place(World(), 0, LOOPBACK, 0)
 
 
 def _count_slurm_tasks(found: Mapping[str, str]) -> int:
@@ -81,9 +90,18 @@ def _count_slurm_tasks(found: Mapping[str, str]) -> int:
 
 def _slurm_place(found: Mapping[str, str]) -> Place:
     world = World(int(found["SLURM_PROCID"]), _count_slurm_tasks(found))
-    address = found.get("MASTER_ADDR") or first_host(found["SLURM_STEP_NODELIST"])
+    first = LOOPBACK if found.get("SLURM_STEP_NUM_NODES") == "1" else first_host(found["SLURM_STEP_NODELIST"])
+    address = found.get("MASTER_ADDR") or first
     port = int(found.get("MASTER_PORT") or SLURM_PORTS + int(found["SLURM_JOB_ID"]) % 10_000)
     return Place(world, int(found["SLURM_LOCALID"]), address, port)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is that of the machine itself for whoever has it; names but ``localhost`` are not looked up."""
+    try:
+        return address == "localhost" or ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def first_host(nodes: str) -> str:

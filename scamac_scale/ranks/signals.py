@@ -74,3 +74,9 @@ def launcher_has_ended() -> bool:
     """Tell whether our own launcher started this process, and is no more."""
     launcher = _launcher()
     return launcher is not None and os.getppid() != launcher
+
+
+def check_launcher() -> None:
+    """Raise a RuntimeError where the launcher that started this process is no more: nobody else would end it then."""
+    if launcher_has_ended():
+        raise RuntimeError("the launcher that started this rank has ended")

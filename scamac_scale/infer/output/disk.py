@@ -13,7 +13,8 @@ import sys
 import time
 import uuid
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from scamac_scale.durable.atomic import (
@@ -46,7 +47,6 @@ from scamac_scale.store.obs import storable_frame
 from scamac_scale.sweep import TICK_BATCHES
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
@@ -109,7 +109,7 @@ class DiskOutput:
         scratch_bytes: int = 0,
     ) -> None:
         self.table, self._belongs, self._world, self._resume = table, belongs, world.brisk(), resume
-        self.path: Path = from_first(lambda: check_target(path), world)
+        self.path = Path(from_first(lambda: str(check_target(path)), world))
         self._partial = partial_folder(self.path)
         self._is_zarr = self.path.suffix == ".zarr"
         self._obs: Any = None  # Any: a DataFrame, on rank 0
@@ -137,7 +137,7 @@ class DiskOutput:
     def __enter__(self) -> Self:
         try:
             self._stack.enter_context(self._signals)
-            self._progress = from_first(self._open, self._world)
+            self._progress = Progress(**from_first(lambda: asdict(self._open()), self._world))
             self.turns, self.needs_rows = self._progress.turns, not self._progress.assembled
             self._zarr = self._partial / (self._progress.assembled or f"{self._progress.job}.zarr")
             _meet(self._partial, self._progress.job, self._world)

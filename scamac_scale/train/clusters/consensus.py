@@ -11,7 +11,7 @@ The stacked memberships of the members are also the multi-scale target of Eq. (1
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -102,6 +102,26 @@ class Consensus:
     def n_clusters(self) -> int:
         """Clusters K."""
         return int(self.labels.max()) + 1
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give arrays and plain data, of which `from_plain` makes the same; what spaces share is there once."""
+        shared = {id(array): array for space in self.spaces for array in (space.mean, space.axes)}
+        at = {key: place for place, key in enumerate(shared)}
+        return {
+            "labels": self.labels,
+            "shared": list(shared.values()),
+            "spaces": [(space.source, at[id(space.mean)], at[id(space.axes)], space.mixing) for space in self.spaces],
+            "members": [(member.space, member.method, member.labels, member.weight) for member in self.members],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Consensus:
+        """Make what `to_plain` gave."""
+        shared = plain["shared"]
+        spaces = tuple(
+            Space(source, shared[mean], shared[axes], mixing) for source, mean, axes, mixing in plain["spaces"]
+        )
+        return cls(plain["labels"], spaces, tuple(Member(*member) for member in plain["members"]))
 
 
 def principal_axes(points: FloatArray, n_components: int) -> tuple[FloatArray, FloatArray]:

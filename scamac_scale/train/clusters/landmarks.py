@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,7 +66,8 @@ def label_landmarks(
     Target or None
         None where no step has Eq. (15).
     """
-    landmarks.labels, consensus = from_first(lambda: _find_labels(landmarks, network, config), world)
+    landmarks.labels, found = from_first(lambda: _find_labels(landmarks, network, config), world)
+    consensus = None if found is None else Consensus.from_plain(found)
     reach("train.consensus")
     if not has_similarity(config.loss, config.train):
         return None
@@ -78,8 +79,8 @@ def label_landmarks(
 
 def _find_labels(
     landmarks: Landmarks, network: ScamacNetwork, config: ScamacConfig
-) -> tuple[IntArray, Consensus | None]:
-    """Labels of the landmarks, and the consensus where it is needed."""
+) -> tuple[IntArray, dict[str, Any] | None]:
+    """Labels of the landmarks, and the consensus, as plain data, where it is needed."""
     latent = embed_rows(network, landmarks.x).double().cpu().numpy()
     needs_members = config.loss.similarity_target == "consensus" and has_similarity(config.loss, config.train)
     start = CENTER_STARTS[config.start.centers]
@@ -101,7 +102,7 @@ def _find_labels(
         found = int(labels.max()) + 1
         if found < config.n_clusters:
             logger.warning("the landmark cells fall into %d clusters, not %d: too few differ", found, config.n_clusters)
-    return labels, consensus
+    return labels, None if consensus is None else consensus.to_plain()
 
 
 def _consensus_target(
