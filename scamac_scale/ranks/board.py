@@ -335,10 +335,12 @@ class Remote:
         If somebody is who does not know the secret, or does not believe that this rank knows it.
     """
 
+    _connection: socket.socket | None = None
+
     def __init__(self, address: str, port: int, secret: bytes, timeout_s: float) -> None:
         self._lock = threading.Lock()
         self._heard = bytearray()
-        self._connection: socket.socket | None = socket.create_connection((address, port), timeout_s)
+        self._connection = socket.create_connection((address, port), timeout_s)
         try:
             _keep_alive(self._connection)
             self._meet(secret)
@@ -405,6 +407,9 @@ class Remote:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def digest(secret: bytes) -> bytes:

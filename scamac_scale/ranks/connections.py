@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 JOIN_TRIES = 3
 """How often ranks connect to one another, before they give up: a stranger may have been faster somewhere."""
+VERIFY = timedelta(seconds=15)
+"""In which each rank must have shown the others who it is, once all are connected; then all connect anew."""
 ASK_S = 7.0
 """Seconds in which the store has to answer all that is asked of it then."""
 REPORT_S = 3.0
@@ -121,7 +123,9 @@ def _join(place: Place, is_cuda: bool, timeout_s: float, setup_timeout_s: float)
         try:
             distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=setup)
             _LINKS.store, _LINKS.brisk = store, distributed.new_group(timeout=brisk, backend=backend)
-            pairs.verify({"patient": None, "brisk": _LINKS.brisk}, world, board.secret + name.encode(), brisk)
+            pairs.verify(
+                {"patient": None, "brisk": _LINKS.brisk}, world, board.secret + name.encode(), min(brisk, VERIFY)
+            )
         except (RuntimeError, LostRankError) as error:
             failure = error
             _leave()

@@ -153,7 +153,8 @@ def _made(found: Any, content: Bytes) -> Any:
     if kind == "tensor":
         name, shape, start = rest
         piece = _piece(content, shape, start, _DTYPES[name].itemsize)
-        return torch.from_numpy(piece).view(_DTYPES[name]).reshape(shape)
+        empty = torch.empty(shape, dtype=_DTYPES[name])
+        return torch.from_numpy(piece).view(_DTYPES[name]).reshape(shape) if empty.numel() else empty
     if kind == "array":
         name, shape, start, order = rest
         if name not in _ARRAY_DTYPES:

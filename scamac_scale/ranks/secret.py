@@ -77,7 +77,7 @@ def _read_private(path: Path) -> bytes:
         raise ConfigError(
             f"{SECRET_FILE}={str(path)!r} cannot be read: {reason}; name the file that holds the secret of the job."
         ) from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise ConfigError(f"{SECRET_FILE}={str(path)!r} is no regular file; name one that holds the secret.")
@@ -87,7 +87,9 @@ def _read_private(path: Path) -> bytes:
                 f"{SECRET_FILE}={str(path)!r} can be read or changed by others (mode {stat.S_IMODE(about.st_mode):04o}, owner "
                 f"{about.st_uid}); it must be yours alone: chmod 600, and a new secret if somebody may have seen this one."
             )
-        return file.read(MAX_BYTES + 64)
+        return os.read(handle, MAX_BYTES + 64)
+    finally:
+        os.close(handle)
 
 
 # ---------------------------------------------------------------------- ranks of one machine that others started
@@ -139,16 +141,17 @@ def read_note(job_port: int) -> Note | None:
         handle = os.open(_note_path(job_port), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return None
-    with os.fdopen(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
             return None
-        try:
-            found = json.loads(file.read(MAX_BYTES))
-            port, secret = found["port"], found["secret"].encode()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None
-    return Note(port, secret) if isinstance(port, int) and port in _PORTS and len(secret) >= MIN_BYTES else None
+        found = json.loads(os.read(handle, 2 * MAX_BYTES))
+        port, secret = found["port"], found["secret"].encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    finally:
+        os.close(handle)
+    return Note(port, secret) if type(port) is int and port in _PORTS and len(secret) >= MIN_BYTES else None
 
 
 def remove_note(job_port: int) -> None:

@@ -24,6 +24,10 @@ class BoardStore(Store):
     ----------
     ask
         `board.Keys.ask` or `board.Remote.ask`.
+
+    Notes
+    -----
+    Whoever makes one keeps it as long as what torch makes of it: torch itself keeps only the half of it that does nothing.
     """
 
     timeout: timedelta  # torch's own, which it does not declare

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ALONE = Nodes(count=1, rank=0, address="127.0.0.1", port=1)
+ALONE = Nodes(count=1, rank=0, address="127.0.0.1", port=0)
 RANK_PROGRAM = """
 import os, pathlib, signal, sys, time
 folder, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
@@ -54,6 +54,11 @@ for word in sys.argv[2:]:
             sys.exit(int(value))
     elif verb == "environment":
         (folder / f"environment-{rank}").write_text(" ".join(os.environ.get(name, "") for name in value.split("+")))
+    elif verb == "listener":
+        import socket
+        listener = socket.socket(fileno=int(os.environ["SCAMAC_BOARD_FD"]))
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        (folder / "listener").write_text(" ".join(map(str, listener.getsockname())))
 """
 
 
@@ -88,11 +93,10 @@ def assert_no_process_is_left(folder: Path) -> None:
 # ---------------------------------------------------------------------- machines
 
 
-def test_one_machine_meets_on_a_free_port() -> None:
+def test_one_machine_meets_on_a_port_that_the_system_gives() -> None:
     nodes = find_nodes(1, {"NODE_RANK": "3", "MASTER_ADDR": "elsewhere"})
-    assert (nodes.count, nodes.rank, nodes.address) == (1, 0, "127.0.0.1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", nodes.port))
+    assert nodes == Nodes(count=1, rank=0, address="127.0.0.1", port=0)
+    assert find_nodes(1, {"MASTER_PORT": "77"}).port == 77
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,45 @@ def test_every_rank_is_told_its_place(folder: Path, monkeypatch: pytest.MonkeyPa
     assert launch([str(folder), f"all:environment={names}"], 2, nodes) == 0
     assert (folder / "environment-2").read_text() == "2 0 4 2 first 77 3"
     assert (folder / "environment-3").read_text() == "3 1 4 2 first 77 3"
+
+
+def test_ranks_of_one_machine_get_an_open_socket_on_loopback_and_a_new_secret(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCAMAC_JOB_SECRET_FILE", "/somewhere")
+    names = "MASTER_ADDR+MASTER_PORT+SCAMAC_JOB_SECRET+SCAMAC_JOB_SECRET_FILE"
+    found = []
+    for _ in range(2):
+        assert launch([str(folder), f"all:environment={names}", "0:listener", "1:exit=0"], 2, ALONE) == 0
+        said = [(folder / f"environment-{rank}").read_text().rstrip().split(" ") for rank in (0, 1)]
+        assert said[0] == said[1]
+        address, port, secret = said[0]
+        assert (folder / "listener").read_text() == f"{address} {port}"
+        assert address == "127.0.0.1"
+        assert len(secret) == 64
+        found.append(secret)
+    assert found[0] != found[1]
+
+
+def test_only_rank_0_has_the_socket(folder: Path) -> None:
+    assert launch([str(folder), "all:environment=SCAMAC_BOARD_FD"], 2, ALONE) == 0
+    assert (folder / "environment-0").read_text().isdigit()
+    assert (folder / "environment-1").read_text() == ""
+
+
+def test_a_port_that_is_taken_is_refused(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"MASTER_PORT={port} cannot be taken"):
+            launch([str(folder)], 2, Nodes(count=1, rank=0, address="127.0.0.1", port=port))
+    assert pids(folder) == []
+
+
+def test_the_secret_of_several_machines_is_that_of_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCAMAC_JOB_SECRET", "as the platform gave it")
+    nodes = Nodes(count=2, rank=0, address="127.0.0.1", port=77, is_unnamed=True)
+    assert launch([str(folder), "all:environment=SCAMAC_JOB_SECRET+MASTER_ADDR+SCAMAC_BOARD_FD"], 1, nodes) == 0
+    assert (folder / "environment-0").read_text() == "as the platform gave it 0.0.0.0 "  # it is on all addresses
 
 
 @pytest.mark.parametrize("code", [1, 2, 4, 5, 70, 75])

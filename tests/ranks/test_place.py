@@ -57,6 +57,27 @@ def test_an_address_that_is_given_to_srun_goes_first() -> None:
     assert find_place({**SRUN, "MASTER_ADDR": "ib-gpu03", "MASTER_PORT": "4000"})[2:] == ("ib-gpu03", 4000)
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [{**SRUN, "SLURM_STEP_NUM_NODES": "1"}, {**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}],
+    ids=["srun", "torchrun"],
+)
+def test_ranks_of_one_machine_meet_on_loopback(environ: dict[str, str]) -> None:
+    assert find_place(environ).address == "127.0.0.1"
+    assert find_place(environ).is_one_machine
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        *((name, True) for name in ("127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]")),
+        *((name, False) for name in ("0.0.0.0", "node0", "10.0.0.7", "localhost.example.org", "", "::")),
+    ],
+)
+def test_only_loopback_is_one_machine(address: str, expected: bool) -> None:
+    assert find_place({**TORCHRUN, "MASTER_ADDR": address}).is_one_machine is expected
+
+
 def test_processes_that_a_launcher_started_inside_a_job_are_those_of_the_launcher() -> None:
     assert find_place({**SRUN, **TORCHRUN}).world == World(3, 4)
     assert find_place({**SRUN, **TORCHRUN, "RANK": "1", "WORLD_SIZE": "2"}).world == World(1, 2)
