@@ -51,11 +51,12 @@ def given_secret(environ: Mapping[str, str] | None = None) -> bytes | None:
         If both are set, the secret is too short or too long, or others can read the file.
     """
     found = os.environ if environ is None else environ
-    if SECRET in found and SECRET_FILE in found:
+    file = found.get(SECRET_FILE)
+    if SECRET in found and file:
         raise ConfigError(f"both {SECRET} and {SECRET_FILE} are set; unset one of them.")
     if SECRET in found:
         return _checked(os.fsencode(found[SECRET]), SECRET)
-    return _checked(_read_private(Path(found[SECRET_FILE]).expanduser()), SECRET_FILE) if SECRET_FILE in found else None
+    return _checked(_read_private(Path(file).expanduser()), SECRET_FILE) if file else None
 
 
 def _checked(content: bytes, where: str) -> bytes:

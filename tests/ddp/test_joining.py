@@ -75,7 +75,7 @@ def be_rank(rank: int, port: int, secret: str, folder: Path) -> None:
 
     store.BoardStore.set = set_slowly  # type: ignore[method-assign]
     place = Place(world, rank, "127.0.0.1", port)
-    with joined(place, is_cuda=False, timeout_s=5, setup_timeout_s=60):
+    with joined(place, is_cuda=False, timeout_s=3, setup_timeout_s=60):
         assert held  # a stranger was faster, and all ranks began anew
         for found in gather_objects({**SENT, "rank": rank, "long": "x" * (rank * 10_000)}, world)[::-1]:
             same({name: found[name] for name in SENT}, SENT)
@@ -90,7 +90,7 @@ def be_rank(rank: int, port: int, secret: str, folder: Path) -> None:
         barrier(world)
         with pytest.raises(LostRankError, match="somebody else has connected in the place of rank"):
             pairs.verify({"all": None}, world, b"what only this rank knows: %d" % rank, timedelta(seconds=20))
-    with joined(place, is_cuda=False, timeout_s=5, setup_timeout_s=60):
+    with joined(place, is_cuda=False, timeout_s=3, setup_timeout_s=60):
         barrier(world)
     (folder / f"{rank}").touch()
 

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scamac_scale.ranks.place import SLURM_PORTS
+from scamac_scale.ranks.secret import new_secret
 from tests.support import srun
 from tests.support.machine import TIMEOUT_S, Site, ended, free_port, model_sha256, started
-from tests.support.manifests import SBATCH, Launch, batch_launch, entrypoint, kubernetes_launch, sbatch_options
+from tests.support.manifests import (
+    SBATCH,
+    Launch,
+    batch_launch,
+    batch_secrets,
+    entrypoint,
+    kubernetes_launch,
+    sbatch_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +48,10 @@ def on_both(site: Site, launch: Launch, run: Path) -> list[list[str]]:
 def kubernetes_pods(site: Site, port: int) -> list[dict[str, str]]:
     """Variables of two pods: those of the manifest, of which the name of the first pod is an address here."""
     shared = {**site.environ, **kubernetes_launch().environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    secret = site.folder / "secret"
+    secret.write_text(new_secret())
+    secret.chmod(0o600)
+    shared["SCAMAC_JOB_SECRET_FILE"] = str(secret)
     return [{**shared, "OMP_NUM_THREADS": "1", "JOB_COMPLETION_INDEX": str(index)} for index in (0, 1)]
 
 
@@ -46,6 +59,7 @@ def batch_nodes(site: Site, port: int) -> list[dict[str, str]]:
     """Variables of two nodes; the main one is not told its address."""
     shared = {**site.environ, **batch_launch().environ, "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     shared |= {"AWS_BATCH_JOB_NUM_NODES": "2", "AWS_BATCH_JOB_MAIN_NODE_INDEX": "0", "AWS_BATCH_JOB_ID": "1#0"}
+    shared |= {name: new_secret() for name in batch_secrets()}
     child = {"AWS_BATCH_JOB_NODE_INDEX": "1", "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "127.0.0.1"}
     return [{**shared, "AWS_BATCH_JOB_NODE_INDEX": "0"}, {**shared, **child}]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from scamac_scale.cli.main import EXIT_NOT_WRITABLE
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError
+from scamac_scale.ranks.secret import SECRET, SECRET_FILE
 from tests.support.manifests import (
     KUBERNETES,
     SBATCH,
@@ -19,6 +21,7 @@ from tests.support.manifests import (
     Launch,
     batch_definition,
     batch_launch,
+    batch_secrets,
     documents,
     kubernetes_launch,
     of_kind,
@@ -81,6 +84,21 @@ def test_slurm_starts_one_process_for_each_gpu_and_tells_it_in_time() -> None:
     assert int(seconds) >= 60 + STOP_S  # Slurm may be a minute late
     assert "--requeue" in options
     assert options["--open-mode"] == "append"
+
+
+def test_each_start_of_the_script_gives_its_tasks_a_secret_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(
+        f"#!/bin/sh\nprintenv SCAMAC_JOB_SECRET SCAMAC_JOB_SECRET_FILE >> {tmp_path}/secrets\n"
+    )
+    (tmp_path / "srun").chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1"}
+    for more in ({}, {}, {"SCAMAC_JOB_SECRET_FILE": "/home/me/secret"}):
+        subprocess.run(["bash", SBATCH, "store", "run"], env={**environ, **more}, check=False)
+    first, second, file = (tmp_path / "secrets").read_text().splitlines()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert re.fullmatch("[0-9a-f]{64}", second)
+    assert first != second
+    assert file == "/home/me/secret"
 
 
 # ---------------------------------------------------------------------- Kubernetes
@@ -152,7 +170,9 @@ def test_the_pods_of_a_job_start_together_and_are_found_by_name() -> None:
     assert kubernetes_launch().environ["MASTER_ADDR"] == f"{job}-0.{pod['subdomain']}"
     claim = of_kind(VOLUME, "PersistentVolumeClaim")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    names = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
+    names = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
+    ]
     assert names == [claim["metadata"]["name"]]
 
 
@@ -177,6 +197,18 @@ def test_every_volume_of_a_pod_is_mounted() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
     assert "/dev/shm" in mounts.values()
+
+
+def test_the_secret_of_a_job_is_mounted_where_its_processes_look_and_for_them_alone() -> None:
+    pod = of_kind(KUBERNETES, "Job")["spec"]["template"]["spec"]
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "secret"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "secret"]
+    assert kubernetes_launch().environ[SECRET_FILE] == f"{mount['mountPath']}/secret"
+    assert mount["readOnly"] is True
+    assert volume["secret"]["defaultMode"] == 0o400
+    text, name = KUBERNETES.read_text(), volume["secret"]["secretName"]
+    assert f"kubectl create secret generic {name} --from-literal=secret=" in text
+    assert all(each["kind"] != "Secret" for each in documents(KUBERNETES))  # one that is in a file is none
 
 
 # ---------------------------------------------------------------------- AWS Batch
@@ -227,6 +259,8 @@ def test_aws_batch_tries_again_where_that_helps() -> None:
     assert {mount["sourceVolume"] for mount in container["mountPoints"]} == {
         each["name"] for each in container["volumes"]
     }
+    assert batch_secrets() == [SECRET]
+    assert container["executionRoleArn"]  # who may read it
     assert container["linuxParameters"]["sharedMemorySize"] >= 1024
 
 

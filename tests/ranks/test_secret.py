@@ -35,6 +35,7 @@ def file_of(folder: Path, content: str = TEXT + "\n", mode: int = 0o600) -> dict
 
 def test_it_stands_in_a_variable_or_a_file(tmp_path: Path) -> None:
     assert given_secret({}) is None
+    assert given_secret({SECRET_FILE: ""}) is None
     assert given_secret({SECRET: TEXT}) == TEXT.encode()
     assert given_secret(file_of(tmp_path)) == TEXT.encode()
     (tmp_path / "link").symlink_to("secret")  # as Kubernetes has it

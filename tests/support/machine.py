@@ -37,6 +37,7 @@ OF_PLATFORMS = (
     "LOCAL_",
     "NODE_RANK",
     "GROUP_RANK",
+    "SCAMAC_JOB_",
 )
 
 

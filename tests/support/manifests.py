@@ -99,6 +99,12 @@ def batch_definition() -> Plain:
     return found
 
 
+def batch_secrets() -> list[str]:
+    """Variables in which a node of an AWS Batch job finds secrets."""
+    (nodes,) = batch_definition()["nodeProperties"]["nodeRangeProperties"]
+    return [entry["name"] for entry in nodes["container"]["secrets"]]
+
+
 def batch_launch() -> Launch:
     """What a node of an AWS Batch job runs."""
     properties = batch_definition()["nodeProperties"]
