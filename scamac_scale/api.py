@@ -6,12 +6,11 @@ Everything heavy is imported when it is called.
 from __future__ import annotations
 
 import logging
-import operator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
+from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, whole
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
@@ -84,11 +83,6 @@ def ingest(
     return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
 
 
-def _whole(number: Any) -> Any:  # Any: what is no number is left for the settings to refuse
-    """Turn NumPy's whole numbers into Python's."""
-    return operator.index(number) if hasattr(number, "__index__") and not isinstance(number, bool) else number
-
-
 def _joined_key(key: str | Sequence[str] | None) -> str | None:
     """Write columns as the settings have them: with commas between them."""
     return key if key is None or isinstance(key, str) else ",".join(key)
@@ -142,9 +136,9 @@ class ScAMAC:
         if batch_key is not None:
             settings = replace(settings, batch_key=_joined_key(batch_key))
         if n_clusters is not None:
-            settings = replace(settings, n_clusters=_whole(n_clusters))
+            settings = replace(settings, n_clusters=whole(n_clusters))
         if seed is not None:
-            settings = replace(settings, seed=_whole(seed))
+            settings = replace(settings, seed=whole(seed))
         self.config = settings
         self._fitted: FittedModel | None = None
 
@@ -296,6 +290,7 @@ class ScAMAC:
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
+        accept: str | Sequence[str] = (),
         resume: bool = False,
     ) -> ad.AnnData: ...
 
@@ -310,6 +305,7 @@ class ScAMAC:
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
+        accept: str | Sequence[str] = (),
         resume: bool = False,
     ) -> Path: ...
 
@@ -323,6 +319,7 @@ class ScAMAC:
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
+        accept: str | Sequence[str] = (),
         resume: bool = False,
     ) -> ad.AnnData | Path:
         """Predict cells, those of the fit or new ones.
@@ -346,6 +343,8 @@ class ScAMAC:
             are placed among the others by sums over them.
         denoised_batch
             Technical batch in which cells are reconstructed: ``own``, ``mean`` (of all), or the name of one.
+        accept
+            In what cells may differ from the fit, which is refused otherwise: ``values``, ``totals``, ``versions``; see `PredictOptions`.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
 
@@ -369,7 +368,7 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
-        from scamac_scale.infer.options import PredictOptions
+        from scamac_scale.infer.options import PredictOptions, accepted_names
         from scamac_scale.infer.output.table import check_target
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.ranks.collectives import from_first
@@ -378,13 +377,20 @@ class ScAMAC:
         fitted, place = self.fitted, find_place()
         out = None if out is None else at_home(out)
         options = PredictOptions(
-            is_denoised=denoised, attention=attention, batch_key=_joined_key(batch_key), denoised_batch=denoised_batch
+            is_denoised=denoised,
+            attention=attention,
+            batch_key=_joined_key(batch_key),
+            denoised_batch=denoised_batch,
+            accept=accepted_names(accept),
         )
         check_ranks(out, place.world)
         with self._joined(place) as world:
             if out is not None:
                 from_first(lambda: None if resume and out.exists() else str(check_target(out)), world)
-            with open_source(data, fitted.genes, ingest=IngestConfig(matrix=matrix)) as source, _on_device(fitted):
+            with ExitStack() as stack:
+                ingest, accepted = IngestConfig(matrix=matrix), options.accept
+                source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
+                stack.enter_context(_on_device(fitted))
                 return predict(fitted, source, out, options, world=world, resume=resume)
 
     def save(self, path: str | Path) -> Path:

@@ -256,12 +256,38 @@ def _look_at_raw(path: Path, is_verified: bool) -> Found:
             "density": raw.n_stored / max(raw.n_cells * raw.n_genes, 1),
             "type": str(raw.dtype),
             "obs_columns": list(map(str, raw.obs.columns)),
+            **_look_at_values(raw),
         }
         if is_verified:
             found["verified"] = (
                 f"{sum(block.shape[0] for _, block in read_blocks(raw, READ_CELLS, 'verify')):,} cells of X"
             )
     return found
+
+
+def _look_at_values(raw: Any) -> Found:  # Any: a RawMatrix, imported where it is opened
+    """Tell what the values of some cells are, as ingest would, and how genes are named."""
+    from scamac_scale.ingestion.compare import look_at
+    from scamac_scale.ingestion.kinds import judge
+    from scamac_scale.ingestion.names import described, name_doubts
+
+    evidence = look_at(raw).evidence
+    found = judge(evidence, raw.cell_named, raw.noted_base)
+    told: Found = {
+        "values": "of two kinds" if found.conflict else found.named,
+        "values_evidence": found.conflict or found.why,
+        "values_are_sure": found.is_sure and not found.conflict,
+        "values_cells": evidence.n_cells,
+        "gene_names": described(raw.gene_names),
+    }
+    notes = [*found.remarks, *name_doubts(raw)]
+    if evidence.n_cells < min(raw.n_cells, 2):
+        notes.append(
+            "no cell could be looked at: values are negative or not finite; give the matrix before scaling or correction (ingest.matrix)."
+        )
+    if not told["values_are_sure"]:
+        notes.append("ingest takes no guess for sure: say what the values are with --ingest.kind.")
+    return told | ({"notes": notes} if notes else {})
 
 
 KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, bool], Found]]] = {

@@ -15,6 +15,7 @@ from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.compare import compare_records
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.source import NormalisedSource
@@ -25,7 +26,7 @@ from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
     import pandas as pd
@@ -90,6 +91,7 @@ def open_source(
     *,
     ingest: IngestConfig | None = None,
     loader: LoaderConfig | None = None,
+    accepted: Collection[str] = (),
 ) -> OpenSource:
     """Open cells for reading.
 
@@ -104,6 +106,8 @@ def open_source(
     loader
         Whether all cells are read once and then served from memory; None streams. How many bytes they take is known
         beforehand, but for raw data with a given `gene_space`, which costs a pass to count.
+    accepted
+        Names of `config.Accept`: in what cells may differ from those that a given `gene_space` was fitted to.
 
     Returns
     -------
@@ -113,14 +117,14 @@ def open_source(
     Raises
     ------
     InputError
-        If the data cannot be used, or lacks more than half of the chosen genes.
+        If the data cannot be used, lacks more than half of the chosen genes, or differs from the fit in what is not accepted.
     StoreError
         If a training store is damaged.
     """
     if isinstance(data, str | os.PathLike):
         data = at_home(data)
     kind = "store" if isinstance(data, StoreReader) or (isinstance(data, Path) and is_store(data)) else "raw"
-    source = SOURCES[kind](data, gene_space, ingest or IngestConfig())
+    source = SOURCES[kind](data, gene_space, ingest or IngestConfig(), accepted)
     try:
         return source if loader is None else cached(source, loader.cache, loader.cache_bytes)
     except BaseException:
@@ -155,7 +159,7 @@ def tell_tech_batches(source: OpenSource, key: str | None) -> None:
         source.tech_batches = found if not one else find_tech_batches(source.obs, kept, where="obs of the input")
 
 
-def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> OpenSource:
+def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, accepted: Collection[str]) -> OpenSource:
     reader = data if isinstance(data, StoreReader) else StoreReader(data)
     if gene_space is not None and gene_space != reader.gene_space:
         shared = len(set(gene_space.chosen) & set(reader.gene_space.chosen))
@@ -164,10 +168,12 @@ def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -
             f"{len(gene_space.chosen)} genes are in it), and the rest was not stored; give the data that the store was "
             f"made from: {', '.join(str(about.get('name')) for about in reader.inputs)}."
         )
+    if gene_space is not None:
+        compare_records(str(reader.path), reader.gene_space, gene_space, accepted)
     return reader
 
 
-def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> OpenSource:
+def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, accepted: Collection[str]) -> OpenSource:
     raw = open_raw(data, ingest.matrix)
     try:
         if gene_space is None:
@@ -176,17 +182,17 @@ def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig) -> 
             return NormalisedSource(
                 raw, found.gene_space, is_checked=True, n_values=found.n_stored, batch_key=ingest.batch_key
             )
-        return NormalisedSource(raw, gene_space, batch_key=ingest.batch_key)
+        return NormalisedSource(raw, gene_space, batch_key=ingest.batch_key, accepted=accepted)
     except BaseException:
         raw.close()
         raise
 
 
-SOURCES: dict[str, Callable[[Any, GeneSpace | None, IngestConfig], OpenSource]] = {
+SOURCES: dict[str, Callable[[Any, GeneSpace | None, IngestConfig, Collection[str]], OpenSource]] = {
     "store": _open_store,
     "raw": _open_raw,
 }
-"""How each kind of input is opened: ``(data, gene_space, ingest) -> OpenSource``."""
+"""How each kind of input is opened: ``(data, gene_space, ingest, accepted) -> OpenSource``."""
 
 
 def cells_digest(source: OpenSource) -> str:

@@ -71,7 +71,10 @@ def test_missing_genes_are_counted_and_zero(
 ) -> None:
     lost = space.chosen[::5]
     kept = [name for name in tiny_adata.var_names if name not in lost]
-    with caplog.at_level(logging.WARNING), open_source(tiny_adata[:, kept].copy(), space) as source:
+    with (
+        caplog.at_level(logging.WARNING),
+        open_source(tiny_adata[:, kept].copy(), space, accepted=("totals",)) as source,
+    ):
         assert source.missing_genes == lost
         values = dense(source.read(np.arange(300)))
     assert f"lacks {len(lost)} of the {len(space.chosen)} genes of the model ({lost[0]}, " in caplog.text
@@ -87,7 +90,7 @@ def test_less_than_half_of_the_genes_is_refused(tiny_adata: ad.AnnData, space: G
     with pytest.raises(InputError, match=r"has 24 of the 50 genes of the model \(48%\); at least 50% are needed"):
         open_source(tiny_adata[:, kept].copy(), space)
     half = [name for name in tiny_adata.var_names if name not in space.chosen[:25]]
-    assert len(open_source(tiny_adata[:, half].copy(), space).missing_genes) == 25
+    assert len(open_source(tiny_adata[:, half].copy(), space, accepted=("totals",)).missing_genes) == 25
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,7 @@ def test_runs_of_raw_data_that_lie_near_each_other_are_read_together(
 
     monkeypatch.setattr(RawMatrix, "read_block", count)
     with NormalisedSource(open_raw(adata), space) as source:
+        read.clear()  # the look at some cells
         rows = np.array([5, 6, 700, 1500, 3900, 4500, 8999])
         found = dense(source.read(rows))
         assert read == [(5, 1501), (3900, 4501), (8999, 9000)]
@@ -221,62 +225,49 @@ LOGGED = GeneSpace("log", None, tuple(f"gene{i:03d}" for i in range(50)), tuple(
 LINEAR = GeneSpace("linear", 1e4, LOGGED.filtered, LOGGED.chosen)
 
 
+def logged(values: sparse.csr_matrix, total: float = 1e4) -> sparse.csr_matrix:
+    scaled = sparse.csr_matrix(values.multiply(total / values.sum(axis=1)))
+    return scaled.log1p().astype(np.float32)
+
+
 @pytest.mark.parametrize(
-    ("space", "factor", "said"),
+    ("space", "make", "said"),
     [
-        (LOGGED, 1.0, "whole numbers only, which are counts, and the model was fitted to log values"),
-        (LOGGED, 1e3, "which is no logarithm, and the model was fitted to log values"),
-        (
-            LOGGED,
-            0.5,
-            "looks like linear values (the largest of the first cells is 40), but the model was fitted to log",
-        ),
-        (
-            LOGGED,
-            0.25,
-            "looks like counts values (the largest of the first cells is 20), but the model was fitted to log",
-        ),
-        (
-            LINEAR,
-            0.1,
-            "looks like log values (the largest of the first cells is 8), but the model was fitted to linear",
-        ),
+        (LOGGED, lambda x: x, "holds counts values (all are whole), and the model was fitted to log values"),
+        (LOGGED, lambda x: x * 0.1, "holds linear values (values of a cell are multiples of its smallest"),
+        (LINEAR, logged, "holds log (base e, 10,000 a cell) values (exp(x) - 1 of cells sums to 10,000"),
     ],
 )
-def test_values_of_another_kind_than_the_models_are_told(
-    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, factor: float, said: str
+def test_values_of_another_kind_than_the_models_are_refused_unless_accepted(
+    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, make: Any, said: str
 ) -> None:
-    counts = tiny_adata.X.copy()
-    counts.data = np.minimum(counts.data, 9)  # then one value decides which is the largest
-    counts = sparse.lil_matrix(counts)
-    counts[3, 7] = 80
-    values = counts.tocsr() * factor
-    if factor == 0.25:
-        values.data = np.ceil(values.data)
-    tiny_adata.X = values.astype(np.float32)
-    with caplog.at_level(logging.WARNING), open_source(tiny_adata, space) as source:
-        try:
-            source.read(np.arange(10))
-        except InputError as error:
-            told = [str(error)]
-        else:
-            source.read(np.arange(100, 300))
-            told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1
-    assert said in told[0]
-    assert "ingest.matrix" in told[0]
+    tiny_adata.X = make(tiny_adata.X).astype(np.float32)
+    with pytest.raises(InputError, match=r"ingest\.matrix .* --accept values") as caught:
+        open_source(tiny_adata, space)
+    assert said in str(caught.value)
+    with caplog.at_level(logging.WARNING), open_source(tiny_adata, space, accepted=("values",)) as source:
+        source.read(np.arange(300))
+    assert [said in record.getMessage() for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize(("space", "factor"), [(LOGGED, 0.1), (LINEAR, 0.5), (LINEAR, 1.0)])
+@pytest.mark.parametrize(("space", "make"), [(LOGGED, logged), (LINEAR, lambda x: x * 0.5), (LINEAR, lambda x: x)])
 def test_values_of_the_models_kind_pass_without_a_word(
-    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, factor: float
+    tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture, space: GeneSpace, make: Any
 ) -> None:
-    values = tiny_adata.X.copy() * factor
-    values.data[0] = 20.5 if space is LOGGED else 99 * factor
-    tiny_adata.X = values
+    tiny_adata.X = make(tiny_adata.X).astype(np.float32)
     with caplog.at_level(logging.WARNING), open_source(tiny_adata, space) as source:
         source.read(np.arange(300))
     assert caplog.text == ""
+
+
+def test_what_is_no_logarithm_is_found_where_it_is_read(tiny_adata: ad.AnnData) -> None:
+    tiny_adata.X = logged(tiny_adata.X)
+    tiny_adata.X.data[0] = 100.0
+    with (
+        open_source(tiny_adata, LOGGED) as source,
+        pytest.raises(InputError, match=r"cell 'cell000' .* it is no logarithm"),
+    ):
+        source.read(np.arange(10))
 
 
 @pytest.mark.parametrize("cache", ["none", "host"])

@@ -7,7 +7,7 @@ Plain data that every part may import; it is saved with a store and with a model
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,51 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KINDS = ("counts", "linear", "log")
+
+
+@dataclass(frozen=True)
+class ValueRecord:
+    """What the values of the cells of a fit looked like, to compare others with.
+
+    Attributes
+    ----------
+    seen
+        Kind that the evidence tells, whatever was said: counts, linear, log, or ``mixed`` for cells of several kinds.
+    base
+        Of the logarithm, for ``log``; None where it is not known.
+    total
+        That all cells sum to, before the logarithm if there is one; None where they do not agree.
+    is_sure
+        Whether there was evidence for the kind of the values, and not a guess.
+    means
+        (filtered genes) mean over all cells of the share of the total, or for ``log`` of what it is the logarithm of; empty where it
+        is not known.
+    """
+
+    seen: str
+    base: float | None = None
+    total: float | None = None
+    is_sure: bool = True
+    means: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], n_filtered: int) -> ValueRecord:
+        """Read plain values; raises ValueError or TypeError where they cannot be right."""
+        base, total, means = _number(values["base"]), _number(values["total"]), values["means"]
+        if not isinstance(means, (list, tuple)) or len(means) not in (0, n_filtered):
+            raise ValueError("the means of genes are not one for each filtered gene")
+        numbers = tuple(_number(mean) or 0.0 for mean in means)
+        if (base is not None and base <= 1) or (total is not None and total <= 0) or min(numbers, default=0.0) < 0:
+            raise ValueError("base, total and means of genes must be positive")
+        return cls(str(values["seen"]), base, total, bool(values["is_sure"]), numbers)
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+        raise TypeError(f"expected a finite number, got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -34,6 +79,9 @@ class GeneSpace:
         Genes that pass the cell filter, in input order; a cell's total is the sum over them.
     chosen
         Highly variable genes, in input order; columns of the store, inputs of the network. A subset of `filtered`.
+    values
+        What the values looked like; None where it is not known, as in stores and models of earlier versions. It does not change what
+        becomes of a cell, and two gene spaces that differ in it alone are equal.
 
     Raises
     ------
@@ -50,6 +98,7 @@ class GeneSpace:
     target_sum: float | None
     filtered: tuple[str, ...]
     chosen: tuple[str, ...]
+    values: ValueRecord | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
@@ -75,12 +124,15 @@ class GeneSpace:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values that JSON can hold; `from_dict` reads them back."""
-        return {
+        plain: dict[str, object] = {
             "kind": self.kind,
             "target_sum": self.target_sum,
             "filtered": list(self.filtered),
             "chosen": list(self.chosen),
         }
+        if self.values is not None:
+            plain["values"] = {**asdict(self.values), "means": list(self.values.means)}
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> GeneSpace:
@@ -105,13 +157,17 @@ class GeneSpace:
             target_sum, filtered, chosen = values["target_sum"], values["filtered"], values["chosen"]
             if not isinstance(target_sum, (int, float, np.number, type(None))):
                 raise TypeError(f"target_sum is {type(target_sum).__name__}")
+            record, names = values.get("values"), _strings(filtered)
+            if not isinstance(record, (Mapping, type(None))):
+                raise TypeError(f"values is {type(record).__name__}")
             return cls(
                 kind=str(values["kind"]),
                 target_sum=None if target_sum is None else float(target_sum),
-                filtered=_strings(filtered),
+                filtered=names,
                 chosen=_strings(chosen),
+                values=None if record is None else ValueRecord.from_dict(record, len(names)),
             )
-        except (KeyError, TypeError, InputError) as error:
+        except (KeyError, TypeError, ValueError, InputError) as error:
             raise StoreError(f"the saved gene space is damaged: {error}; write the store or model again.") from error
 
 

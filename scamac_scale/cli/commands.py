@@ -191,6 +191,14 @@ def _declare_predict(parser: ArgumentParser) -> None:
         help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input, in a time that "
         "grows with the square of their number).",
     )
+    parser.add_argument(
+        "--accept",
+        type=str,
+        default="",
+        metavar="NAME[,NAME]",
+        help="In what the cells may differ from those of the fit, which is refused otherwise: values (of another kind, base or total of "
+        "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
+    )
     declare_ranks(parser)
     parser.add_argument(
         "--resume",
@@ -205,7 +213,7 @@ def _predict(args: Namespace) -> Result:
 
     require(args, "run", "input", "out")
     model = ScAMAC.load(at_home(args.run) / "model")
-    options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch")}
+    options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)

@@ -6,7 +6,7 @@ command line can read these classes at once. The defaults are the recipe for all
 sizes and readings of the paper.
 """
 
-from scamac_scale.config.choices import Attention, Count, check_value, type_hints
+from scamac_scale.config.choices import Accept, Attention, Count, check_value, type_hints, whole
 from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import IngestConfig, InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
@@ -14,6 +14,7 @@ from scamac_scale.config.run import ScamacConfig, config_from_dict
 from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
 
 __all__ = [
+    "Accept",
     "Attention",
     "CorrectionConfig",
     "Count",
@@ -29,4 +30,5 @@ __all__ = [
     "check_value",
     "config_from_dict",
     "type_hints",
+    "whole",
 ]

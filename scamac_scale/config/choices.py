@@ -6,6 +6,7 @@ What a name stands for is a plain dict of the same names at its home (``ops``, `
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -51,6 +52,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 Sums = Literal["blocks", "ranks"]
 # predict
 Attention = Literal["trained", "atlas"]
+Accept = Literal["values", "totals", "versions"]
 
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
@@ -81,7 +83,29 @@ def check_names(config: Any, prefix: str = "") -> None:
     """
     kind: type = type(config)
     for name, hint in type_hints(kind).items():
-        check_value(hint, getattr(config, name), prefix + name)
+        value = whole(getattr(config, name)) if _takes_whole(hint) else getattr(config, name)
+        if value is not getattr(config, name):
+            object.__setattr__(config, name, value)
+        check_value(hint, value, prefix + name)
+        require(
+            not (_takes_whole(hint) and isinstance(value, float)),
+            f"{prefix}{name}={value}; it must be a whole number (in R, write 4L for 4).",
+        )
+
+
+def whole(value: Any) -> Any:  # Any: what is no number is left for the settings to refuse
+    """Turn whole numbers of other types (8.0 as it comes from R, NumPy's) into Python's; the rest is as it was."""
+    if isinstance(value, bool) or type(value) is int:
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return operator.index(value) if hasattr(value, "__index__") else value
+
+
+def _takes_whole(hint: Hint) -> bool:
+    """Whether a field holds a whole number, perhaps among others, and no fraction."""
+    kinds = get_args(hint) if _origin(hint) in (Union, UnionType) else (hint,)
+    return int in kinds and float not in kinds
 
 
 def check_value(hint: Hint, value: object, key: str) -> None:

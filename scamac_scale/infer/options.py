@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.tech_batches import split_key
-from scamac_scale.config import Attention, check_value
+from scamac_scale.config import Accept, Attention, check_value
 from scamac_scale.config.choices import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OWN, MEAN = "own", "mean"
 """Technical batches that reconstructions may be in, beside a named one: that of each cell, and the mean of all."""
@@ -29,21 +32,26 @@ class PredictOptions:
         (10) as printed; O(N^2) time, and 12 bytes per scale, latent column and cell of disk beside the output.
     batch_key
         Columns of obs that stand for those of the fit, with commas between them; None takes the same names.
+    accept
+        In what cells may differ from those of the fit: ``values`` (of another kind, base or total of logarithms), ``totals`` (over fewer
+        genes), ``versions`` (of Ensembl identifiers).
 
     Raises
     ------
     ConfigError
-        If `attention` is not known, a batch is named without a reconstruction, or the batch key is empty.
+        If `attention` or a name in `accept` is not known, a batch is named without a reconstruction, or the batch key is empty.
     """
 
     is_denoised: bool = False
     denoised_batch: str = OWN
     attention: Attention = "trained"
     batch_key: str | None = None
+    accept: tuple[Accept, ...] = ()
 
     def __post_init__(self) -> None:
         """Check names."""
         check_value(Attention, self.attention, "attention")
+        check_value(tuple[Accept, ...], self.accept, "accept")
         require(
             self.is_denoised or self.denoised_batch == OWN,
             f"denoised_batch={self.denoised_batch!r}, but no reconstruction is asked for; add denoised.",
@@ -61,3 +69,10 @@ class PredictOptions:
             "denoised_batch": self.denoised_batch,
             "batch_key": self.batch_key,
         }
+
+
+def accepted_names(
+    names: str | Sequence[str],
+) -> tuple[Any, ...]:  # Any: `PredictOptions` refuses what it does not know
+    """Take names from a text with commas between them, or as they are."""
+    return tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else tuple(names)

@@ -176,7 +176,14 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
     genes = read_names(place.var(), f"{name}: var")
     close = getattr(group, "close", nothing)
     return RawMatrix(
-        name, path, matrix, tuple(genes), rows, lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)), close
+        name,
+        path,
+        matrix,
+        tuple(genes),
+        rows,
+        lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
+        close,
+        _base_of(_uns(group) or {}),
     )
 
 
@@ -197,6 +204,16 @@ def _check_counts(rows: Rows, n_obs: int | None, n_var: int | None, name: str) -
 def _uns(group: Group) -> Any:  # Any: a group, where there is one
     uns = group.get("uns", None)
     return uns if hasattr(uns, "keys") else None
+
+
+def _base_of(uns: Any) -> float | None:  # Any: a group of a file, or what AnnData has
+    """Read the base of the logarithm that scanpy noted; None where there is no such note, or no number above 1."""
+    try:
+        base = uns["log1p"]["base"]
+        number = float(base[()] if hasattr(base, "shape") else base)
+    except (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError):
+        return None
+    return number if 1 < number < float("inf") else None
 
 
 def _is_there(group: Group, key: str) -> bool:
@@ -291,7 +308,15 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
     rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}", place.python)
-    return RawMatrix(IN_MEMORY, None, matrix, tuple(place.var().index.astype(str)), rows, lambda: _named(adata.obs))
+    return RawMatrix(
+        IN_MEMORY,
+        None,
+        matrix,
+        tuple(place.var().index.astype(str)),
+        rows,
+        lambda: _named(adata.obs),
+        noted_base=_base_of(adata.uns),
+    )
 
 
 def _named(obs: pd.DataFrame) -> pd.DataFrame:

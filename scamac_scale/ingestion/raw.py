@@ -94,6 +94,8 @@ class RawMatrix:
         Reads the annotation of the cells; use `obs`.
     close
         Closes the file.
+    noted_base
+        Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
     """
 
     name: str
@@ -103,6 +105,7 @@ class RawMatrix:
     rows: Rows
     read_obs: Callable[[], pd.DataFrame]
     close: Callable[[], None] = nothing
+    noted_base: float | None = None
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""
@@ -151,6 +154,10 @@ class RawMatrix:
             )
         refuse_genes_as_rows(obs.index, self.gene_names, self.name)
         return obs
+
+    def cell_named(self, cell: int) -> str:
+        """Name a cell in a message, given its number."""
+        return repr(str(self.obs.index[cell]))
 
     def read_block(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read a run of cells.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.cells.genes import GeneSpace
+from scamac_scale.ingestion.evidence import Evidence
 from scamac_scale.ingestion.statistics import Census, Entry, RawStatistics, measure, take_census
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def measured(raw: RawMatrix, config: IngestConfig, journal: Journal) -> RawStati
     if noted is not None:
         return _statistics_from(noted)
     noted = journal.read(_CENSUS)
-    if noted is None:
+    if noted is None or "evidence_sample" not in noted:  # the latter was noted by an earlier version
         census = take_census(raw, config.block_cells)
         journal.note(_CENSUS, **_census_note(census))
     else:
@@ -51,13 +52,16 @@ def _census_note(census: Census) -> dict[str, Any]:  # Any: arrays and whole num
         "n_expressing": census.n_expressing,
         "largest": census.largest,
         "fraction": fraction,
+        **{f"evidence_{name}": value for name, value in census.evidence.to_arrays().items()},
     }
 
 
 def _census_from(noted: dict[str, NDArray[Any]]) -> Census:
     fraction = noted["fraction"].tolist()
     entry = Entry(int(fraction[0]), int(fraction[1]), fraction[2]) if fraction else None
-    return Census(int(noted["n_cells"]), noted["n_expressing"], noted["largest"], entry)
+    seen = {name.removeprefix("evidence_"): value for name, value in noted.items() if name.startswith("evidence_")}
+    evidence = Evidence.from_arrays(seen)
+    return Census(int(noted["n_cells"]), noted["n_expressing"], noted["largest"], entry, evidence)
 
 
 def _statistics_note(found: RawStatistics) -> dict[str, Any]:  # Any: arrays and whole numbers

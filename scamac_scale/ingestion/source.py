@@ -12,13 +12,15 @@ from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.cells.tech_batches import WithTechBatches
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.compare import compare
+from scamac_scale.ingestion.kinds import largest_log
+from scamac_scale.ingestion.names import matched_names, name_hint
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
-from scamac_scale.ingestion.statistics import LOG_MAX, LOG_MAX_DETECTED, likely_kind
 from scamac_scale.store.layout import index_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from types import TracebackType
 
     import pandas as pd
@@ -54,6 +56,8 @@ class NormalisedSource(WithTechBatches):
         Values above zero of the chosen genes, where that is known; otherwise `csr_bytes` counts them.
     batch_key
         Columns of `obs` with the technical batches, if any were named.
+    accepted
+        Names of `config.Accept`: in what the input may differ from the fit.
 
     Attributes
     ----------
@@ -63,7 +67,8 @@ class NormalisedSource(WithTechBatches):
     Raises
     ------
     InputError
-        If the input has less than half of the chosen genes.
+        If the input has less than half of the chosen genes, or, unless all values were checked before, some of its cells show that it
+        differs from the fit, see `compare`.
 
     Notes
     -----
@@ -78,16 +83,20 @@ class NormalisedSource(WithTechBatches):
         is_checked: bool = False,
         n_values: int | None = None,
         batch_key: str | None = None,
+        accepted: Collection[str] = (),
     ) -> None:
         self.gene_space = gene_space
         self.batch_key = batch_key
         self._raw = raw
-        self._columns = GeneColumns.locate(gene_space, raw.gene_names)
+        names = matched_names(gene_space, raw.gene_names, accepted)
+        self._columns = GeneColumns.locate(gene_space, names)
         self._is_checked = is_checked
-        self._is_kind_checked = False
+        self._accepted = accepted
         self._n_values = n_values
         self._gene_dtype = index_dtype(len(gene_space.chosen))
-        _report_missing(raw.name, self._columns)
+        _report_missing(raw, self._columns)
+        if not is_checked:
+            compare(raw, self._columns, names, accepted)
 
     def __enter__(self) -> Self:
         """Return the source itself."""
@@ -201,7 +210,6 @@ class NormalisedSource(WithTechBatches):
         block = self._raw.read_block(first, int(stops[-1]))
         if not self._is_checked:
             self._check(block, first)
-            self._check_kind(block)
         if block.shape[0] > (stops - starts).sum():
             block = block[rows_of(starts, stops) - first]
         return self._columns.normalised(block)
@@ -212,6 +220,10 @@ class NormalisedSource(WithTechBatches):
         if self.gene_space.kind == "counts" and not is_wrong.any():
             is_wrong = block.data != np.rint(block.data)
             what = "is not a whole number, and the model was fitted to counts"
+        if self.gene_space.kind == "log" and "values" not in self._accepted and not is_wrong.any():
+            values = self.gene_space.values
+            is_wrong = block.data > largest_log(None if values is None else values.base)
+            what = "is no logarithm, and the model was fitted to log values"
         if is_wrong.any():
             entry = int(np.argmax(is_wrong))
             cell = start + int(np.searchsorted(block.indptr, entry, side="right")) - 1
@@ -221,44 +233,9 @@ class NormalisedSource(WithTechBatches):
                 f"{gene!r}; it {what}. Name the matrix of raw values with ingest.matrix."
             )
 
-    def _check_kind(self, block: sparse.csr_matrix) -> None:
-        """Compare the kind of the first values seen with what the model was fitted to; `_check` looks at counts."""
-        kind = self.gene_space.kind
-        largest = float(block.data.max(initial=0.0))
-        if kind == "log" and largest > LOG_MAX:
-            raise InputError(
-                f"{self._about(largest)}, which is no logarithm, and the model was fitted to log values. {_HINT}"
-            )
-        if self._is_kind_checked or largest == 0:
-            return
-        self._is_kind_checked = True
-        found = likely_kind(largest, is_whole=bool((block.data == np.rint(block.data)).all()))
-        if kind == "log" and found == "counts" and largest > LOG_MAX_DETECTED:
-            raise InputError(
-                f"{self._about(largest)} and whole numbers only, which are counts, and the model was fitted to log values. "
-                f"{_HINT}"
-            )
-        if found != kind and "log" in (found, kind):
-            _log.warning(
-                "%s: %s looks like %s values (the largest of the first cells is %g), but the model was fitted to %s values; "
-                "if so, the results mean nothing. %s",
-                self._raw.name,
-                self._raw.matrix,
-                found,
-                largest,
-                kind,
-                _HINT,
-            )
 
-    def _about(self, value: float) -> str:
-        return f"{self._raw.name}: {self._raw.matrix} holds {value:g}"
-
-
-_HINT = "Name the matrix of such values as the model was fitted to with ingest.matrix."
-
-
-def _report_missing(name: str, columns: GeneColumns) -> None:
-    missing, n_chosen = columns.missing_chosen, len(columns.space.chosen)
+def _report_missing(raw: RawMatrix, columns: GeneColumns) -> None:
+    name, missing, n_chosen = raw.name, columns.missing_chosen, len(columns.space.chosen)
     if not missing:
         return
     share = 1 - len(missing) / n_chosen
@@ -266,7 +243,7 @@ def _report_missing(name: str, columns: GeneColumns) -> None:
         raise InputError(
             f"{name} has {n_chosen - len(missing)} of the {n_chosen} genes of the model ({share:.0%}); at least "
             f"{MIN_SHARE:.0%} are needed. Missing are {', '.join(missing[:5])}, ...: check that both name genes alike "
-            "(symbols or identifiers, upper or lower case)."
+            f"(symbols or identifiers, upper or lower case). {name_hint(columns.space.chosen, raw)}"
         )
     _log.warning(
         "%s lacks %d of the %d genes of the model (%s%s); they count as zeros, so clusters can shift",

@@ -7,6 +7,7 @@ the number of cells (but for 8 bytes a cell: its total). The whole matrix is nev
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numba
 import numpy as np
 
-from scamac_scale.cells.genes import GeneSpace
+from scamac_scale.cells.genes import GeneSpace, ValueRecord
 from scamac_scale.cells.tech_batches import TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.evidence import Evidence, count_block
+from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
+from scamac_scale.ingestion.names import name_doubts
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.variable import Moments, choose_over_batches, dispersion_table, variable_genes
@@ -33,11 +37,6 @@ if TYPE_CHECKING:
     from scamac_scale.ingestion.raw import RawMatrix
 
 logger = logging.getLogger(__name__)
-
-LOG_MAX_DETECTED = 25.0
-"""Values that are not whole and never above this are taken for logged: e**25 is more than any cell holds."""
-LOG_MAX = 88.0
-"""Above this, values that are said to be logged cannot be: the exponential leaves float32."""
 
 
 class Entry(NamedTuple):
@@ -62,12 +61,15 @@ class Census:
         (G,) largest value.
     fraction
         The first value that is not whole; None if there is none.
+    evidence
+        What the cells tell of what their values are.
     """
 
     n_cells: int
     n_expressing: NDArray[np.int64]
     largest: NDArray[np.float64]
     fraction: Entry | None
+    evidence: Evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +134,15 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     these take 16 bytes a gene and batch.
     """
     tech = tech_batches_of(raw, config)
+    for doubt in name_doubts(raw):
+        logger.warning("%s: %s", raw.name, doubt)
     if census is None:
         census = take_census(raw, config.block_cells)
-    kind = KIND_RULES[config.kind](raw, census)
+    found = KIND_RULES[config.kind](raw, census)
+    kind = found.kind
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
-    totals, moments = sum_moments(raw, is_filtered, kind, config.block_cells, None if tech is None else tech.joint())
+    joint = None if tech is None else tech.joint()
+    totals, moments = sum_moments(raw, is_filtered, found, config.block_cells, joint)
     n_empty = int((totals == 0).sum())
     if n_empty:
         logger.warning(
@@ -160,12 +166,20 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     var = table[is_variable].set_index(names[chosen])
     var.insert(0, "n_cells", census.n_expressing[chosen])
     return RawStatistics(
-        GeneSpace(kind, target_sum, tuple(names[filtered]), tuple(names[chosen])),
+        GeneSpace(kind, target_sum, tuple(names[filtered]), tuple(names[chosen]), values=_record(found, moments)),
         totals,
         n_empty,
         int(census.n_expressing[chosen].sum()),
         float(census.largest[chosen].max()),
         var,
+    )
+
+
+def _record(found: Verdict, moments: Sequence[Moments]) -> ValueRecord:
+    """Keep what cells to come are compared with; the means of genes to three digits."""
+    means = np.sum([part.total for part in moments], axis=0) / sum(part.n_cells for part in moments)
+    return ValueRecord(
+        found.seen or found.kind, found.base, found.total, found.is_sure, tuple(float(f"{mean:.3g}") for mean in means)
     )
 
 
@@ -207,8 +221,10 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
     n_expressing = np.zeros(raw.n_genes, dtype=np.int64)
     largest = np.zeros(raw.n_genes, dtype=np.float64)
     fraction: Entry | None = None
+    evidence = Evidence()
     for start, block in read_blocks(raw, block_cells, "checking values"):
-        wrong, broken = _count(block.indices, kernel_values(block.data), n_expressing, largest)
+        per_cell = np.empty((block.shape[0], 3), np.int64)
+        wrong = count_block((block.indptr, block.indices, kernel_values(block.data)), n_expressing, largest, per_cell)
         if wrong >= 0:
             entry = _entry(block, wrong, start)
             raise InputError(
@@ -216,13 +232,15 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
                 "log values, which are finite and not negative. Give the matrix before scaling or correction, with "
                 "ingest.matrix if it is in raw or a layer."
             )
-        if fraction is None and broken >= 0:
-            fraction = _entry(block, broken, start)
-    return Census(raw.n_cells, n_expressing, largest, fraction)
+        broken = per_cell[per_cell[:, 0] >= 0, 0]
+        if fraction is None and broken.size:
+            fraction = _entry(block, int(broken[0]), start)
+        evidence.fold(block, per_cell, start)
+    return Census(raw.n_cells, n_expressing, largest, fraction, evidence)
 
 
 def sum_moments(
-    raw: RawMatrix, is_filtered: NDArray[np.bool_], kind: str, block_cells: int, tech: IntArray | None = None
+    raw: RawMatrix, is_filtered: NDArray[np.bool_], values: Verdict, block_cells: int, tech: IntArray | None = None
 ) -> tuple[NDArray[np.float64], list[Moments]]:
     """Sum over cells what the choice of genes needs: the second pass.
 
@@ -232,8 +250,8 @@ def sum_moments(
         (N, G) raw values.
     is_filtered
         (G,) genes that pass.
-    kind
-        Of the values.
+    values
+        What the values are.
     block_cells
         Cells held at a time.
     tech
@@ -244,74 +262,59 @@ def sum_moments(
     totals : ndarray
         (N,) sum of each cell over the genes that pass.
     moments : list of Moments
-        Of the genes that pass: ``x / total``, or ``exp(x) - 1`` for log values. Those of each technical batch, or of all cells.
+        Of the genes that pass: ``x / total``, or ``base**x - 1`` for log values. Those of each technical batch, or of all cells.
     """
     column = np.where(is_filtered, np.cumsum(is_filtered) - 1, -1)
     n_filtered = int(is_filtered.sum())
     totals = np.zeros(raw.n_cells, dtype=np.float64)
     n_cells = [0] if tech is None else np.bincount(tech).tolist()
     into = np.zeros((2, len(n_cells), n_filtered))
+    is_natural = values.base is None or math.isclose(values.base, math.e)
     moments = [Moments(*parts) for parts in zip(n_cells, *into, strict=True)]
     for start, block in read_blocks(raw, block_cells, "measuring genes"):
         total = cell_totals(block, is_filtered)
         totals[start : start + len(total)] = total
-        values, scale = kernel_values(block.data), np.ones_like(total)
-        if kind == "log":
-            values = np.expm1(values)
+        data, scale = kernel_values(block.data), np.ones_like(total)
+        if values.kind == "log":  # in the order and the precision of scanpy, which multiplies only by what is noted
+            data = np.expm1(data if is_natural else data * data.dtype.type(math.log(values.base or math.e)))
         else:
             scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
         if tech is None:
             added = np.zeros((2, 1, n_filtered))
-            _add_moments(block, values, scale, column, np.zeros(len(total), np.int32), added)
+            _add_moments(block, data, scale, column, np.zeros(len(total), np.int32), added)
             moments[0] += Moments(len(total), added[0, 0], added[1, 0])
         else:  # no sums of the block: those of many batches are far more numbers than its values
-            _add_moments(block, values, scale, column, tech[start : start + len(total)], into)
+            _add_moments(block, data, scale, column, tech[start : start + len(total)], into)
     return totals, moments
 
 
-def likely_kind(largest: float, *, is_whole: bool) -> str:
-    """Tell from the largest value, and whether all are whole, what values are: counts, log or linear."""
-    return "counts" if is_whole else "log" if largest <= LOG_MAX_DETECTED else "linear"
+KIND_RULES: dict[str, Callable[[RawMatrix, Census], Verdict]] = {
+    "auto": lambda raw, census: settle(raw, "auto", census.evidence),
+    "counts": lambda raw, census: _require_counts(raw, census),
+    "linear": lambda raw, census: settle(raw, "linear", census.evidence),
+    "log": lambda raw, census: _require_log(raw, census),
+}
+"""How ``ingest.kind`` becomes what the values are, and what is refused."""
 
 
-def _detect_kind(raw: RawMatrix, census: Census) -> str:
-    largest = float(census.largest.max(initial=0.0))
-    kind = likely_kind(largest, is_whole=census.fraction is None)
-    why = (
-        "all are whole"
-        if census.fraction is None
-        else f"{census.fraction.value:g} is not whole, the largest is {largest:g}"
-    )
-    logger.info("%s: values taken as %s (%s)", raw.name, kind, why)
-    return kind
-
-
-def _require_counts(raw: RawMatrix, census: Census) -> str:
+def _require_counts(raw: RawMatrix, census: Census) -> Verdict:
     if census.fraction is not None:
         raise InputError(
             f"{raw.name}: ingest.kind=counts, but {raw.matrix} holds {census.fraction.value:g} for "
             f"{_place(raw, census.fraction)}; counts are whole. Say linear or log, or give the matrix of counts."
         )
-    return "counts"
+    return settle(raw, "counts", census.evidence)
 
 
-def _require_log(raw: RawMatrix, census: Census) -> str:
-    if census.largest.max(initial=0.0) > LOG_MAX:
+def _require_log(raw: RawMatrix, census: Census) -> Verdict:
+    found = settle(raw, "log", census.evidence)
+    if census.largest.max(initial=0.0) > largest_log(found.base):
         gene = int(census.largest.argmax())
         raise InputError(
             f"{raw.name}: ingest.kind=log, but {raw.matrix} holds {census.largest[gene]:g} for gene "
             f"{raw.gene_names[gene]!r}, which is no logarithm; say counts or linear."
         )
-    return "log"
-
-
-KIND_RULES: dict[str, Callable[[RawMatrix, Census], str]] = {
-    "auto": _detect_kind,
-    "counts": _require_counts,
-    "linear": lambda raw, census: "linear",
-    "log": _require_log,
-}
-"""How ``ingest.kind`` becomes the kind of the values, and what is refused."""
+    return found
 
 
 def min_cells(fraction: float, n_cells: int) -> int:
@@ -381,24 +384,7 @@ def _entry(block: sparse.csr_matrix, at: int, start: int) -> Entry:
 
 
 def _place(raw: RawMatrix, entry: Entry) -> str:
-    return f"cell {str(raw.obs.index[entry.cell])!r} (number {entry.cell}), gene {raw.gene_names[entry.gene]!r}"
-
-
-@numba.njit(cache=True, nogil=True)
-def _count(indices: Any, data: Any, n_expressing: Any, largest: Any) -> Any:  # pragma: no cover  compiled
-    broken = -1
-    for at in range(len(indices)):
-        value = data[at]
-        if not (value >= 0 and value < np.inf):
-            return at, broken
-        if value > 0:
-            gene = indices[at]
-            n_expressing[gene] += 1
-            if value > largest[gene]:
-                largest[gene] = value
-            if broken < 0 and value != np.floor(value):
-                broken = at
-    return -1, broken
+    return f"cell {raw.cell_named(entry.cell)} (number {entry.cell}), gene {raw.gene_names[entry.gene]!r}"
 
 
 def _add_moments(

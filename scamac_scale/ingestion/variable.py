@@ -24,6 +24,9 @@ STATISTICS = ("means", "dispersions", "dispersions_norm")
 ROUNDING = 1e-12
 """Variance, as a share of the squared mean, that is rounding: cells of one technical batch are often alike to the last bit."""
 
+SAME_MEANS = 1e-7
+"""Means that differ by less, as a share, are equal: in float32, as scanpy has its values, they are."""
+
 
 class Moments(NamedTuple):
     """Sums over cells that add up over blocks.
@@ -109,7 +112,7 @@ def dispersion_table(moments: Moments, rounding: float = 0.0) -> pd.DataFrame:
     dispersion = variance / mean
     dispersion[dispersion == 0] = np.nan
     table = pd.DataFrame({"means": np.log1p(mean), "dispersions": np.log(dispersion)})
-    bins = pd.cut(table["means"], bins=N_BINS, labels=False)
+    bins = pd.cut(_apart(table["means"]), bins=N_BINS, labels=False)
     of_bin = table.groupby(bins)["dispersions"]
     center, spread = of_bin.transform("mean"), of_bin.transform("std")
     is_alone = spread.isna()
@@ -119,6 +122,12 @@ def dispersion_table(moments: Moments, rounding: float = 0.0) -> pd.DataFrame:
         spread = spread.mask(spread <= rounding)
     table["dispersions_norm"] = (table["dispersions"] - center) / spread
     return table
+
+
+def _apart(means: pd.Series) -> pd.Series:
+    """Make means that are equal up to rounding the same: they are one bin, where twenty would tell rounding errors apart."""
+    low, high = float(means.min()), float(means.max())
+    return means if high - low > SAME_MEANS * high else means * 0.0 + low
 
 
 def variable_genes(dispersions_norm: NDArray[np.float64], n_genes: int) -> NDArray[np.bool_]:
@@ -144,7 +153,9 @@ def variable_genes(dispersions_norm: NDArray[np.float64], n_genes: int) -> NDArr
     """
     known = np.sort(dispersions_norm[~np.isnan(dispersions_norm)])[::-1]
     if not known.size:
-        raise InputError("no gene varies between cells, so that none can be chosen; check the matrix.")
+        raise InputError(
+            "no gene varies between cells more than others do, so that none can be chosen; check the matrix."
+        )
     cut_off = known[min(n_genes, known.size) - 1]
     with np.errstate(invalid="ignore"):
         return np.asarray(dispersions_norm >= cut_off)

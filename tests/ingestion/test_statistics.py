@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,43 @@ def test_fewer_genes_than_asked_are_all_taken_and_said(
         found = measure(open_raw(tiny_adata), config(n_genes=2000))
     assert found.gene_space.chosen == found.gene_space.filtered
     assert f"2000 genes asked for, {len(found.gene_space.chosen)} pass the filter and vary; all of them" in caplog.text
+
+
+EQUAL = np.tile(np.arange(1.0, 41.0), (50, 1))
+EQUAL[:25] = EQUAL[:25, ::-1]
+RNG = np.random.default_rng(0)
+CORNERS = {
+    "fewer genes than bins": RNG.poisson(3, (40, 3)),
+    "bins with one gene": RNG.poisson(np.geomspace(1, 1e4, 12), (40, 12)),
+    "some genes do not vary": np.hstack([np.full((40, 5), 3), RNG.poisson(4, (40, 6))]),
+    "one gene varies": np.column_stack([np.full(40, 5), RNG.poisson(5, 40)]),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+@pytest.mark.parametrize("n_genes", [2, 1000])
+@pytest.mark.parametrize("is_log", [False, True])
+def test_corners_of_the_choice_are_as_in_scanpy(name: str, n_genes: int, *, is_log: bool) -> None:
+    values = CORNERS[name].astype(float)
+    adata = of_anndata(np.log1p(values) if is_log else values)
+    found = measure(open_raw(adata), config(n_genes=n_genes, kind="log" if is_log else "counts"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        filtered, table = scanpy_genes(adata.copy(), n_genes, is_log=is_log)
+    assert found.gene_space.chosen == tuple(filtered.var_names[table["highly_variable"]])
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_means_that_are_equal_up_to_rounding_are_one_bin(*, is_log: bool) -> None:
+    values = np.log1p(EQUAL) if is_log else EQUAL
+    found = measure(of(values), config(n_genes=4, kind="log" if is_log else "counts"))
+    assert found.gene_space.chosen == ("gene0", "gene1", "gene38", "gene39")
+    np.testing.assert_allclose(found.var["means"], found.var["means"].iloc[0], rtol=1e-6)
+
+
+def test_genes_that_vary_alike_are_refused_in_one_sentence() -> None:
+    with pytest.raises(InputError, match="no gene varies between cells more than others do"):
+        measure(of(np.array([[1.0, 3.0], [3.0, 1.0]] * 10)), config())
 
 
 @settings(max_examples=40)
@@ -280,7 +318,7 @@ def test_a_wrong_value_of_a_layer_in_a_file_is_named(tiny_adata: ad.AnnData, tmp
 
 @pytest.mark.parametrize(
     ("largest", "fraction", "expected"),
-    [(9.0, False, "counts"), (1e6, False, "counts"), (9.0, True, "log"), (25.0, True, "log"), (25.5, True, "linear")],
+    [(9.0, False, "counts"), (1e6, False, "counts"), (9.0, True, "linear"), (25.5, True, "linear")],
 )
 def test_the_kind_is_detected_from_all_values(
     largest: float, fraction: bool, expected: str, caplog: pytest.LogCaptureFixture

@@ -1,0 +1,107 @@
+"""What names of genes and cells look like: positions, barcodes, identifiers of another species; and how two lists of genes differ."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from scamac_scale.cells.genes import locate_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from scamac_scale.cells.genes import GeneSpace
+    from scamac_scale.ingestion.raw import RawMatrix
+
+SOME = 1000
+"""Names that are looked at, spread over a list."""
+_ENSEMBL = re.compile(r"(ENS[A-Z]*G)\d{6,}(?:\.\d+)?$")
+_BARCODE = re.compile(r"(?:.*[_:#-])?[ACGTN]{10,}(?:[-_.].*)?$")
+_SPECIES = {"ENSG": ", human", "ENSMUSG": ", mouse", "ENSRNOG": ", rat", "ENSDARG": ", zebrafish"}
+
+
+def are_positions(names: Sequence[str]) -> bool:
+    """Tell whether names are numbers that count up by one, as tables without names have them."""
+    if len(names) < 2 or not names[0].isdecimal() or int(names[0]) > 1:
+        return False
+    first = int(names[0])
+    return all(name == str(first + place) for place, name in enumerate(names))
+
+
+def without_version(name: str) -> str:
+    """Name an Ensembl gene without the version that follows its dot: ``ENSG00000000003.15`` is ``ENSG00000000003``."""
+    stem, dot, version = name.partition(".")
+    return stem if dot and version.isdecimal() and stem.startswith("ENS") else name
+
+
+def described(names: Sequence[str]) -> str:
+    """Say in words what most names look like: positions, barcodes, Ensembl identifiers, or symbols."""
+    some = _some(names)
+    if not some:
+        return "no names"
+    if are_positions(names):
+        return f"positions ({names[0]}, {names[1]}, ...)"
+    if _most(_BARCODE.match(name) is not None for name in some):
+        return f"barcodes of cells ({some[0]})"
+    found = Counter(match.group(1) for match in map(_ENSEMBL.match, some) if match)
+    if found.total() * 2 > len(some):
+        versions = " with versions" if _most(without_version(name) != name for name in some) else ""
+        return f"Ensembl identifiers{versions} ({some[0]}{_SPECIES.get(found.most_common(1)[0][0], '')})"
+    if _most(name == name.upper() and name.lower() != name for name in some):
+        return f"symbols in capitals, as of human genes ({some[0]})"
+    if _most(len(name) > 1 and name == name.capitalize() and name.upper() != name for name in some):
+        return f"symbols with small letters, as of mouse genes ({some[0]})"
+    return f"symbols ({some[0]})"
+
+
+def name_doubts(raw: RawMatrix) -> list[str]:
+    """Say what is odd about the names of genes and cells, one sentence each."""
+    genes, cells = raw.gene_names, raw.obs.index.astype(str).tolist()
+    doubts = []
+    if are_positions(genes):
+        doubts.append(
+            f"its genes are named by positions ({genes[0]}, {genes[1]}, ...), so that they are matched by number only; name them in var"
+        )
+    are_barcodes = _most(_BARCODE.match(name) is not None for name in _some(genes))
+    if are_barcodes or _most(_ENSEMBL.match(name) is not None for name in _some(cells)):
+        doubts.append(
+            f"names of its cells look like {described(cells)}, and those of its genes like {described(genes)}: is the matrix transposed? "
+            "Cells are rows (adata.T)"
+        )
+    return doubts
+
+
+def matched_names(space: GeneSpace, names: Sequence[str], accepted: Collection[str]) -> Sequence[str]:
+    """Name genes as a model does: where versions are accepted, Ensembl identifiers that are unique without them, too."""
+    if "versions" not in accepted:
+        return names
+    ours = Counter(map(without_version, space.filtered))
+    theirs = Counter(map(without_version, names))
+    renamed = {without_version(name): name for name in space.filtered if ours[without_version(name)] == 1}
+    stems = [without_version(name) for name in names]
+    return [renamed.get(stem, name) if theirs[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+
+
+def name_hint(wanted: Sequence[str], raw: RawMatrix) -> str:
+    """Say how the genes of a model and of an input are named differently, and what to do."""
+    names = raw.gene_names
+    if (locate_genes(wanted, raw.obs.index.tolist()) >= 0).sum() * 2 >= len(wanted):
+        return "They are the names of its cells: the matrix is transposed; cells are rows (adata.T)."
+    stems = {without_version(name) for name in names}
+    n_found = sum(without_version(name) in stems for name in wanted)
+    if n_found * 2 >= len(wanted):
+        return "They are the same but for the versions of Ensembl identifiers: leave these out of the comparison with --accept versions."
+    upper = {name.upper() for name in names}
+    if sum(name.upper() in upper for name in wanted) * 2 >= len(wanted):
+        return f"They are the same but for capital letters (the model has {wanted[0]}): another species? If not, rename them in var."
+    return f"The model names {described(wanted)}, this input {described(names)}; name genes alike in var, and check the species."
+
+
+def _some(names: Sequence[str]) -> list[str]:
+    return list(names[:: max(1, len(names) // SOME)])
+
+
+def _most(marks: Iterable[bool]) -> bool:
+    found = list(marks)
+    return sum(found) * 2 > len(found)
