@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, whole
+from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
@@ -83,11 +83,6 @@ def ingest(
     return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
 
 
-def _joined_key(key: str | Sequence[str] | None) -> str | None:
-    """Write columns as the settings have them: with commas between them."""
-    return key if key is None or isinstance(key, str) else ",".join(key)
-
-
 @contextmanager
 def _on_device(model: FittedModel) -> Iterator[None]:
     """Lend a model to the GPU, where there is one and the settings allow it."""
@@ -134,7 +129,7 @@ class ScAMAC:
     ) -> None:
         settings = config or ScamacConfig()
         if batch_key is not None:
-            settings = replace(settings, batch_key=_joined_key(batch_key))
+            settings = replace(settings, batch_key=joined_key(batch_key))
         if n_clusters is not None:
             settings = replace(settings, n_clusters=whole(n_clusters))
         if seed is not None:
@@ -379,7 +374,7 @@ class ScAMAC:
         options = PredictOptions(
             is_denoised=denoised,
             attention=attention,
-            batch_key=_joined_key(batch_key),
+            batch_key=joined_key(batch_key),
             denoised_batch=denoised_batch,
             accept=accepted_names(accept),
         )
@@ -450,4 +445,4 @@ def evaluate(
     """
     from scamac_scale.evaluation import evaluate as score
 
-    return score(data, label, key=key, batch_key=_joined_key(batch_key), basis=basis, unlabelled=unlabelled)
+    return score(data, label, key=key, batch_key=joined_key(batch_key), basis=basis, unlabelled=unlabelled)

@@ -6,7 +6,7 @@ command line can read these classes at once. The defaults are the recipe for all
 sizes and readings of the paper.
 """
 
-from scamac_scale.config.choices import Accept, Attention, Count, check_value, type_hints, whole
+from scamac_scale.config.choices import Accept, Attention, Count, check_value, joined_key, type_hints, whole
 from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import IngestConfig, InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
@@ -29,6 +29,7 @@ __all__ = [
     "TrainConfig",
     "check_value",
     "config_from_dict",
+    "joined_key",
     "type_hints",
     "whole",
 ]

@@ -7,7 +7,7 @@ What a name stands for is a plain dict of the same names at its home (``ops``, `
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -100,6 +100,11 @@ def whole(value: Any) -> Any:  # Any: what is no number is left for the settings
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     return operator.index(value) if hasattr(value, "__index__") else value
+
+
+def joined_key(key: str | Sequence[str] | None) -> str | None:
+    """Write columns as the settings have them: with commas between them."""
+    return key if key is None or isinstance(key, str) else ",".join(key)
 
 
 def _takes_whole(hint: Hint) -> bool:

@@ -56,18 +56,12 @@ def described(names: Sequence[str]) -> str:
 
 
 def name_doubts(raw: RawMatrix) -> list[str]:
-    """Say what is odd about the names of genes and cells, one sentence each."""
-    genes, cells = raw.gene_names, raw.obs.index.astype(str).tolist()
+    """Say what is odd about the names of the genes, one sentence each; a transposed table is refused when it is opened."""
+    genes = raw.gene_names
     doubts = []
     if are_positions(genes):
         doubts.append(
             f"its genes are named by positions ({genes[0]}, {genes[1]}, ...), so that they are matched by number only; name them in var"
-        )
-    are_barcodes = _most(_BARCODE.match(name) is not None for name in _some(genes))
-    if are_barcodes or _most(_ENSEMBL.match(name) is not None for name in _some(cells)):
-        doubts.append(
-            f"names of its cells look like {described(cells)}, and those of its genes like {described(genes)}: is the matrix transposed? "
-            "Cells are rows (adata.T)"
         )
     return doubts
 
