@@ -148,7 +148,7 @@ def scratch_folder(
             with writing(path):
                 _restore(partial, path)
                 _remove(_gone(partial))
-                if os.path.lexists(partial) and not resumes:
+                if os.path.lexists(partial) and (partial.is_symlink() or not resumes):
                     _log.info("%s: what a stopped run has left is removed, it is begun anew", path)
                     _remove(partial)
                 partial.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.durable.plain import parse_json
 from scamac_scale.errors import LockedError, OutputError, output_error
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _link(own: Path, path: Path) -> bool:
 def _owner(path: Path) -> Owner | None:
     """Who stands in the file of that name; None where there is none."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
@@ -201,10 +202,9 @@ def _write(handle: int) -> None:
 def _read(handle: int) -> Owner:
     """Who stands in the file; nothing where it is being written or damaged."""
     try:
-        found = json.loads(os.pread(handle, _MAX_BYTES, 0))
+        return parse_json(os.pread(handle, _MAX_BYTES, 0))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _refusal(what: str | Path, owner: Owner, file: Path | None = None) -> LockedError:

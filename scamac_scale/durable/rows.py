@@ -125,7 +125,7 @@ class HeldRows:
 
 def _opened(path: Path, flags: int) -> Any:  # Any: typed by its wrapper otherwise
     mode = "wb" if flags == os.O_WRONLY else "rb"  # of a number it neither makes nor empties the file
-    return os.fdopen(os.open(path, flags | os.O_CLOEXEC), mode, buffering=0)
+    return os.fdopen(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW), mode, buffering=0)
 
 
 class FieldFile:
