@@ -1,15 +1,28 @@
-"""The fitted model on disk: safetensors and JSON, all that inference needs, readable without lightning."""
+"""The fitted model on disk: safetensors and JSON, all that inference needs, readable without lightning.
+
+It is sealed: model.json has the SHA-256 of the tensors, and one of its own text. So a model that is read is bit for bit the one that
+was written, or one that somebody has sealed again; what could make sense of neither is refused.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import ScamacConfig, config_from_dict
 from scamac_scale.durable.atomic import atomic_folder, writing
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import at_home
+from scamac_scale.durable.plain import (
+    check_seal,
+    digest_of_file,
+    parse_json,
+    read_json,
+    read_plain,
+    sealed,
+    size_of_plain,
+)
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ops.fuzzy import Clusters
 
@@ -21,9 +34,10 @@ if TYPE_CHECKING:
     from scamac_scale.nn.model import ScamacNetwork
 
 FORMAT = "scamac_scale model"
-VERSION = 4
+VERSION = 5
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
+_REMAKE = "put a sound copy there, or train again"
 
 
 @dataclass
@@ -44,6 +58,8 @@ class FittedModel:
         Versions, commit and what the fit reports; plain data.
     tech_levels
         Columns of obs that told the technical batches, with their levels in the order of their numbers; empty where neither a correction nor the decoder knows them.
+    cells_digest
+        Of the cells of the fit, by `sources.cells_digest`; empty where it was not asked for.
     """
 
     network: ScamacNetwork
@@ -52,6 +68,7 @@ class FittedModel:
     config: ScamacConfig
     provenance: dict[str, Any]
     tech_levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cells_digest: str = ""
 
     @property
     def n_clusters(self) -> int:
@@ -93,6 +110,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     tensors["centers"] = model.clusters.centers.cpu().contiguous()
+    weights = save(tensors)  # save_file tells of a full disk by an error of its own
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -102,10 +120,12 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         "config": asdict(model.config),
         "tech_levels": model.tech_levels,
         "provenance": model.provenance,
+        "cells_digest": model.cells_digest,
+        "weights": {"bytes": len(weights), "sha256": sha256_of(weights)},
     }
     with atomic_folder(path, overwrite=True, marker=DESCRIPTION_FILE) as partial, writing(path):
-        (partial / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file tells of a full disk by an error of its own
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+        (partial / WEIGHTS_FILE).write_bytes(weights)
+        (partial / DESCRIPTION_FILE).write_text(sealed(description))
     return path
 
 
@@ -125,10 +145,17 @@ def load_model(path: str | Path) -> FittedModel:
     Raises
     ------
     InputError
-        If the folder is no model, is damaged, or was written by a later version.
+        If the folder is no model, is not what was written, or was written by another version.
+
+    Notes
+    -----
+    No link, pipe or device is followed or opened. Of a model that was changed and sealed again, types, shapes and ranges are checked.
     """
     path = at_home(path)
-    description, tensors = _read(path)
+    if path.is_symlink():
+        raise InputError(f"{path} is a link; name the model folder that it leads to.")
+    description = _read_description(path)
+    tensors = _read_weights(path, description)
     try:
         return _rebuild(description, tensors)
     except KeyError as error:
@@ -140,33 +167,48 @@ def load_model(path: str | Path) -> FittedModel:
 def _is_ours(path: Path) -> bool:
     """Tell whether a file is the description of a model, of any version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, is_finite=False).get("format") == FORMAT
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read_description(path: Path) -> dict[str, Any]:
+    file = path / DESCRIPTION_FILE
+    try:
+        raw = read_plain(file)
+        description = parse_json(raw, is_finite=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} is not that of a readable model ({error}); name the `model` folder of a run."
+        ) from error
+    kind, version = description.get("format"), description.get("version")
+    if kind != FORMAT or version != VERSION or type(version) is not int:
+        raise InputError(
+            f"{file} is of {str(kind)[:40]!r} version {str(version)[:40]}; this program reads {FORMAT!r} version {VERSION}: train "
+            "again, or use the version that wrote it."
+        )
+    try:
+        return check_seal(raw.decode(), description)
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: {error}; {_REMAKE}.") from error
+
+
+def _read_weights(path: Path, description: dict[str, Any]) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    file, about = path / WEIGHTS_FILE, description.get("weights")
     try:
-        description = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        tensors: dict[str, torch.Tensor] = load_file(path / WEIGHTS_FILE)
+        if not isinstance(about, dict):
+            raise ValueError(f"{DESCRIPTION_FILE} says nothing of it")
+        if (size := size_of_plain(file)) != about.get("bytes"):
+            raise ValueError(f"it is not what was written ({size:,} bytes, not {about.get('bytes')})")
+        if digest_of_file(file) != about.get("sha256"):
+            raise ValueError(f"it is not what was written (wrong SHA-256 in {DESCRIPTION_FILE})")
+        tensors: dict[str, torch.Tensor] = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"{path} does not hold a readable model ({error}); name the `model` folder of a run."
-        ) from error
-    if not isinstance(description, dict):
-        raise InputError(
-            f"{path / DESCRIPTION_FILE} was not written by this program; name the `model` folder of a run."
-        )
-    if description.get("format") != FORMAT or description.get("version") != VERSION:
-        raise InputError(
-            f"{path} holds {description.get('format')!r} version {description.get('version')!r}; "
-            f"this program reads {FORMAT!r} version {VERSION}."
-        )
-    return description, tensors
+        raise InputError(f"{file} is damaged: {error}; {_REMAKE}.") from error
+    return tensors
 
 
 def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> FittedModel:
@@ -185,29 +227,37 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
         network = ScamacNetwork(
             len(genes.chosen), model, config.input, [len(levels) for levels in tech_levels.values()]
         )
-    network.correction = correction_for(tensors, config.correction.sigma)
-    _check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
-    if centers.shape != (description["n_clusters"], model.latent_width):
+        network.correction = correction_for(tensors, config.correction.sigma)
+    expected: dict[str, torch.Tensor] = network.state_dict()
+    _check_shapes(expected, tensors)
+    _check_numbers(expected, {**tensors, "centers": centers})
+    if type(description["n_clusters"]) is not int or centers.shape != (description["n_clusters"], model.latent_width):
         raise ValueError(
             f"centers came with shape {tuple(centers.shape)}, the description says {description['n_clusters']} clusters "
             f"of width {model.latent_width}"
         )
-    temperature, provenance = description["temperature"], description["provenance"]
-    if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
+    temperature, provenance, digest = (description[name] for name in ("temperature", "provenance", "cells_digest"))
+    if isinstance(temperature, bool) or not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature={temperature!r}, expected a positive number")
-    if not (isinstance(provenance["versions"], dict) and isinstance(provenance["is_count_estimated"], bool)):
-        raise TypeError("versions must be names with their versions, is_count_estimated true or false")
+    versions = provenance["versions"]
+    if not (isinstance(versions, dict) and all(isinstance(version, str) for version in versions.values())):
+        raise TypeError("versions must be names with their versions")
+    if not (isinstance(provenance["is_count_estimated"], bool) and isinstance(digest, str)):
+        raise TypeError("is_count_estimated must be true or false, cells_digest text")
     _check_correction(network, tech_levels)
     network.to_empty(device="cpu").load_state_dict(tensors)
     clusters = Clusters(centers, temperature, config.loss.epsilon)
-    return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels)
+    return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels, digest)
 
 
 def _levels_of(columns: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     for name, levels in columns.items():
-        if not isinstance(levels, list) or len({str(level) for level in levels}) != len(levels):
-            raise ValueError(f"tech_levels of {name!r} are {levels!r}, expected a list of names that are unlike")
-    return {name: tuple(map(str, levels)) for name, levels in columns.items()}
+        is_list = isinstance(levels, list) and all(isinstance(level, str) for level in levels)
+        if not is_list or not levels or len(set(levels)) != len(levels):
+            raise ValueError(
+                f"tech_levels of {name!r} are {str(levels)[:80]}, expected a list of names that are unlike"
+            )
+    return {name: tuple(levels) for name, levels in columns.items()}
 
 
 def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, ...]]) -> None:
@@ -221,14 +271,31 @@ def _check_correction(network: ScamacNetwork, tech_levels: dict[str, tuple[str, 
         raise ValueError(f"the correction is of {len(network.correction.axes)} genes, the description says {n_genes}")
 
 
-def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, torch.Tensor]) -> None:
+def _check_shapes(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
     differences = [f"no {name}" for name in expected if name not in tensors]
-    differences += [f"{name}, which is of no part" for name in tensors if name not in expected]
+    differences += [f"{name[:80]}, which is of no part" for name in tensors if name not in expected]
     differences += [
-        f"{name} of shape {tuple(tensors[name].shape)} rather than {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
+        f"{name} of shape {tuple(tensors[name].shape)} rather than {tuple(part.shape)}"
+        for name, part in expected.items()
+        if name in tensors and tensors[name].shape != part.shape
     ]
     if differences:
         more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
         raise ValueError(f"{WEIGHTS_FILE} holds {', '.join(differences[:3])}{more}")
+
+
+_POSITIVE, _NOT_NEGATIVE = ("input_scale",), ("correction.sizes",)
+
+
+def _check_numbers(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse numbers that no fit leaves: of another type, not finite, or negative where that means nothing."""
+    for name, tensor in tensors.items():
+        dtype = expected["gene_mean" if name == "centers" else name].dtype
+        if tensor.dtype != dtype:
+            raise ValueError(f"{WEIGHTS_FILE} holds {name} as {tensor.dtype} rather than {dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{WEIGHTS_FILE} holds numbers in {name} that are not finite")
+        if name in _POSITIVE and not bool((tensor > 0).all()):
+            raise ValueError(f"{WEIGHTS_FILE} holds numbers in {name} that are not positive")
+        if name in _NOT_NEGATIVE and not bool((tensor >= 0).all()):
+            raise ValueError(f"{WEIGHTS_FILE} holds numbers in {name} that are negative")

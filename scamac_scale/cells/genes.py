@@ -155,7 +155,7 @@ class GeneSpace:
         """
         try:
             target_sum, filtered, chosen = values["target_sum"], values["filtered"], values["chosen"]
-            if not isinstance(target_sum, (int, float, np.number, type(None))):
+            if isinstance(target_sum, bool) or not isinstance(target_sum, (int, float, np.number, type(None))):
                 raise TypeError(f"target_sum is {type(target_sum).__name__}")
             record, names = values.get("values"), _strings(filtered)
             if not isinstance(record, (Mapping, type(None))):
@@ -174,6 +174,9 @@ class GeneSpace:
 def _strings(values: object) -> tuple[str, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
         raise TypeError(f"expected a list of gene names, got {type(values).__name__}")
+    strange = next((value for value in values if not isinstance(value, str)), None)
+    if strange is not None:
+        raise TypeError(f"expected gene names, got a {type(strange).__name__}")
     return tuple(str(value) for value in values)
 
 

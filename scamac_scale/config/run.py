@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from scamac_scale.config.choices import Count, check_names, check_value, require
+from scamac_scale.config.choices import Count, check_names, require
 from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
-from scamac_scale.config.training import PhaseConfig, StartConfig, TrainConfig
+from scamac_scale.config.strict import MAX_WHOLE, from_plain
+from scamac_scale.config.training import StartConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class ScamacConfig:
         )
         require(type(self.seed) is int, f"seed={self.seed!r}; it must be a whole number.")
         require(self.seed >= 0, f"seed={self.seed}; it must not be negative.")
+        require(self.seed < MAX_WHOLE, f"seed={self.seed}; it must be below 2**64.")
 
 
 def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
@@ -69,28 +71,6 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
     Raises
     ------
     ConfigError
-        If a value cannot be used.
+        If a key is missing or unknown, or a value cannot be used.
     """
-    check_value(ScamacConfig, values, "")
-
-    def phase(fields: dict[str, Any]) -> PhaseConfig:
-        return PhaseConfig(**{**fields, "terms": tuple(fields["terms"])})
-
-    start = {**values["start"], "components": tuple(values["start"]["components"])}
-    train = {
-        **values["train"],
-        "pretrain": phase(values["train"]["pretrain"]),
-        "phases": tuple(phase(fields) for fields in values["train"]["phases"]),
-    }
-    return ScamacConfig(
-        n_clusters=values["n_clusters"],
-        seed=values["seed"],
-        batch_key=values["batch_key"],
-        correction=CorrectionConfig(**values["correction"]),
-        input=InputConfig(**values["input"]),
-        model=ModelConfig(**{**values["model"], "scales": tuple(values["model"]["scales"])}),
-        loss=LossConfig(**values["loss"]),
-        start=StartConfig(**start),
-        loader=LoaderConfig(**values["loader"]),
-        train=TrainConfig(**train),
-    )
+    return from_plain(ScamacConfig, values)

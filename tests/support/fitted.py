@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.config import ModelConfig, ScamacConfig, TrainConfig
-from scamac_scale.fitted import FittedModel
+from scamac_scale.durable.digests import sha256_of
+from scamac_scale.durable.plain import sealed
+from scamac_scale.fitted import DESCRIPTION_FILE, WEIGHTS_FILE, FittedModel
 from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import Clusters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 N_CLUSTERS = 3
 GENES = tuple(f"gene{index:03d}" for index in range(20))
@@ -49,3 +58,11 @@ def with_correction(model: FittedModel) -> FittedModel:
     model.network.correction = correction
     model.tech_levels = {"donor": ("ann", "bob", "cat"), "chip": ("10", "11")}
     return model
+
+
+def seal_again(path: Path, change: Callable[[Any], Any] = lambda content: content) -> None:
+    """Change the description of a model folder, and seal that and whatever its tensors are by now."""
+    weights = (path / WEIGHTS_FILE).read_bytes()
+    content = json.loads((path / DESCRIPTION_FILE).read_text())
+    content["weights"] = {"bytes": len(weights), "sha256": sha256_of(weights)}
+    (path / DESCRIPTION_FILE).write_text(sealed(change(content)))
