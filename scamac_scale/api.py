@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
@@ -208,11 +208,11 @@ class ScAMAC:
             return self
 
         from scamac_scale.durable.alike import check_alike
-        from scamac_scale.train.run.folder import RunFolder, is_finished, result_settings
+        from scamac_scale.train.run.folder import RunFolder, result_settings
 
         run = at_home(run)
-        if resume and is_finished(run):
-            self._fitted = self._load_finished(data, self._ingest_as_fitted(ingest), run)
+        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), run)) is not None:
+            self._fitted = finished
             return self
         with self._joined(place) as world:
             check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
@@ -225,19 +225,17 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel:
+    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel | None:
         """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
-        from scamac_scale.fitted import load_model
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
-        from scamac_scale.train.run.folder import check_same_cells, check_same_settings, read_report
+        from scamac_scale.train.run.finished import load_finished
 
-        fitted = load_model(run / "model")
-        check_same_settings(asdict(fitted.config), asdict(self.config), str(run))
-        with open_source(data, ingest=ingest) as source:
-            tell_tech_batches(source, self.config.batch_key)
-            check_same_cells(read_report(run).get("cells_digest"), cells_digest(source), str(run))
-        logger.info("%s is finished; there is nothing to resume", run)
-        return fitted
+        def digest() -> str:
+            with open_source(data, ingest=ingest) as source:
+                tell_tech_batches(source, self.config.batch_key)
+                return cells_digest(source)
+
+        return load_finished(run, self.config, digest, is_first=find_place().world.rank == 0)
 
     @contextmanager
     def _joined(self, place: Place) -> Iterator[World]:

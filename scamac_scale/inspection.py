@@ -5,14 +5,14 @@ A kind of path is an entry of `KINDS`: how it is recognised, and what is told of
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scamac_scale.durable.foreign import at_home, odd_kind
+from scamac_scale.durable.plain import bytes_below
 from scamac_scale.errors import InputError, StoreError
 from scamac_scale.progress import track
 
@@ -29,8 +29,6 @@ SHOWN_LEVELS = 20
 """Technical batches of a column that are named, at most."""
 READ_CELLS = 8192
 """Cells read back at a time."""
-SUM_TOLERANCE = 1e-3
-"""How far a row of memberships may be from 1: float32 sums over many clusters."""
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> Found:
@@ -68,41 +66,78 @@ def inspect(path: str | Path, *, verify: bool = False) -> Found:
 
 def disk_bytes(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return path.stat().st_size if path.is_file() else bytes_below(path)
 
 
 def _is_run(path: Path) -> bool:
-    from scamac_scale.train.run.folder import CONFIG_FILE
+    from scamac_scale.train.run.report import CONFIG_FILE
 
-    return (path / CONFIG_FILE).is_file()
+    return path.is_dir() and os.path.lexists(path / CONFIG_FILE)
+
+
+_REPORTED: dict[str, type | tuple[type, ...]] = {
+    "n_cells": int,
+    "n_clusters": int,
+    "is_count_estimated": bool,
+    "seed": int,
+    "steps": int,
+    "seconds": (int, float),
+    "peak_memory_bytes": int,
+    "commit": (str, type(None)),
+    "seconds_by_part": dict,
+    "versions": dict,
+}
+"""What is told of a run.json, and of which type it is; the last two stand at the end."""
 
 
 def _look_at_run(path: Path, is_verified: bool) -> Found:
-    from scamac_scale.train.run.folder import RUN_FILE
+    from scamac_scale.durable.plain import read_yaml
+    from scamac_scale.train.run.report import CONFIG_FILE, MODEL_FOLDER, check_run_tree, checked_report, verify_files
 
-    report: Found = _read_json(path / RUN_FILE) if (path / RUN_FILE).is_file() else {}
-    model_path = path / "model"
-    last: Found = {}
-    if (path / "metrics.csv").is_file():
-        with (path / "metrics.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                last |= {name: float(value) for name, value in row.items() if value}
-    found: Found = {"is_finished": bool(report.get("finished", False))}
-    names = ("n_cells", "n_clusters", "is_count_estimated", "seed", "steps", "seconds", "peak_memory_bytes", "commit")
+    check_run_tree(path)
+    try:
+        read_yaml(path / CONFIG_FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / CONFIG_FILE} is damaged: {error}; put it back as it was.") from error
+    report = checked_report(path)
+    for name, kind in _REPORTED.items():
+        if name in report and not isinstance(report[name], kind):
+            raise InputError(f"{path}/run.json has a {type(report[name]).__name__} as {name}; no fit has written it.")
+    found: Found = {"is_finished": report.get("finished") is True}
+    *names, by_part, versions = _REPORTED
     found |= {name: report[name] for name in names if name in report}
-    if _is_model(model_path):
-        found["model"] = _look_at_model(model_path, is_verified)
-    if last:
+    if _is_model(path / MODEL_FOLDER):
+        found["model"] = _look_at_model(path / MODEL_FOLDER, is_verified)
+    if last := _last_metrics(path):
         found["last_metrics"] = last
-    parts = ("seconds_by_part", "versions")
-    return found | {name: report[name] for name in parts if name in report}
+    if is_verified:
+        found["verified"] = verify_files(path, report)
+    return found | {name: report[name] for name in (by_part, versions) if name in report}
+
+
+def _last_metrics(run: Path) -> dict[str, float]:
+    """Last value of every column of the metrics.csv; nothing where there is none."""
+    from scamac_scale.train.run.report import METRICS_FILE
+    from scamac_scale.train.run.writers import read_rows
+
+    last: dict[str, float] = {}
+    try:
+        for row in read_rows(run / METRICS_FILE):
+            last |= {name: float(value) for name, value in row.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{run / METRICS_FILE} is damaged: {error}; the model and the checkpoints do not depend on it, and `train --resume` goes on "
+            "from the latter."
+        ) from error
+    return last
 
 
 def _is_model(path: Path) -> bool:
     from scamac_scale.fitted import DESCRIPTION_FILE
 
-    return (path / DESCRIPTION_FILE).is_file()
+    return os.path.lexists(path / DESCRIPTION_FILE)
 
 
 def _look_at_model(path: Path, is_verified: bool) -> Found:
@@ -123,10 +158,10 @@ def _look_at_model(path: Path, is_verified: bool) -> Found:
         "temperature": fitted.clusters.temperature,
     }
     if is_verified:
-        tensors = {**fitted.network.state_dict(), "centers": fitted.clusters.centers}
-        broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-        if broken:
-            raise InputError(f"{path} holds values that are not finite in {', '.join(broken)}; train again.")
+        tensors = {
+            **fitted.network.state_dict(),
+            "centers": fitted.clusters.centers,
+        }  # all were checked when they were read
         found["verified"] = f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers"
     return found
 
@@ -234,6 +269,8 @@ def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
 
 
 def _check_block(block: FloatArray, name: str, start: int, *, is_membership: bool) -> None:
+    from scamac_scale.infer.output.assemble import SUM_TOLERANCE
+
     if not np.isfinite(block).all():
         raise InputError(f"{name} holds values that are not finite from row {start} on; predict again.")
     if is_membership and not np.allclose(block.sum(axis=1), 1, atol=SUM_TOLERANCE):
@@ -298,14 +335,6 @@ KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, bool], Found]]] =
     "raw data": (_is_raw, _look_at_raw),
 }
 """Every kind of path that `inspect` knows, the more particular first."""
-
-
-def _read_json(path: Path) -> Found:
-    try:
-        content: Found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); it is damaged.") from error
-    return content
 
 
 @contextmanager

@@ -121,13 +121,13 @@ def _launched(arguments: list[str], args: Namespace) -> int | None:
 
 def _parse(arguments: list[str]) -> tuple[Command, Namespace]:
     from scamac_scale.cli.commands import COMMANDS
-    from scamac_scale.cli.parsing import build_parser, parse, with_settings_of_run
+    from scamac_scale.cli.parsing import build_parser, parse, take_settings_of_run
 
     command = choose(COMMANDS, arguments[0], "command")
     parser = build_parser(arguments[0], command.summary, command.usage, has_json_file=command.has_json_file)
     command.declare(parser)
-    argv = arguments[1:] if command.config is None else with_settings_of_run(arguments[1:])
-    return command, parse(parser, argv, command.config, command.prefix)
+    take_settings_of_run(parser, arguments[1:], command.config)
+    return command, parse(parser, arguments[1:], command.config, command.prefix)
 
 
 def _run(name: str, command: Command, args: Namespace) -> None:

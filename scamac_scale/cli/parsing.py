@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from scamac_scale.config import check_value, type_hints
+from scamac_scale.config import ScamacConfig, check_value, type_hints
+from scamac_scale.config.strict import from_plain
+from scamac_scale.durable.differences import plain
 from scamac_scale.durable.foreign import at_home
+from scamac_scale.durable.plain import MAX_YAML_BYTES, check_yaml_seal, parse_yaml, read_plain
 from scamac_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -120,15 +124,57 @@ def declare_ranks(parser: ArgumentParser) -> None:
     )
 
 
-def with_settings_of_run(argv: Sequence[str]) -> list[str]:
-    """Let ``--resume`` take the settings of its run, where no ``--config`` is named; options that are given come after them."""
+def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: type | None) -> None:
+    """Let ``--resume`` take the settings of its run for defaults, where no ``--config`` is named; options that are given go before them.
+
+    The config.yaml of a run is data, perhaps of somebody else: settings of a fit are taken from it and nothing else, and no path that
+    stands there is opened.
+
+    Parameters
+    ----------
+    parser
+        Of the command.
+    argv
+        What follows the name of the command.
+    config
+        The dataclass that a run saves; commands with another one, or none, have no run to go on with.
+
+    Raises
+    ------
+    ConfigError
+        If the file is damaged, is no plain file, or holds what is no setting of a fit.
+    """
     values = dict(pairwise(argv))
     values |= dict(argument.split("=", 1) for argument in argv if argument.startswith("--run="))
-    settings = at_home(values.get("--run", "")) / "config.yaml"
+    path = at_home(values.get("--run", "")) / "config.yaml"
     has_config = any(argument.split("=", 1)[0] == "--config" for argument in argv)
-    if "--resume" not in argv or "--run" not in values or has_config or not settings.is_file():
-        return list(argv)
-    return ["--config", str(settings), *argv]
+    if config is not ScamacConfig or "--resume" not in argv or "--run" not in values or has_config:
+        return
+    if not os.path.lexists(path):
+        return
+    try:
+        raw = read_plain(path, MAX_YAML_BYTES)
+        settings = from_plain(
+            ScamacConfig, parse_yaml(raw), is_partial=True
+        )  # an unknown key says more than a wrong seal
+        check_yaml_seal(raw)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ConfigError(
+            f"{path} cannot be used: {reason}. It holds the settings of a fit and nothing else; put it back as it was, or name a file of "
+            "your own with --config."
+        ) from error
+    # lists of dataclasses as plain dicts: the parser makes them
+    parser.set_defaults({key: plain(value) for key, value in _leaves(asdict(settings))})
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its full name."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str], config: type | None, prefix: str = "") -> Namespace:

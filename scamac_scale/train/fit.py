@@ -11,6 +11,7 @@ import torch
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.durable.faults import reach
+from scamac_scale.errors import ScamacError, StoreError
 from scamac_scale.fitted import FittedModel
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
@@ -122,7 +123,16 @@ def _first_state(
     if run is None or run.saved is None:
         return FitState(network)
     check_same_cells(run.saved["data"], run.cells_digest, str(run.path))
-    return FitState.from_plain(run.saved["state"], network, config, source, run.code_path, world)
+    try:
+        return FitState.from_plain(run.saved["state"], network, config, source, run.code_path, world)
+    except (ScamacError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise StoreError(
+            f"the newest checkpoint in {run.checkpoints.folder} is not of this fit ({reason}); remove it, and the one before is taken, or "
+            "start a new run."
+        ) from error
 
 
 def gather_tools(
@@ -182,7 +192,8 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
         "commit": commit(),
     }
     reach("train.model")
-    return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels)
+    digest = tools.run.cells_digest if tools.run else ""
+    return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels, digest)
 
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:

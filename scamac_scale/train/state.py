@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from scamac_scale.nn.correction import correction_for
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
@@ -18,8 +20,6 @@ from scamac_scale.train.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.nn.model import ScamacNetwork
@@ -155,34 +155,62 @@ class FitState:
         ------
         StoreError
             If the file of the codes is missing, or is not what was written.
+        LookupError, TypeError, ValueError, AttributeError, RuntimeError
+            If `plain` is not what `to_plain` gave, of a fit of these settings.
         """
+        _check_counts(plain)
         device = network.gene_mean.device
         correction = correction_for(plain["network"], config.correction.sigma)
         network.correction = None if correction is None else correction.to(device)
         network.load_state_dict(plain["network"])
         state = cls(network, plain["stage"], plain["step"], plain["phase"], plain["phase_step"])
-        for key, (optimizer_state, done) in plain["optimizers"].items():
-            optimizer, _ = state.optimizer(key, config.train)
-            optimizer.load_state_dict(optimizer_state)
-            state.optimizers[key] = optimizer, done
-        state.weights = dict(plain["weights"])
-        if plain["landmarks"] is not None:
-            state.landmarks = Landmarks.from_plain(plain["landmarks"], source, network)
-        if plain["clusters"] is not None:
-            centers, temperature, weight = plain["clusters"]
-            clusters = Clusters(centers, temperature, config.loss.epsilon, weight)
-            state.clusters = clusters.to(device)
-        if plain["target"] is not None:
-            state.target = target_from_plain(plain["target"], source.n_cells, code_path, world)
-        state.pairs, state.last_pairs = (_pairs_on(device, plain[name]) for name in ("pairs", "last_pairs"))
-        state.pairs_step = plain["pairs_step"]
-        state.times = Times(plain["times"])
+        try:
+            for key, (optimizer_state, done) in plain["optimizers"].items():
+                optimizer, _ = state.optimizer(key, config.train)
+                optimizer.load_state_dict(optimizer_state)
+                _check_moments(optimizer)
+                state.optimizers[key] = optimizer, done
+            state.weights = dict(plain["weights"])
+            if plain["landmarks"] is not None:
+                state.landmarks = Landmarks.from_plain(plain["landmarks"], source, network)
+            if plain["clusters"] is not None:
+                centers, temperature, weight = plain["clusters"]
+                clusters = Clusters(centers, temperature, config.loss.epsilon, weight)
+                state.clusters = clusters.to(device)
+            if plain["target"] is not None:
+                state.target = target_from_plain(plain["target"], source.n_cells, code_path, world)
+            state.pairs, state.last_pairs = (_pairs_on(device, plain[name]) for name in ("pairs", "last_pairs"))
+            state.pairs_step = plain["pairs_step"]
+            state.times = Times(plain["times"])
+        except BaseException:
+            state.close()
+            raise
         return state
 
     def close(self) -> None:
         """Close files."""
         if self.target is not None:
             self.target.close()
+
+
+def _check_counts(plain: Plain) -> None:
+    """Refuse counts that no fit has; what else cannot be is an error where it is used."""
+    counts = [plain[name] for name in ("step", "phase", "phase_step", "pairs_step")]
+    counts += [done for _, done in plain["optimizers"].values()]
+    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(plain["stage"], str):
+        raise ValueError("its steps are no counts")
+    numbers = [*plain["weights"].values(), *plain["times"].values()]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("its weights and times are no numbers")
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what an optimizer keeps of weights of other shapes; it would not look before a step."""
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            is_tensor = isinstance(value, torch.Tensor)
+            if value is not None and not (is_tensor and value.shape in (weight.shape, torch.Size([]))):
+                raise ValueError(f"an optimizer has {name} of another shape than its weights")
 
 
 def phase_of(key: str, train: TrainConfig) -> PhaseConfig:

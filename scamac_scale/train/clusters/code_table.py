@@ -16,6 +16,7 @@ from scamac_scale.cells.buffer import near_runs, rows_of, runs_of
 from scamac_scale.durable.atomic import writing
 from scamac_scale.durable.digests import sha256_of_all
 from scamac_scale.durable.rows import RowFile
+from scamac_scale.errors import StoreError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,6 +79,11 @@ class CodeTable:
                 path.touch()
             self._file = RowFile(path or self._folder, self.sizes.size, self._dtype)
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of the complete table, and of its file."""
+        return self.n_cells * self._row_bytes
+
     def flush(self) -> None:
         """Force what this process wrote to the disk."""
         if self._file is not None:
@@ -91,15 +97,24 @@ class CodeTable:
         with writing(self._folder):
             self._file.reopen()
             size = self._file.n_bytes
-            if size != self.n_cells * self._row_bytes:
-                raise OSError(errno.EIO, f"it has {size} bytes rather than {self.n_cells * self._row_bytes}")
+            if size != self.n_bytes:
+                raise OSError(errno.EIO, f"it has {size} bytes rather than {self.n_bytes}")
         self._held = self._block(0, self.n_cells) if self._is_small else None
 
     def digest(self) -> str:
         """SHA-256 of all codes."""
         n_rows = max(1, BLOCK_BYTES // self._row_bytes)
         starts = range(0, self.n_cells, n_rows)
-        return sha256_of_all(self._block(start, min(start + n_rows, self.n_cells)) for start in starts)
+        return sha256_of_all(self._checked(start, min(start + n_rows, self.n_cells)) for start in starts)
+
+    def _checked(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows, and refuse codes that no column has: what counts them does not look."""
+        block = self._block(start, stop)
+        if (block.max(axis=0) >= self.sizes).any():
+            raise StoreError(
+                f"{self._path or 'the table of codes'} holds codes that no clustering has; start a new run."
+            )
+        return block
 
     def write(self, rows: IntArray, codes: IntArray) -> None:
         """Write (n, R) codes of (n,) ascending rows."""

@@ -158,9 +158,21 @@ class Landmarks:
 
     @classmethod
     def from_plain(cls, plain: list[torch.Tensor], source: CellSource, network: ScamacNetwork) -> Landmarks:
-        """Make the landmarks that `to_plain` gave, of the same source and with the same input scale."""
+        """Make the landmarks that `to_plain` gave, of the same source and with the same input scale; ValueError where they are none."""
         rows, labels = (part.numpy() for part in plain)
+        _check_whole(rows, source.n_cells, len(rows))
+        _check_whole(labels, len(rows), len(labels) and len(rows))
         return cls(rows, read_cells(source, rows, network), labels)
+
+
+def _check_whole(numbers: IntArray, limit: int, size: int) -> None:
+    """Refuse what is no row of `size` whole numbers below `limit`: kernels that read rows do not look."""
+    if (
+        numbers.dtype != np.int64
+        or numbers.shape != (size,)
+        or (size and not 0 <= numbers.min() <= numbers.max() < limit)
+    ):
+        raise ValueError("the landmarks are no cells of this input")
 
 
 def choose_landmarks(

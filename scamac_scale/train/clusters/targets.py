@@ -129,9 +129,14 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
     if not path.exists():
         raise StoreError(f"{path} is missing, without which the run cannot go on; start a new run.")
     table = CodeTable(n_cells, plain["sizes"].numpy(), path)
-    table.finish()
-    table.known_digest = from_first(table.digest, world)
-    if table.known_digest != plain["digest"]:
+    try:
+        if table.n_bytes != path.stat().st_size:
+            raise StoreError(f"{path} is not what was written; start a new run.")
+        table.finish()
+        table.known_digest = from_first(table.digest, world)
+        if table.known_digest != plain["digest"]:
+            raise StoreError(f"{path} is not what was written; start a new run.")
+        return ConsensusTarget(table, plain["weights"].numpy(), plain["uu_square"])
+    except BaseException:
         table.close()
-        raise StoreError(f"{path} is not what was written; start a new run.")
-    return ConsensusTarget(table, plain["weights"].numpy(), plain["uu_square"])
+        raise

@@ -1,7 +1,8 @@
 """Checkpoints of a fit: complete or absent, checked when read, the last two kept.
 
 A checkpoint is one file of tensors and plain data, named by its number, its step and the hash of its content; `torch.load` reads it
-with ``weights_only=True``, so that it runs no code. What a model needs for inference is another matter: see `scamac_scale.fitted`.
+with ``weights_only=True``, so that it runs no code, and what comes from it is looked through before anybody uses it: the hash tells
+damage, not who wrote the file. What a model needs for inference is another matter: see `scamac_scale.fitted`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import io
 import logging
 import pickle
 import re
+import struct
+import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.plain import MAX_DEPTH, MAX_VALUES, MAX_WHOLE, digest_of_file, read_plain, size_of_plain
 from scamac_scale.errors import StoreError
 
 if TYPE_CHECKING:
@@ -30,6 +34,12 @@ VERSION = 2
 _NAME = re.compile(r"(\d{6,})-step-(\d+)-([0-9a-f]{16})\.pt")
 _PARTIAL = ".partial"
 """One name for all: what a kill has left is written over."""
+
+_DTYPES = frozenset(
+    (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8)
+) | {torch.uint8, torch.uint16, torch.uint32, torch.bool}
+_ODD = (ValueError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, LookupError)
+"""What reading a damaged or crafted file may end with; with `TypeError` and the like, see `newest`."""
 
 State = dict[str, Any]
 """Tensors, numbers, strings, None, and lists and dicts of them."""
@@ -52,6 +62,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.newest_path: Path | None = None
+        """Of the one that `newest` has read."""
         self._damaged: list[Path] = []
 
     def _files(self) -> list[_File]:
@@ -123,20 +135,19 @@ class Checkpoints:
         """
         files = self._files()
         for file in reversed(files):
-            content = file.path.read_bytes()
             try:
-                if hashlib.sha256(content).hexdigest()[:16] != file.digest:
-                    raise ValueError("its content is not what was written")
-                state: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-            except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                logger.warning("the checkpoint %s cannot be used (%s)", file.path, error)
+                state = _read(file)
+            except (*_ODD, TypeError, AttributeError, OverflowError, AssertionError, MemoryError) as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                logger.warning("the checkpoint %s cannot be used (%s)", file.path, reason)
                 self._damaged.append(file.path)
                 continue
             if state.get("version") != VERSION:
                 raise StoreError(
-                    f"the checkpoint {file.path} was written by another version of this program (its format is {state.get('version', 0)}, this "
+                    f"the checkpoint {file.path} was written by another version of this program (its format is {str(state.get('version', 0))[:40]}, this "
                     f"one reads {VERSION}); go on with the version that wrote it, or start a new run."
                 )
+            self.newest_path = file.path
             return state
         if files:
             named = ", ".join(str(file.path) for file in files)
@@ -144,3 +155,63 @@ class Checkpoints:
                 f"all checkpoints are damaged ({named}); put a copy back, or remove the folder and start anew."
             )
         return None
+
+    def verify(self) -> int:
+        """Read the bytes of all back, and compare them with their names; how many there are.
+
+        Raises
+        ------
+        StoreError
+            Naming the first that is not what was written.
+        """
+        files = self._files()
+        for file in files:
+            try:
+                if digest_of_file(file.path)[:16] != file.digest:
+                    raise ValueError("its content is not what was written")
+            except (OSError, ValueError) as error:
+                raise StoreError(
+                    f"the checkpoint {file.path} is damaged: {error}; put a copy back, or remove it."
+                ) from error
+        return len(files)
+
+
+def _read(file: _File) -> State:
+    """Read one; what is damaged or crafted is an error of one kind or another."""
+    if digest_of_file(file.path)[:16] != file.digest:
+        raise ValueError("its content is not what was written")
+    content = read_plain(file.path, size_of_plain(file.path))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch unpacks what is packed, whatever its size
+        entries = archive.infolist()
+        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not is_stored or sum(entry.file_size for entry in entries) > len(content):
+            raise ValueError("it is not written as we write it")
+    state: State = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    _check(state, len(content))
+    return state
+
+
+def _check(state: State, n_bytes: int) -> None:
+    """Refuse what is no plain data: other classes, also of tensors, circles, views that are larger than the file."""
+    left: list[tuple[Any, int]] = [(state, 1)]
+    n_values = 0
+    while left:
+        value, depth = left.pop()
+        n_values += 1
+        if depth > MAX_DEPTH or n_values > MAX_VALUES:
+            raise ValueError("it is nested too deeply, or without end")
+        if isinstance(value, dict):
+            left += ((item, depth + 1) for pair in value.items() for item in pair)
+        elif type(value) in (list, tuple):
+            left += ((item, depth + 1) for item in value)
+        elif isinstance(value, torch.Tensor):
+            is_plain = type(value) is torch.Tensor and value.layout is torch.strided and value.device.type == "cpu"
+            if not is_plain or value.dtype not in _DTYPES or value.numel() * value.element_size() > n_bytes:
+                raise ValueError("it holds a tensor of a kind that no fit has")
+        elif type(value) is int:
+            if abs(value) >= MAX_WHOLE:
+                raise ValueError("it holds a number that is too large")
+        elif value is not None and type(value) not in (str, float, bool):
+            raise ValueError(f"it holds a {type(value).__name__}")

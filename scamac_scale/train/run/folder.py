@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -14,11 +13,34 @@ from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.differences import differences, plain, told
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.locks import lock
-from scamac_scale.errors import ConfigError, LostRankError, NumericalError, OutputError, ScamacError, StoppedError
+from scamac_scale.durable.plain import sealed_yaml
+from scamac_scale.errors import (
+    ConfigError,
+    LostRankError,
+    NumericalError,
+    OutputError,
+    ScamacError,
+    StoppedError,
+    StoreError,
+)
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.run.checkpoints import Checkpoints
-from scamac_scale.train.run.provenance import commit, hardware, peak_memory_bytes, versions
+from scamac_scale.train.run.report import (
+    CHECKPOINT_FOLDER,
+    CODES_FILE,
+    CONFIG_FILE,
+    EVENTS_FOLDER,
+    LOCK_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    NFS_FILE,
+    check_run_tree,
+    is_finished,
+    is_own,
+    set_report_aside,
+    write_report,
+)
 from scamac_scale.train.run.writers import MetricsLog
 
 if TYPE_CHECKING:
@@ -29,19 +51,6 @@ if TYPE_CHECKING:
     from scamac_scale.train.run.checkpoints import State
 
 logger = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.csv"
-EVENTS_FOLDER = "tensorboard"
-CHECKPOINT_FOLDER = "checkpoints"
-LOCK_FILE = ".lock"
-NFS_FILE = ".nfs"
-"""Begins the names that a client of NFS gives to files which are removed while they are open."""
-OWN_NAMES = frozenset((RUN_FILE, CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER, CHECKPOINT_FOLDER, LOCK_FILE, "model")) | {
-    f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, "model")
-}
-"""What a run writes into its folder, beside the lists of cells with losses that are not finite."""
 
 
 class RunFolder:
@@ -99,9 +108,9 @@ class RunFolder:
 
     def _open(self, resume: bool) -> State | None:
         """Make or take the folder, on rank 0; the state to go on from."""
-        import yaml
-
         with writing(self.path):
+            if self.path.is_dir():
+                check_run_tree(self.path)
             is_made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -118,9 +127,8 @@ class RunFolder:
                 n_rows, step = (saved["n_logged"], saved["state"]["step"]) if saved else (0, None)
                 self._metrics = MetricsLog(self.path / METRICS_FILE, self.path / EVENTS_FOLDER, n_rows, step)
                 if saved is None:
-                    settings = yaml.safe_dump(plain(asdict(self._config)), sort_keys=False)
                     with atomic_file(self.path / CONFIG_FILE) as partial:
-                        partial.write_text(settings)
+                        partial.write_text(sealed_yaml(plain(asdict(self._config))))
             except BaseException:
                 self._lock.close()
                 if is_new:
@@ -140,7 +148,7 @@ class RunFolder:
             raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
         if not resume and self.checkpoints.has_progress():
             raise OutputError(f"{self.path} holds a run that was stopped; add --resume to go on, or remove the folder.")
-        saved = self.checkpoints.newest() if resume else None
+        saved = _checked(self.checkpoints) if resume else None
         if saved is None:
             if not is_run(self.path):
                 raise OutputError(
@@ -151,18 +159,19 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             return None
         check_same_settings(saved["config"], asdict(self._config), str(self.path))
+        set_report_aside(self.path)
         logger.info("%s goes on from step %d", self.path, saved["state"]["step"])
         return saved
 
     @property
     def model_path(self) -> Path:
         """Where the model is exported."""
-        return self.path / "model"
+        return self.path / MODEL_FOLDER
 
     @property
     def code_path(self) -> Path:
         """Where the clusters of all cells in the consensus members lie, until the run has finished."""
-        return self.checkpoints.folder / "codes"
+        return self.checkpoints.folder / CODES_FILE
 
     @property
     def n_logged(self) -> int:
@@ -234,37 +243,33 @@ class RunFolder:
             self.code_path.unlink(missing_ok=True)
 
     def _write(self, content: dict[str, Any]) -> None:
-        about = {
-            "seed": self._config.seed,
-            "seconds": round(time.time() - self._start_s, 3),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(),
-        }
-        with atomic_file(self.path / RUN_FILE) as partial:
-            partial.write_text(json.dumps({**about, **content}, indent=2) + "\n")
+        write_report(self.path, self._config, {"seconds": round(time.time() - self._start_s, 3), **content})
 
 
 def is_run(path: Path) -> bool:
     """Tell whether a folder holds a run, and nothing that no run writes: only then may it be cleared."""
-    names = {entry.name for entry in path.iterdir()}
-    others = {name for name in names - OWN_NAMES if not name.startswith(("nonfinite-step-", f"{LOCK_FILE}.", NFS_FILE))}
-    return not others and (path / CHECKPOINT_FOLDER).is_dir()
+    return all(is_own(entry.name) for entry in path.iterdir()) and (path / CHECKPOINT_FOLDER).is_dir()
 
 
-def is_finished(path: Path) -> bool:
-    """Tell whether a folder holds a run that came to its end, by its run.json."""
-    return read_report(path).get("finished") is True
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Read the run.json of a folder; nothing where there is none, or none that can be read."""
-    try:
-        found = json.loads((path / RUN_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _checked(checkpoints: Checkpoints) -> State | None:
+    """Read the newest checkpoint, and see whether it has the parts that a run writes."""
+    saved = checkpoints.newest()
+    parts: dict[str, Any] = {
+        "config": dict,
+        "data": str,
+        "n_logged": int,
+        "state": dict,
+        "in_flight": (dict, type(None)),
+    }
+    if saved is not None:
+        odd = [name for name, kind in parts.items() if name not in saved or not isinstance(saved[name], kind)]
+        step = None if odd else saved["state"].get("step")
+        if odd or saved["n_logged"] < 0 or type(step) is not int:
+            raise StoreError(
+                f"the checkpoint {checkpoints.newest_path} is of no run ({', '.join(odd) or 'its steps'}: not as a run writes it); put a "
+                "copy back, or start a new run."
+            )
+    return saved
 
 
 FREE_KEYS = frozenset(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from scamac_scale.durable.save_or_stop import SaveOrStop
+from scamac_scale.errors import ScamacError, StoreError
 from scamac_scale.ranks.collectives import from_first, gather_objects
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import InFlight, Tick, no_tick
@@ -94,4 +97,20 @@ class Watch(SaveOrStop[Flight]):
         def tick(in_flight: Callable[[], InFlight] | None = None) -> None:
             self.look(self._world.brisk(), None if in_flight is None else (label, in_flight))
 
-        yield mine, tick if self._save is not None else no_tick
+        with _taken_up(label) if mine is not None else nullcontext():
+            yield mine, tick if self._save is not None else no_tick
+
+
+@contextmanager
+def _taken_up(label: str) -> Iterator[None]:
+    """Say that a sweep cannot go on with what a checkpoint had of it: its hash tells damage, not who wrote it."""
+    try:
+        yield
+    except (ScamacError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise StoreError(
+            f"{label!r} cannot go on with what the newest checkpoint has of it ({reason}); remove that, and the one before is taken, or "
+            "start a new run."
+        ) from error

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from scamac_scale.durable.atomic import atomic_file
+from scamac_scale.durable.plain import open_plain, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SAVE_EVERY_ROWS = 50
 STEP = "step"
+MAX_ROW_BYTES = 2**16
 
 
 class MetricsTable:
@@ -49,7 +51,7 @@ class MetricsTable:
 
     def __init__(self, path: Path, n_rows: int = 0) -> None:
         self._path = path
-        kept = _read_rows(path, n_rows)
+        kept = self._kept(n_rows)
         self.n_rows = len(kept)
         self._columns: list[str] = []
         self._pending: list[Mapping[str, object]] = []
@@ -57,6 +59,26 @@ class MetricsTable:
             self._replace(kept, _columns_of(kept))
         else:
             path.unlink(missing_ok=True)
+
+    def _kept(self, n_rows: int) -> list[dict[str, str]]:
+        """Rows to go on after; a damaged table is set aside, and what is sound of it is kept."""
+        found: list[dict[str, str]] = []
+        if n_rows == 0:
+            return found
+        if not os.path.lexists(self._path):
+            logger.warning("%s is missing: its first %d rows are lost", self._path, n_rows)
+            return found
+        try:
+            found.extend(islice(read_rows(self._path), n_rows))
+        except DamagedTableError as error:
+            found = error.rows
+        if len(found) < n_rows:
+            aside = set_aside(self._path)
+            logger.warning(
+                "%s is damaged after %d of %d rows; the rest is lost here, the file as it was is kept as %s",
+                *(self._path, len(found), n_rows, aside.name),
+            )
+        return found
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Add a row; some are written together."""
@@ -80,9 +102,9 @@ class MetricsTable:
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns).writerows(self._pending)
         content = memoryview(text.getvalue().encode())
-        with self._path.open(
-            "ab", buffering=0
-        ) as file:  # a buffer would write again, when it is closed, what has failed
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        # a buffer would write again, when it is closed, what has failed
+        with os.fdopen(os.open(self._path, flags, 0o666), "ab", buffering=0) as file:
             n_bytes = os.fstat(file.fileno()).st_size
             try:
                 while content:
@@ -101,30 +123,69 @@ class MetricsTable:
 
     def _written(self) -> Iterator[Mapping[str, object]]:
         if self._columns:
-            with self._path.open(newline="") as file:
-                yield from islice(csv.DictReader(file), self.n_rows - len(self._pending))
+            with suppress(DamagedTableError):  # by somebody, since this process wrote it: what is sound stays
+                yield from islice(read_rows(self._path), self.n_rows - len(self._pending))
 
 
 def _columns_of(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return sorted({name for row in rows for name in row})
 
 
-def _read_rows(path: Path, n_rows: int) -> list[dict[str, str]]:
-    """First rows of a metrics.csv, what each has; the last may be half written, and end it."""
+class DamagedTableError(ValueError):
+    """A row of a metrics.csv that nobody has written; `rows` are those before it."""
+
+    def __init__(self, reason: str, rows: list[dict[str, str]]) -> None:
+        super().__init__(f"{reason} after {len(rows)} rows")
+        self.rows = rows
+
+
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Read a metrics.csv row by row, what each has.
+
+    Parameters
+    ----------
+    path
+        A plain file; nothing else is opened. A last row that is cut off, as by a kill, is passed over.
+
+    Yields
+    ------
+    dict
+        Columns to numbers, as they stand there; never an empty one.
+
+    Raises
+    ------
+    DamagedTableError
+        At the first row that is not whole, or holds what is no number.
+    OSError
+        If it cannot be read.
+    """
     found: list[dict[str, str]] = []
-    if n_rows == 0 or not path.exists():
-        return found
-    with path.open(newline="") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         try:
-            for row in islice(csv.DictReader(file), n_rows):
+            columns = _cells(file.readline(MAX_ROW_BYTES))
+            if STEP not in columns or len(set(columns)) != len(columns):
+                raise ValueError("its first line does not name columns")
+            while line := file.readline(MAX_ROW_BYTES):
+                if not line.endswith(b"\n") and len(line) < MAX_ROW_BYTES:
+                    return
+                cells = _cells(line)
+                if len(cells) != len(columns):
+                    raise ValueError("a row has another length")
+                row = {name: value for name, value in zip(columns, cells, strict=True) if value}
                 int(row[STEP])
-                kept = {name: value for name, value in row.items() if value}
-                for value in kept.values():
+                for value in row.values():
                     float(value)
-                found.append(kept)
-        except (KeyError, TypeError, ValueError, csv.Error):
-            logger.warning("%s is damaged after %d of %d rows; the rest is lost", path, len(found), n_rows)
-    return found
+                found.append(row)
+                yield row
+        except (KeyError, ValueError, csv.Error) as error:
+            raise DamagedTableError(" ".join(str(error).split())[:200], found) from error
+
+
+def _cells(line: bytes) -> list[str]:
+    text = line.decode()
+    if not text.endswith("\n"):
+        raise ValueError("a line does not end")
+    return next(csv.reader([text]), [])
 
 
 class EventFile:

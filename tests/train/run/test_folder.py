@@ -10,6 +10,7 @@ import pytest
 
 from scamac_scale.durable import locks
 from scamac_scale.errors import OutputError, StoreError
+from scamac_scale.train.run import checkpoints
 from scamac_scale.train.run.folder import RunFolder
 from tests.support.failing import contents, failing
 from tests.support.settings import QUICK
@@ -90,15 +91,13 @@ def test_damaged_checkpoints_stay_and_are_named(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path as AnyPath
-
     held = stopped(tmp_path / "run")
 
-    def fail(self: AnyPath) -> bytes:
+    def fail(path: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(AnyPath, "read_bytes", fail)
+        patched.setattr(checkpoints, "digest_of_file", fail)
         with pytest.raises(OutputError, match="Input/output error"):
             RunFolder(tmp_path / "run", QUICK, resume=True)
     assert contents(tmp_path / "run" / "checkpoints") == held
