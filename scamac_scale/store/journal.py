@@ -17,6 +17,8 @@ import numpy as np
 
 from scamac_scale.durable.atomic import atomic_file, flush, partial_folder, scratch_folder, writing
 from scamac_scale.durable.differences import differences, told
+from scamac_scale.durable.plain import open_plain
+from scamac_scale.durable.plain import read_json as plain_json
 from scamac_scale.errors import ResumeError
 
 if TYPE_CHECKING:
@@ -101,11 +103,15 @@ class Journal:
         """Read a note; None if it was not made."""
         path = self.folder / f"{name}.npz"
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
+            with os.fdopen(open_plain(path), "rb") as file:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in zipfile.ZipFile(file).infolist()):
+                    raise ValueError("it is not written as we write it")  # what is packed may be of any size
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return dict(arrays)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, LookupError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
             raise ResumeError(f"{path} is damaged ({error}); {_ANEW}.") from error
 
     def complete(self, store: Path) -> None:
@@ -149,10 +155,9 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a file of named values; None where there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_bytes())
+        return plain_json(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def discard(out: Path, *, if_plan: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ with the factor of each cell; kernels of `scamac_scale.cells.buffer` finish them
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +20,7 @@ from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.cells.tech_batches import WithTechBatches
 from scamac_scale.durable.foreign import at_home
+from scamac_scale.durable.plain import parse_json, parse_json_list
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
 from scamac_scale.store import layout
@@ -39,6 +39,19 @@ if TYPE_CHECKING:
 
 GAP_CELLS = 64
 """Scattered cells that are no farther apart are read with what lies between them: a read costs as much as so many cells."""
+VERIFY_CELLS = 8192
+_ODD = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
+"""What reading arrays of somebody else may end with, by way of zarr and anndata."""
 READ_CELLS = 4096
 """Cells of such a stretch at most."""
 _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
@@ -72,7 +85,7 @@ class StoreReader(WithTechBatches):
 
     Notes
     -----
-    Memory is 12 bytes per cell (16 where totals are no whole numbers below 2**24, or not counts), one byte and the index of
+    Memory is 13 bytes per cell (17 where totals are no whole numbers below 2**24, or not counts), one byte and the index of
     each chunk. Reading is safe from several threads; a process that was forked off after opening is refused.
     """
 
@@ -83,16 +96,17 @@ class StoreReader(WithTechBatches):
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
         self.profile = record.profile
         with self._reading():
-            self._root = zarr.open_group(_StrictStore(self.path, read_only=True), mode="r")
+            self._root = zarr.open_group(_StrictStore(self.path, read_only=True), mode="r", zarr_format=3)
             self._about = {key: self._text(key) for key in ("gene_space", "config", "inputs")}
-            self.gene_space = GeneSpace.from_dict(self._json("gene_space"))
-            self._indptr = self._array("X/indptr", self.n_cells + 1)[:]
+            self._check_about()
+            self._indptr = self._whole("X/indptr", self.n_cells + 1)
             value_dtype = self._array("X/data", self.n_values).dtype
             self._totals = self._read_totals()
         self._gene_dtype = layout.index_dtype(self.n_genes)
         self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values, limit=self.n_genes)
         self._values = ShardReader(self.path / "X" / "data", value_dtype, self.n_values)
         self.value_dtype: np.dtype[Any] = value_dtype
+        self._is_ordered = np.zeros(self.n_cells, bool)
         self._check_arrays()
 
     def __enter__(self) -> Self:
@@ -154,7 +168,7 @@ class StoreReader(WithTechBatches):
     @property
     def inputs(self) -> list[dict[str, Any]]:
         """Fingerprint of each input."""
-        return list(self._json("inputs"))
+        return parse_json_list(self._about["inputs"])
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -168,8 +182,10 @@ class StoreReader(WithTechBatches):
     @property
     def source_rows(self) -> NDArray[np.int64]:
         """(N,) row in the input of each cell of the store; read anew at every call."""
-        with self._reading():
-            rows: NDArray[np.int64] = self._array(f"obs/{layout.SOURCE_ROW}", self.n_cells)[:].astype(np.int64)
+        with self._reading(f"obs/{layout.SOURCE_ROW}"):
+            rows = self._whole(f"obs/{layout.SOURCE_ROW}", self.n_cells)
+            if rows.size and (rows.min() < 0 or rows.max() >= rows.size or (np.bincount(rows) != 1).any()):
+                raise ValueError("it does not name every row of the input once")
         return rows
 
     def read(self, rows: NDArray[Any]) -> CsrBlock:
@@ -238,6 +254,7 @@ class StoreReader(WithTechBatches):
             self._genes.read(low, high, into.genes[at : at + high - low])
             self._values.read(low, high, into.values[at : at + high - low])
             row, at = row + stop - start, at + high - low
+        self._check_order(rows_of(starts, stops), into)
         if self._totals is not None:
             assert self.gene_space.target_sum is not None
             scale = cell_scale(self._totals[rows_of(starts, stops)], self.gene_space.target_sum)
@@ -246,8 +263,20 @@ class StoreReader(WithTechBatches):
             else:
                 into.values[:] = normalise_values(into.indptr, into.values, scale)
 
+    def _check_order(self, rows: NDArray[np.int64], found: RowBuffer) -> None:
+        """Refuse cells whose genes do not ascend: one that stands twice would lose a value. Each cell is looked at once."""
+        if self._is_ordered[rows].all():
+            return
+        n_values = int(found.indptr[len(rows)])
+        genes = found.genes[:n_values]
+        falls = np.flatnonzero(genes[1:] <= genes[:-1]) + 1
+        starts = found.indptr[: len(rows)]
+        if not (starts[np.searchsorted(starts, falls, side="right") - 1] == falls).all():
+            raise StoreError(f"{self.path}/X/indices has genes of a cell that do not ascend; {_REMAKE}.")
+        self._is_ordered[rows] = True
+
     def verify(self) -> None:
-        """Read every array of the store to its end, and so recompute every checksum.
+        """Read every array of the store to its end, and so recompute every checksum; see that cells are as a writer leaves them.
 
         Raises
         ------
@@ -258,7 +287,14 @@ class StoreReader(WithTechBatches):
             for shards in (self._genes, self._values):
                 for n_values in shards.verify():
                     progress.advance(n_values)
-        arrays = [name for name, item in self._root.members(max_depth=None) if isinstance(item, zarr.Array)]
+        held = RowBuffer()
+        for start in range(0, self.n_cells, VERIFY_CELLS):
+            self._load(np.array([start]), np.array([min(start + VERIFY_CELLS, self.n_cells)]), held)
+            if not np.isfinite(held.values).all():
+                raise StoreError(f"{self.path}/X/data has values that are not finite; {_REMAKE}.")
+        _ = self.source_rows
+        with self._reading():
+            arrays = [name for name, item in self._root.members(max_depth=None) if isinstance(item, zarr.Array)]
         for name in arrays:
             if name not in ("X/data", "X/indices"):
                 with self._reading(name):
@@ -269,6 +305,10 @@ class StoreReader(WithTechBatches):
         if self.gene_space.target_sum is None:
             return None
         totals = self._array(f"obs/{layout.TOTAL}", self.n_cells)[:]
+        if totals.dtype.kind not in "fiu" or not np.isfinite(totals).all() or (totals < 0).any():
+            raise ValueError(f"obs/{layout.TOTAL} has totals that are no positive numbers")
+        if (totals[np.diff(self._indptr) > 0] == 0).any():
+            raise ValueError(f"obs/{layout.TOTAL} has totals of 0 for cells that have values")
         narrow: NDArray[Any] = totals.astype(np.float32)
         return narrow if np.array_equal(narrow, totals) else np.asarray(totals)
 
@@ -278,8 +318,32 @@ class StoreReader(WithTechBatches):
             raise StoreError(f"{self.path}/{name} is not the array of {size} that the commit record names; {_REMAKE}.")
         return array
 
+    def _whole(self, name: str, size: int) -> NDArray[np.int64]:
+        """Read an array of whole numbers."""
+        found = self._array(name, size)[:]
+        if found.dtype.kind not in "iu":
+            raise ValueError(f"{name} holds {found.dtype}")
+        whole: NDArray[np.int64] = found.astype(np.int64)
+        return whole
+
+    def _check_about(self) -> None:
+        """Read the genes; refuse them, settings and inputs of other types than a writer leaves."""
+        try:
+            self.gene_space = GeneSpace.from_dict(self._json("gene_space"))
+        except StoreError as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        if not isinstance(self._json("config").get("batch_key"), str | None):
+            raise ValueError("its batch key is no text")
+        if not all(isinstance(entry, dict) for entry in self.inputs):
+            raise ValueError("its inputs are no named values")
+
     def _check_arrays(self) -> None:
         indptr = self._indptr
+        kinds = ("u",) if self.gene_space.kind == "counts" else ("f",)
+        if self.value_dtype.kind not in kinds or self.value_dtype.itemsize > 8 or self.value_dtype == np.float64:
+            raise StoreError(
+                f"{self.path}/X/data holds {self.value_dtype}, which no store of {self.gene_space.kind} values does; {_REMAKE}."
+            )
         if indptr[0] != 0 or indptr[-1] != self.n_values or (np.diff(indptr) < 0).any():
             raise StoreError(f"{self.path}/X/indptr does not describe rows; {_REMAKE}.")
         if len(self.gene_space.chosen) != self.n_genes:
@@ -294,7 +358,7 @@ class StoreReader(WithTechBatches):
         return str(array[()])
 
     def _json(self, key: str) -> Any:  # Any: what JSON holds
-        return json.loads(self._about[key])
+        return parse_json(self._about[key])
 
     @contextmanager
     def _reading(self, what: str = "the store") -> Iterator[None]:
@@ -302,8 +366,9 @@ class StoreReader(WithTechBatches):
             yield
         except StoreError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: {what} is damaged ({error}); {_REMAKE}.") from error
+        except _ODD as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise StoreError(f"{self.path}: {what} is damaged ({reason}); {_REMAKE}.") from error
 
 
 _REMAKE = "write the store again with `scamac-scale ingest`"

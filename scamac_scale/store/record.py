@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import foreign_entry
+from scamac_scale.durable.plain import parse_json, read_plain
 from scamac_scale.errors import StoreError
-from scamac_scale.store.layout import GENE_SPACE, METADATA, RECORD, VERSION
+from scamac_scale.store.layout import GENE_SPACE, METADATA, PROFILES, RECORD, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,18 +80,12 @@ def _files(root: Path) -> Iterator[Path]:
 
 def is_store(root: Path) -> bool:
     """Whether a folder says that it is a training store, or was one; whether it is sound is for `read_record`."""
-    try:
-        if RECORD.encode() in _content(root / METADATA):
+    with suppress(OSError, ValueError):
+        if RECORD.encode() in read_plain(root / METADATA):
             return True
-        # the record, or the name of it, may be what is damaged
-        return b'"sharding_indexed"' in _content(root / "X" / "data" / METADATA) and (root / GENE_SPACE).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def _content(path: Path) -> bytes:
-    """Bytes of a plain file, none of anything else: a pipe would be waited for."""
-    return path.read_bytes() if path.is_file() else b""
+    with suppress(OSError, ValueError):  # the record, or the name of it, may be what is damaged, or a link to another
+        return b'"sharding_indexed"' in read_plain(root / "X" / "data" / METADATA) and (root / GENE_SPACE).is_dir()
+    return False
 
 
 def read_record(root: Path) -> CommitRecord:
@@ -118,11 +114,11 @@ def read_record(root: Path) -> CommitRecord:
         raise StoreError(f"There is no training store at {root}; {_REMAKE}.")
     if found := _foreign(root):
         raise StoreError(f"{root / found[0]} is {found[1]}, which is not followed; copy the store itself (cp -rL).")
-    if not (root / METADATA).is_file():
+    if not os.path.lexists(root / METADATA):
         raise StoreError(f"{root} is not a training store (it has no {METADATA}); {_REMAKE}.")
     try:
-        text = (root / METADATA).read_text()
-        attributes = json.loads(text).get("attributes", {})
+        text = read_plain(root / METADATA).decode()
+        attributes = parse_json(text).get("attributes", {})
         noted = dict(attributes[RECORD]) if RECORD in attributes else None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{root / METADATA} cannot be read ({error}); {_REMAKE} again.") from error
@@ -134,11 +130,14 @@ def read_record(root: Path) -> CommitRecord:
     version = noted.get("version")
     if version != VERSION or (names - noted.keys()) == {"profile", "files"}:  # how stores were before they had shards
         raise StoreError(
-            f"{root} is a training store of version {version if version != VERSION else 'before 1'}; this program reads "
+            f"{root} is a training store of version {str(version)[:40] if version != VERSION else 'before 1'}; this program reads "
             f"version {VERSION}; {_REMAKE} again, or use the program that wrote it."
         )
     seal = noted.pop("checksum", None)
-    if not isinstance(seal, str) or sha256_of(text.replace(seal, _UNSEALED)) != seal or names != noted.keys():
+    is_sealed = (
+        isinstance(seal, str) and len(seal) == len(_UNSEALED) and sha256_of(text.replace(seal, _UNSEALED)) == seal
+    )
+    if not is_sealed or names != noted.keys() or not _is_typed(noted):
         raise StoreError(f"The commit record in {root / METADATA} is damaged; {_REMAKE} again.")
     record = CommitRecord(**noted)
     _check_files(root, record)
@@ -152,15 +151,31 @@ def _foreign(root: Path) -> tuple[str, str] | None:
         raise StoreError(f"{error.filename or root} cannot be listed: {error.strerror}.") from error
 
 
+def _is_typed(found: dict[str, Any]) -> bool:
+    """Whether the parts of a record are of the types that they are declared with; somebody may have sealed it again."""
+    counts = [found[name] for name in ("version", "n_cells", "n_genes", "n_values")]
+    metadata, files = found["metadata"], found["files"]
+    return (
+        all(type(count) is int and count >= 0 for count in counts)
+        and isinstance(found["profile"], str)
+        and found["profile"] in PROFILES
+        and isinstance(metadata, dict)
+        and all(isinstance(digest, str) for digest in metadata.values())
+        and isinstance(files, dict)
+        and all(type(size) is int for size in files.values())
+    )
+
+
 def _check_files(root: Path, record: CommitRecord) -> None:
     for name in (*record.metadata, *record.files):
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise StoreError(f"The commit record of {root} names {name!r}, which leads out of it; {_REMAKE} again.")
         try:
             size = (root / name).stat().st_size
-            content = (root / name).read_bytes() if name in record.metadata else b""
-        except OSError as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            content = read_plain(root / name) if name in record.metadata else b""
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason})"
             raise StoreError(f"{root / name} {what}; {_REMAKE} again.") from error
         if name in record.metadata and sha256_of(content) != record.metadata[name]:
             raise StoreError(f"{root / name} is not what was written (wrong SHA-256); {_REMAKE} again.")

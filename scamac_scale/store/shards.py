@@ -8,7 +8,6 @@ memory that is used again.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import weakref
@@ -21,6 +20,7 @@ from numcodecs import Blosc
 
 from scamac_scale.durable.atomic import flush
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.plain import read_json
 from scamac_scale.errors import StoreError
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SHARDS = "c"
 """Folder of an array in which its shards lie, as of zarr v3."""
+MAX_CHUNK_VALUES, MAX_SHARD_VALUES = 2**20, 2**31
+"""Sizes that are read; those of `layout` are far below."""
 _CRC_BYTES = 4
 _ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
 _MAX_CHUNKS = 32  # read by one call: bounds the scratch of a thread; the system takes at most 1,024 pieces
@@ -200,10 +202,11 @@ class ShardReader:
     def _read_metadata(self, n_values: int) -> tuple[layout.Sizes, str | None]:
         path = self._folder / layout.METADATA
         try:
-            metadata = json.loads(path.read_text())
+            metadata = read_json(path)
             shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
             sharding = metadata["codecs"][0]["configuration"]
             sizes = layout.Sizes(chunk_values=sharding["chunk_shape"][0], shard_values=shard)
+            _check_sizes(sizes)
             compression = [codec for codec in sharding["codecs"] if codec["name"] == "blosc"]
             shuffle = compression[0]["configuration"]["shuffle"] if compression else None
             expected = layout.array_metadata(self._dtype, sizes, shuffle)
@@ -253,7 +256,7 @@ class ShardReader:
         flags = number * (self._shard // self._chunk)
         checked = self._is_checked[flags + first : flags + last + 1]
         try:
-            handle = os.open(str(number), os.O_RDONLY, dir_fd=self._shards)
+            handle = os.open(str(number), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._shards)
             try:
                 places, sizes = self._index(number, handle, path)
                 if self._codec is None and checked.all():
@@ -314,7 +317,7 @@ class ShardReader:
         n_chunks = self._shard // self._chunk
         size = 16 * n_chunks + _CRC_BYTES
         end = os.fstat(handle).st_size
-        raw = os.pread(handle, size, max(end - size, 0))
+        raw = os.pread(handle, size, end - size) if size <= end else b""
         if len(raw) != size or _crc(raw[:-_CRC_BYTES]) != raw[-_CRC_BYTES:]:
             raise StoreError(f"{path} is truncated, or its index is damaged (wrong crc32c); {_REMAKE}.")
         index = np.frombuffer(raw[:-_CRC_BYTES], "<u8").reshape(n_chunks, 2)
@@ -340,6 +343,15 @@ class ShardReader:
             self._local.chunk = np.empty(self._chunk, self._dtype)
         chunk: NDArray[Any] = self._local.chunk
         return chunk
+
+
+def _check_sizes(sizes: layout.Sizes) -> None:
+    """Refuse cuts that no writer makes: a reader would ask for the memory, or divide by nothing."""
+    chunk, shard = sizes.chunk_values, sizes.shard_values
+    if not (type(chunk) is type(shard) is int and 0 < chunk <= MAX_CHUNK_VALUES and chunk <= shard <= MAX_SHARD_VALUES):
+        raise ValueError("its chunks or shards are of a size that no store has")
+    if shard % chunk:
+        raise ValueError("its shards are no whole chunks")
 
 
 def _blosc(shuffle: str, dtype: np.dtype[Any]) -> Any:  # Any: numcodecs is not typed

@@ -20,6 +20,7 @@ from scamac_scale.store.journal import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -186,9 +187,14 @@ def _read_bucket(path: Path) -> tuple[NDArray[np.int64], Rows]:
     size = path.stat().st_size
     with path.open("rb") as file:
         while file.tell() < size:
-            places.append(np.load(file, allow_pickle=False))
-            parts.append((np.load(file), np.load(file), np.load(file)))
+            places.append(_array(file))
+            parts.append((_array(file), _array(file), _array(file)))
     return np.concatenate(places), _joined(parts)
+
+
+def _array(file: BinaryIO) -> NDArray[Any]:
+    found: NDArray[Any] = np.load(file, allow_pickle=False)
+    return found
 
 
 def _joined(parts: list[Rows]) -> Rows:

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
 
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import StoreError
+from scamac_scale.errors import InputError, StoreError
 from scamac_scale.inspection import inspect
 from scamac_scale.store import layout
 from scamac_scale.store.reader import StoreReader
-from scamac_scale.store.record import read_record, write_record
+from scamac_scale.store.record import is_store, read_record, write_record
 from tests.support.forks import in_a_fork
 from tests.support.stores import Written, counts, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -286,10 +290,6 @@ def test_a_forked_process_is_refused_with_the_reason(written: Written) -> None:
 
 def test_what_leads_out_of_a_store_is_refused_unopened(tmp_path: Path) -> None:
     """A pipe in place of a file would be waited for; a link gives the bytes of another file."""
-    import os
-
-    from scamac_scale.store.record import is_store
-
     path = tmp_path / "s.zarr"
     (path / "X" / "data").mkdir(parents=True)
     os.mkfifo(path / "zarr.json")
@@ -297,3 +297,161 @@ def test_what_leads_out_of_a_store_is_refused_unopened(tmp_path: Path) -> None:
     assert not is_store(path)
     with pytest.raises(StoreError, match=r"s\.zarr/.*zarr\.json is a named pipe \(FIFO\), which is not followed"):
         StoreReader(path)
+
+
+# ---------------------------------------------------------------------- changed, and sealed again
+
+
+def put(root: Path, array: str, change: Callable[[np.ndarray], Any]) -> None:
+    """Change an array in place, with checksums and a record that are right."""
+    opened = zarr.open_group(root, mode="r+")[array]
+    assert isinstance(opened, zarr.Array)
+    values = np.asarray(opened[...])
+    change(values)
+    opened[...] = values
+    commit_again(root)
+
+
+def at(index: int, value: float) -> Callable[[np.ndarray], Any]:
+    return lambda values: values.__setitem__(index, value)
+
+
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        ("obs/scamac_total", at(3, np.nan), "totals that are no positive numbers"),
+        ("obs/scamac_total", at(3, np.inf), "totals that are no positive numbers"),
+        ("obs/scamac_total", at(3, -5), "totals that are no positive numbers"),
+        ("obs/scamac_total", at(3, 0), "totals of 0 for cells that have values"),
+        ("obs/scamac_row", at(3, 4), "does not name every row of the input once"),
+        ("obs/scamac_row", at(3, -1), "does not name every row of the input once"),
+        ("obs/scamac_row", at(3, 10**12), "does not name every row of the input once"),
+        (
+            "X/indices",
+            lambda genes: genes[:2].__setitem__(slice(None), genes[:2][::-1].copy()),
+            "genes of a cell that do not ascend",
+        ),
+        ("X/indices", lambda genes: at(1, genes[0])(genes), "genes of a cell that do not ascend"),
+        ("X/indptr", at(1, 10**6), "does not describe rows"),
+        ("X/indptr", at(0, -1), "does not describe rows"),
+    ],
+)
+def test_a_store_that_was_changed_and_sealed_again_is_refused(
+    copy: Path, array: str, change: Callable[[np.ndarray], Any], message: str
+) -> None:
+    put(copy, array, change)
+    for look in (lambda: read_all(copy), lambda: inspect(copy, verify=True)):
+        with pytest.raises(StoreError, match=message):
+            look()
+
+
+def test_verify_finds_values_that_are_not_finite(tmp_path: Path) -> None:
+    stored = write(tmp_path / "a.zarr", counts(20, 8), kind="log")
+    put(stored.path, "X/data", at(0, np.nan))
+    with pytest.raises(StoreError, match="values that are not finite"):
+        inspect(stored.path, verify=True)
+
+
+RECORDS: dict[str, Any] = {
+    "version that is true": {"version": True},
+    "profile that is a list": {"profile": []},
+    "profile of another program": {"profile": "tiny"},
+    "cells that are text": {"n_cells": "650"},
+    "cells that are true": {"n_cells": True},
+    "cells below none": {"n_cells": -1},
+    "cells with a fraction": {"n_cells": 650.0},
+    "values beyond all": {"n_values": 2**64},
+    "values without end": {"n_values": 10**400},
+    "metadata that is a list": {"metadata": ["X"]},
+    "metadata that is a number": {"metadata": {"X/zarr.json": 3}},
+    "files that are null": {"files": None},
+    "a size that is text": {"files": {"X/data/c/0": "9"}},
+    "a null byte": {"files": {"X\0": 0}},
+    "the folder itself": {"files": {"": 0}},
+    "depth": {"files": "DEPTH"},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_of_other_types_is_refused(copy: Path, name: str) -> None:
+    about = json.loads((copy / "zarr.json").read_text())
+    about["attributes"][layout.RECORD] |= {**RECORDS[name], "checksum": "0" * 64}
+    text = json.dumps(about).replace('"DEPTH"', "[" * 10**4 + "]" * 10**4)
+    (copy / "zarr.json").write_text(text.replace("0" * 64, sha256_of(text)))
+    with pytest.raises(StoreError, match=str(copy)):
+        StoreReader(copy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b"\0",
+        b"[" * 10**5,
+        b'{"attributes": {}, "attributes": {}}',
+        b'{"attributes": 1e400}',
+        b'{"a": NaN}',
+    ],
+)
+def test_a_record_that_is_no_json_of_ours_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "zarr.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"zarr\.json cannot be read"):
+        StoreReader(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("chunk_shape", [0]),
+        ("chunk_shape", [-5]),
+        ("chunk_shape", [2**40]),
+        ("chunk_shape", ["9"]),
+        ("chunk_shape", []),
+        ("chunk_shape", {}),
+        ("codecs", 3),
+    ],
+)
+@pytest.mark.parametrize("array", ["data", "indices"])
+def test_cuts_that_no_writer_makes_are_refused(copy: Path, array: str, key: str, value: Any) -> None:
+    path = copy / "X" / array / "zarr.json"
+    about = json.loads(path.read_text())
+    about["codecs"][0]["configuration"][key] = value
+    path.write_text(json.dumps(about))
+    commit_again(copy)
+    with pytest.raises(StoreError, match=str(copy)):
+        StoreReader(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("gene_space", "[" * 10**5),
+        ("gene_space", "[]"),
+        ("gene_space", '{"kind": "counts", "target_sum": 1e400, "filtered": ["a"], "chosen": ["a"]}'),
+        ("gene_space", '{"kind": "counts", "target_sum": 1.0, "filtered": [1], "chosen": [1]}'),
+        ("config", "[]"),
+        ("config", '{"batch_key": 3}'),
+        ("inputs", "{}"),
+        ("inputs", "[3]"),
+    ],
+)
+def test_texts_of_a_store_that_make_no_sense_are_refused(copy: Path, key: str, text: str) -> None:
+    from anndata.io import write_elem
+
+    write_elem(zarr.open_group(copy, mode="r+"), f"uns/scamac/{key}", text)
+    commit_again(copy)
+    with pytest.raises(StoreError, match=str(copy)):
+        StoreReader(copy)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+@pytest.mark.parametrize("name", ["zarr.json", "X/data/c/0", "X/indptr/zarr.json", "obs/scamac_row/c/0", ".zgroup"])
+def test_no_pipe_of_a_store_is_opened_and_no_link_followed(copy: Path, kind: str, name: str) -> None:
+    path = copy / name
+    if path.exists():
+        path.rename(copy.parent / "outside")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(copy.parent / "outside")
+    for look in (lambda: StoreReader(copy), lambda: inspect(copy)):
+        with pytest.raises((StoreError, InputError), match=rf"{name} is a|cannot be read \(it is a|none of"):
+            look()
