@@ -17,7 +17,7 @@ import torch
 
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
-from scamac_scale.errors import ConfigError, InputError
+from scamac_scale.errors import ConfigError, InputError, NumericalError
 from scamac_scale.infer.attention import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.options import MEAN, OWN, PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY, is_finished
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SHOWN_CELLS = 5
+"""Cells that an error names."""
 PLAIN = PredictOptions()
 """Labels, latents and memberships, and no more."""
 
@@ -91,6 +93,8 @@ def predict(
         If several ranks have no output on disk, or not the same model and input.
     InputError
         If the source has no cells, or its columns cannot be written.
+    NumericalError
+        If a value to be written is not finite; nothing is left.
     OutputError
         If the output cannot be written.
     ResumeError
@@ -206,6 +210,7 @@ class Writer:
             blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values, offset)
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
         rows = self._places[batch.rows - self.plan.bounds[0]]
+        _check_finite(blocks, rows)
         self.output.write(rows, u.argmax(dim=1).cpu().numpy(), arrays)
         return start + n_cells
 
@@ -226,6 +231,19 @@ class Writer:
         if len(others) == 0:
             return None
         return block_offset(network, values, levels, others.expand(len(x), -1))
+
+
+def _check_finite(blocks: dict[str, torch.Tensor], rows: IntArray) -> None:
+    """Refuse to write what is no number, on whichever rank it comes up."""
+    for name, block in blocks.items():
+        is_finite = block.isfinite().all(dim=1)
+        if not bool(is_finite.all()):
+            bad = rows[(~is_finite).cpu().numpy()]
+            named = ", ".join(map(str, sorted(bad.tolist())[:SHOWN_CELLS]))
+            raise NumericalError(
+                f"{name} is not finite in {len(bad)} cells, such as rows {named} of the input; nothing is written. Look at the values of "
+                "these cells, and at the model with `inspect --verify`."
+            )
 
 
 def denoised_levels(model: FittedModel, options: PredictOptions) -> torch.Tensor | None:

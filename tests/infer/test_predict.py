@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, NumericalError
 from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.predict import predict
 from scamac_scale.sources import open_source
@@ -38,6 +38,37 @@ def test_an_input_without_cells_is_refused(tiny_adata: ad.AnnData, tmp_path: Pat
     for out in (None, tmp_path / "out.zarr"):
         with pytest.raises(InputError, match="the input has no cells"):
             predicted(tiny_adata[:0].copy(), out)
+    assert list(tmp_path.iterdir()) == []
+
+
+SPOILT = {
+    "X_scAMAC": "synergy_norm.weight",
+    "scamac_denoised": "autoencoder.w4.bias",
+    "scamac_membership": "centers",
+    "X_scAMAC_uncorrected": "gene_mean",
+}
+
+
+@pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])
+@pytest.mark.parametrize("name", SPOILT)
+def test_nothing_is_written_that_is_not_finite(
+    tiny_adata: ad.AnnData, tmp_path: Path, name: str, out: str | None
+) -> None:
+    """Each number of the model is finite, and so is each of the cells."""
+    model = fitted_model()
+    if name == "X_scAMAC_uncorrected":
+        model = with_correction(model)
+        tiny_adata.obs["donor"], tiny_adata.obs["chip"] = "ann", "10"
+    part = model.clusters.centers if name == "scamac_membership" else model.network.state_dict()[SPOILT[name]]
+    part.fill_(3e38)
+    with (
+        open_source(tiny_adata, model.genes) as source,
+        pytest.raises(
+            NumericalError, match="is not finite in 300 cells, such as rows 0, 1, 2, 3, 4 of the input"
+        ) as raised,
+    ):
+        predict(model, source, None if out is None else tmp_path / out, PredictOptions(is_denoised=True))
+    assert raised.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
 

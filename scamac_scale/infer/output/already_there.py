@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.atomic import partial_folder, scratch_folder
+from scamac_scale.durable.plain import parse_json
 from scamac_scale.infer.output.journal import check_same
 from scamac_scale.infer.output.table import UNS_KEY
 
@@ -40,12 +40,12 @@ def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
     ResumeError
         If there is a prediction, but of another model, input or other options.
     """
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) or not (path.is_file() or path.is_dir()):  # a pipe would wait
         return False
     try:
         with _opened(path) as group:
-            found = json.loads(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
-    except (OSError, KeyError, ValueError):
+            found = parse_json(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         return False
     check_same(found, belongs, path)
     if partial_folder(path).exists():

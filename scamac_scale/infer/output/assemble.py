@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import zarr
 
 from scamac_scale.durable.atomic import flush, writing
-from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY, Table, chunk_cells, cluster_column
+from scamac_scale.errors import ResumeError
+from scamac_scale.infer.output.table import (
+    CLUSTER_KEY,
+    DENOISED_KEY,
+    MEMBERSHIP_KEY,
+    UNS_KEY,
+    Table,
+    chunk_cells,
+    cluster_column,
+)
 from scamac_scale.progress import track
 from scamac_scale.ranks.world import World
 
@@ -17,7 +27,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from scamac_scale.cells.arrays import FloatArray
     from scamac_scale.infer.output.rows import PredictedRows
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of memberships may be from 1: float32 sums over many clusters."""
 
 
 class Assembly:
@@ -78,7 +92,9 @@ class Assembly:
                     if at < len(own):
                         start, stop = own[at] * size, min((own[at] + 1) * size, n_cells)
                         with writing(self._target):
-                            array[start:stop] = self._rows.read(name, start, stop)
+                            block = self._rows.read(name, start, stop)
+                            _check(name, block, self._target)
+                            array[start:stop] = block
                         progress.advance(1)
             with writing(self._target):
                 for file in (files / str(chunk) / "0" for chunk in own):
@@ -92,6 +108,8 @@ class Assembly:
         """Write the columns of all cells, with their clusters, and what is told of the whole; on rank 0."""
         with writing(self._target), _all_chunks():
             labels = self._rows.labels(len(obs))
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_clusters:
+                raise _damaged(self._target, CLUSTER_KEY)
             group = zarr.open_group(self._path, mode="r+")
             _write(group, "obs", obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
             _write(group, "uns", {UNS_KEY: uns})
@@ -101,6 +119,19 @@ def _all_chunks() -> AbstractContextManager[Any]:  # Any: of no use
     """Have zarr write chunks of zeros too: then one that is missing was lost."""
     setting: AbstractContextManager[Any] = zarr.config.set({"array.write_empty_chunks": True})
     return setting
+
+
+def _check(name: str, block: FloatArray, target: Path) -> None:
+    """Refuse rows that nobody has written, or that are not what was written: they may lie there since another process began."""
+    is_sound = bool(np.isfinite(block).all())
+    if name == MEMBERSHIP_KEY:
+        is_sound = is_sound and np.allclose(block.sum(axis=1), 1, atol=SUM_TOLERANCE)
+    if not is_sound:
+        raise _damaged(target, name)
+
+
+def _damaged(target: Path, name: str) -> ResumeError:
+    return ResumeError(f"what was kept of {target} is damaged ({name}); predict again without --resume.")
 
 
 def _place_of(name: str) -> str:

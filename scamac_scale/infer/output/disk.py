@@ -166,7 +166,8 @@ class DiskOutput:
             if found is not None:
                 is_same_cut = (found.n_ranks, found.turn_cells) == (now.n_ranks, now.turn_cells)
                 turns = found.turns if is_same_cut and all(path.exists() for path in self._rows.paths) else 0
-                now = replace(now, turns=turns, assembled=found.assembled)
+                is_there = (self._partial / found.assembled).is_dir()
+                now = replace(now, turns=turns, assembled=found.assembled if is_there else "")
                 logger.info("%s: %s", self.path, _tell(now, found, len(self.table.obs)))
             if not now.assembled:
                 for path in self._rows.paths:
@@ -178,7 +179,8 @@ class DiskOutput:
         """Remove what cannot be gone on with: all where there is no journal, and what was not in its final form."""
         for path in self._partial.iterdir():
             is_final = path.suffix in (".zarr", ".h5ad") or path == self._new
-            if found is None or (is_final and path.name != found.assembled):
+            is_odd = path.is_symlink() or not (path.is_file() or path.is_dir())
+            if found is None or is_odd or (is_final and path.name != found.assembled):
                 _remove(path)
         self._new.mkdir(exist_ok=True)
 

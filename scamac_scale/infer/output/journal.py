@@ -6,13 +6,14 @@ machine.
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.atomic import atomic_file
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
+from scamac_scale.durable.plain import read_sealed, sealed
 from scamac_scale.errors import ResumeError
 from scamac_scale.sources import cells_digest
 
@@ -53,18 +54,28 @@ class Progress:
     assembled: str = ""
 
 
+_JOB = re.compile(r"[0-9a-f]{32}")
+_TYPES = {"job": str, "belongs": dict, "n_ranks": int, "turn_cells": int, "turns": int, "assembled": str}
+
+
 def read_progress(folder: Path) -> Progress | None:
-    """Read the journal of a folder; None where there is none that can be read."""
+    """Read the journal of a folder; None where there is none that is as it was written."""
     try:
-        return Progress(**json.loads((folder / FILE).read_text()))
+        found = read_sealed(folder / FILE)
+        progress = Progress(**found)
     except (OSError, ValueError, TypeError):
         return None
+    is_sound = all(type(getattr(progress, name)) is kind for name, kind in _TYPES.items())
+    if not is_sound or progress.n_ranks < 1 or progress.turn_cells < 1 or progress.turns < 0:
+        return None
+    names = (progress.job, progress.assembled.removesuffix(".zarr") or progress.job)  # of files in this very folder
+    return progress if all(map(_JOB.fullmatch, names)) else None
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """Replace the journal of a folder, durably."""
+    """Replace the journal of a folder, durably; it is sealed."""
     with atomic_file(folder / FILE) as partial:
-        partial.write_text(json.dumps(asdict(progress), indent=1) + "\n")
+        partial.write_text(sealed(asdict(progress)))
 
 
 def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str, Any]:  # Any: plain data
