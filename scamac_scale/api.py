@@ -5,7 +5,6 @@ Everything heavy is imported when it is called.
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from scamac_scale.train.run.folder import RunFolder
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
-
-
-logger = logging.getLogger(__name__)
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
@@ -226,7 +222,7 @@ class ScAMAC:
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
     def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel | None:
-        """Load the model of a finished run, if it is what a fit would give; every rank does so alone, for the others may have gone."""
+        """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
 
