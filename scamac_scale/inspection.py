@@ -302,6 +302,9 @@ def _look_at_raw(path: Path, is_verified: bool) -> Found:
     return found
 
 
+_NO_VALUES = "values are negative or not finite: give the matrix before scaling or correction (ingest.matrix)."
+
+
 def _look_at_values(raw: Any) -> Found:  # Any: a RawMatrix, imported where it is opened
     """Tell what the values of some cells are, as ingest would, and how genes are named."""
     from scamac_scale.ingestion.compare import look_at
@@ -309,21 +312,16 @@ def _look_at_values(raw: Any) -> Found:  # Any: a RawMatrix, imported where it i
     from scamac_scale.ingestion.names import described, name_doubts
 
     evidence = look_at(raw).evidence
+    told: Found = {"values": "unknown", "values_cells": evidence.n_cells, "gene_names": described(raw.gene_names)}
+    if not evidence.n_cells:
+        return told | {"notes": [*name_doubts(raw), _NO_VALUES]}
     found = judge(evidence, raw.cell_named, raw.noted_base)
-    told: Found = {
-        "values": "of two kinds" if found.conflict else found.named,
-        "values_evidence": found.conflict or found.why,
-        "values_are_sure": found.is_sure and not found.conflict,
-        "values_cells": evidence.n_cells,
-        "gene_names": described(raw.gene_names),
-    }
+    told["values"] = "of two kinds" if found.conflict else found.named
+    told["values_evidence"] = found.conflict or found.why
+    told["values_are_sure"] = found.is_sure and not found.conflict
     notes = [*found.remarks, *name_doubts(raw)]
-    if evidence.n_cells < min(raw.n_cells, 2):
-        notes.append(
-            "no cell could be looked at: values are negative or not finite; give the matrix before scaling or correction (ingest.matrix)."
-        )
     if not told["values_are_sure"]:
-        notes.append("ingest takes no guess for sure: say what the values are with --ingest.kind.")
+        notes.append("it is not sure what the values are: tell ingest with --ingest.kind.")
     return told | ({"notes": notes} if notes else {})
 
 

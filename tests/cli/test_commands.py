@@ -168,3 +168,17 @@ def test_the_demo_clusters_real_cells_with_the_default_recipe(
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("ARI", "peak memory", "What to type next", "pbmc.result.zarr"))
+
+
+def test_cells_that_lack_genes_of_the_total_are_predicted_only_when_that_is_accepted(
+    pipeline: Path, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ad.read_zarr(pipeline / "store.zarr").var_names
+    ad.read_h5ad(tiny_atlas)[:, chosen].copy().write_h5ad(tmp_path / "few.h5ad")
+    argv = ["predict", "--run", str(pipeline / "run"), "--input", str(tmp_path / "few.h5ad"), "--out"]
+    assert main([*argv, str(tmp_path / "out.zarr"), "--quiet"]) == 2
+    assert "--accept totals" in capsys.readouterr().err
+    assert not (tmp_path / "out.zarr").exists()
+    assert main([*argv, str(tmp_path / "out.zarr"), "--accept", "total", "--quiet"]) == 2
+    assert "Did you mean 'totals'?" in capsys.readouterr().err
+    assert main([*argv, str(tmp_path / "out.zarr"), "--accept", "totals", "--quiet"]) == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anndata as ad
 import h5py
+import numpy as np
 import pytest
 import zarr
 
@@ -40,7 +41,26 @@ def test_raw_data_is_told_and_verified(tiny_atlas: Path) -> None:
     found = inspect(tiny_atlas, verify=True)
     assert (found["kind"], found["n_cells"], found["n_genes"]) == ("raw data", 300, 200)
     assert found["verified"] == "300 cells of X"
+    assert (found["values"], found["values_are_sure"], found["values_cells"]) == ("counts", True, 300)
+    assert "notes" not in found
     assert found["disk_bytes"] == tiny_atlas.stat().st_size
+
+
+def test_what_is_odd_about_raw_values_is_told_before_ingest(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    x = tiny_adata.X.toarray()
+    x[150:] = np.log1p(x[150:] / x[150:].sum(1, keepdims=True) * 1e4)
+    tiny_adata.X = x
+    tiny_adata.var_names = [str(i) for i in range(tiny_adata.n_vars)]
+    tiny_adata.write_h5ad(tmp_path / "two.h5ad")
+    found = inspect(tmp_path / "two.h5ad")
+    assert (found["values"], found["values_are_sure"]) == ("of two kinds", False)
+    assert "150 cells such as 'cell150' hold logarithms of 10,000 a cell in base e" in found["values_evidence"]
+    assert found["gene_names"] == "positions (0, 1, ...)"
+    assert any("named by positions" in note for note in found["notes"])
+    assert any("--ingest.kind" in note for note in found["notes"])
+    tiny_adata.X = x - 1
+    tiny_adata.write_h5ad(tmp_path / "negative.h5ad")
+    assert any("negative or not finite" in note for note in inspect(tmp_path / "negative.h5ad")["notes"])
 
 
 def test_a_store_tells_where_it_came_from(pipeline: Path, tiny_atlas: Path) -> None:

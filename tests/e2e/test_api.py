@@ -143,7 +143,7 @@ def test_new_cells_with_missing_genes_are_predicted_and_with_half_gone_refused(
 ) -> None:
     genes = list(model.fitted.genes.chosen)
     kept = [name for name in tiny_adata.var_names if name not in set(genes[::10])]
-    found = model.predict(tiny_adata[:, kept[::-1]].copy())
+    found = model.predict(tiny_adata[:, kept[::-1]].copy(), accept="totals")
     assert evaluate(found, "cell_type")["ari"] > 0.8  # a tenth of the genes is gone
     few = [name for name in tiny_adata.var_names if name not in set(genes[: len(genes) // 2 + 1])]
     with pytest.raises(InputError, match="genes"):
@@ -290,6 +290,14 @@ def test_input_that_is_refused_leaves_no_run_folder(tmp_path: Path, tiny_adata: 
     with pytest.raises(InputError, match="layer"):
         ScAMAC(config=QUICK).fit(tiny_adata, run=tmp_path / "run", ingest=IngestConfig(matrix="counts"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_numbers_may_come_as_floats_as_from_r() -> None:
+    config = ScAMAC(4.0, seed=1.0).config  # type: ignore[arg-type]  # as reticulate hands them over
+    assert (repr(config.n_clusters), repr(config.seed)) == ("4", "1")
+    assert repr(IngestConfig(n_genes=50.0).n_genes) == "50"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"ingest\.n_genes=1\.5; it must be a whole number \(in R, write 4L for 4\)"):
+        IngestConfig(n_genes=1.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [2.5, True, "5"])
