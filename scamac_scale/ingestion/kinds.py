@@ -55,6 +55,8 @@ AGREEING = ((0.03, 0.5, 5), (0.002, 0.1, 20), (0.001, 0.9, 3), (0.001, 1.0, 2))
 
 CLEAR = 3.0
 """How many fold farther all other sums must spread than those that agree."""
+TIGHT = 0.001
+"""Sums that spread by less, as a share, were made equal."""
 ROUNDING = 1e-6
 """How far equal sums spread, as a share, in float32."""
 
@@ -154,7 +156,8 @@ def judge(found: Evidence, name_of: Callable[[int], str], noted_base: float | No
         what = "all are whole" if found.largest > 1 else "all are 0 or 1"
         return Verdict("counts", why=what)
     sample = found.sample
-    labels, modes = _labels(sample), _modes(sample)
+    labels = _labels(sample)
+    modes = [mode for mode in _modes(sample) if _is_sound(mode, labels, sample)]
     for mode in modes:
         labels[mode.cells] = mode.form
     conflict = _conflict(found, labels, modes, name_of)
@@ -220,6 +223,19 @@ def _modes(sample: NDArray[np.float64]) -> list[Mode]:
         modes.append(mode._replace(cells=rest[is_in]))
         rest = rest[~is_in]
     return modes
+
+
+def _is_sound(mode: Mode, labels: NDArray[np.int64], sample: NDArray[np.float64]) -> bool:
+    """Whether sums agree too well for chance, or the cells do not tell another form by themselves.
+
+    A sum of many terms varies little by itself: that of log-normalised values whose genes were left out, in another base, may well be
+    within a few percent in half of the cells.
+    """
+    logs = np.log(sample[mode.cells, SUMS + mode.form])
+    own = labels[mode.cells]
+    return bool(np.quantile(logs, 0.75) - np.quantile(logs, 0.25) <= TIGHT) or int(
+        ((own >= 0) & (own != mode.form)).sum()
+    ) * 2 < len(own)
 
 
 def _mode(sums: NDArray[np.float64], form: int) -> Mode | None:
