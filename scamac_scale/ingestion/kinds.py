@@ -47,9 +47,12 @@ LOG_MAX_DETECTED = 25.0
 SURE_STEPS = 3
 """Different multiples of the smallest value of a cell that are no chance, and whole numbers that its values are near to."""
 MIN_CELLS = 2
-"""Cells of another kind that are no chance."""
+MIN_SHARE = 0.005
+"""Cells of another kind that are no chance: so many, and such a share of all."""
 APART = 0.05
 """Totals that differ by less, as a share, are the same: genes may have been left out after cells were scaled."""
+OTHER_TOTAL = 1.3
+"""How many fold totals of cells differ that were scaled to two of them; less may be genes that were left out, or noise."""
 AGREEING = ((0.03, 0.5, 5), (0.002, 0.1, 20), (0.001, 0.9, 3), (0.001, 1.0, 2))
 """Sums agree where within so much (as a share) there lie such a share of the cells, and at least so many."""
 
@@ -276,7 +279,7 @@ def _conflict(found: Evidence, labels: NDArray[np.int64], modes: list[Mode], nam
         (form, mode_total, cells)
         for form in range(FORMS)
         for mode_total, cells in _groups(form, labels, modes)
-        if len(cells) >= MIN_CELLS
+        if len(cells) >= max(MIN_CELLS, MIN_SHARE * len(labels))
     ]
     is_log = any(form > 0 for form, _, _ in groups)
     told = [
@@ -293,7 +296,12 @@ def _groups(form: int, labels: NDArray[np.int64], modes: list[Mode]) -> list[tup
     own = [mode for mode in modes if mode.form == form]
     if form == 0 or not own:
         return [(own[0].total if own else None, np.flatnonzero(labels == form))]
-    return [(mode.total, mode.cells) for mode in own]
+    most = max(own, key=lambda mode: len(mode.cells))
+    return [
+        (mode.total, mode.cells)
+        for mode in own
+        if mode is most or abs(math.log(mode.total / most.total)) > math.log(OTHER_TOTAL)
+    ]
 
 
 def _about(n_cells: float, share: float) -> str:
