@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -101,11 +102,22 @@ class CodeTable:
                 raise OSError(errno.EIO, f"it has {size} bytes rather than {self.n_bytes}")
         self._held = self._block(0, self.n_cells) if self._is_small else None
 
-    def digest(self) -> str:
-        """SHA-256 of all codes."""
+    def digest(self, first: int = 0, stop: int | None = None) -> str:
+        """SHA-256 of the codes of all rows, or of `first` to `stop` - 1."""
+        stop = self.n_cells if stop is None else stop
         n_rows = max(1, BLOCK_BYTES // self._row_bytes)
-        starts = range(0, self.n_cells, n_rows)
-        return sha256_of_all(self._checked(start, min(start + n_rows, self.n_cells)) for start in starts)
+        starts = range(first, stop, n_rows)
+        return sha256_of_all(self._checked(start, min(start + n_rows, stop)) for start in starts)
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is as long as the table at least, so that any row can be read."""
+        return self._file is None or self._file.n_bytes >= self.n_bytes
+
+    def cut(self) -> None:
+        """Shorten a file that was longer before; on one rank, when the others do not write."""
+        if self._path is not None:
+            with writing(self._folder):
+                os.truncate(self._path, self.n_bytes)
 
     def _checked(self, start: int, stop: int) -> NDArray[Any]:
         """Read rows, and refuse codes that no column has: what counts them does not look."""

@@ -10,11 +10,12 @@ import torch
 
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.faults import reach
+from scamac_scale.errors import StoreError
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.loader.source import levels_of
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.randomness import integer_seed
-from scamac_scale.ranks.collectives import barrier, from_first
+from scamac_scale.ranks.collectives import agree, barrier, from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import SWEEP_CELLS, InFlight, sweep
 from scamac_scale.train.clusters.centers import CENTER_STARTS
@@ -130,22 +131,34 @@ def _consensus_target(
         reach("train.members")
         return done + len(batch.rows)
 
-    def so_far(turns: int) -> InFlight:
-        table.flush()
-        return {"turns": turns, "members": digest}
-
     plan = SweepPlan(source.n_cells, SWEEP_CELLS, world)
+    first, stop = plan.bounds
+
+    def so_far(turns: int, done: int) -> InFlight:
+        table.flush()
+        return {"turns": turns, "done": done, "members": digest, "codes": table.digest(first, min(first + done, stop))}
+
+    def is_as_left(in_flight: InFlight) -> bool:
+        """Tell whether the members and the codes on disk are those of before: other hardware may find others, and a disk may lose some."""
+        if "done" not in in_flight or not table.is_whole():
+            return False
+        try:
+            return so_far(in_flight["turns"], in_flight["done"]) == in_flight
+        except StoreError:  # codes that no member has
+            return False
+
     with watch.sweep("members") as (in_flight, tick):
-        is_same = in_flight is not None and in_flight.get("members") == digest  # other hardware may find other members
-        turns = in_flight["turns"] if in_flight and is_same else 0
+        is_new = agree([in_flight is None or not is_as_left(in_flight)], world)[0]  # ranks take turns together
+        turns, start = (0, 0) if in_flight is None or is_new else (in_flight["turns"], in_flight["done"])
 
         def look(turn: int, done: int) -> None:
-            tick(lambda: so_far(turn))
+            tick(lambda: so_far(turn, done))
 
-        sweep(source, assign, 0, label="members", plan=plan, turns=turns, tick=look)
+        sweep(source, assign, start, label="members", plan=plan, turns=turns, tick=look)
     barrier(world)  # the clusters of the landmarks are written over what others wrote
     if world.rank == 0:
         table.write(landmarks.rows, labels)
+        table.cut()
     table.flush()
     barrier(world)  # all have written
     table.finish()

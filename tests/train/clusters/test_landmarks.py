@@ -28,14 +28,16 @@ CONFIG = replace(
 )
 
 
-@pytest.mark.parametrize("is_same", [True, False])
-def test_a_sweep_in_flight_is_taken_up_by_the_same_members_only(
-    tiny_atlas: Path, tmp_path: Path, is_same: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", ["same", "other members", "spoilt codes", "odd codes", "lost codes", "longer"])
+def test_a_sweep_in_flight_is_taken_up_where_members_and_codes_are_as_they_were(
+    tiny_atlas: Path, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scamac_scale.sweep.TICK_BATCHES", 2)
     monkeypatch.setattr("scamac_scale.train.clusters.landmarks.SWEEP_CELLS", 32)
     store, path = ingest(tiny_atlas, tmp_path / "store.zarr", IngestConfig(n_genes=100)), tmp_path / "codes"
     saved: list[dict[str, Any] | None] = []
+    assigned: list[str] = []
+    monkeypatch.setattr("scamac_scale.train.clusters.landmarks.reach", assigned.append)
     watch = Watch(CONFIG.train, write=saved.append)
     with open_source(store, loader=CONFIG.loader) as source:
         network = build_network(source, CONFIG)
@@ -53,11 +55,20 @@ def test_a_sweep_in_flight_is_taken_up_by_the_same_members_only(
         flight = saved[1]
         assert flight is not None
         assert flight["label"] == "members"
-        with path.open("r+b") as file:  # what another consensus had written in the turns that are done
-            others = bytes(int(code == 0) for code in file.read(BYTES_SPOILT))  # codes that every member has
-            file.seek(0)
-            file.write(others)
-        if not is_same:
+        codes = path.read_bytes()
+        spoilt = bytes(int(code == 0) for code in codes[:BYTES_SPOILT]) + codes[BYTES_SPOILT:]
+        path.write_bytes(
+            {
+                "spoilt codes": spoilt,
+                "odd codes": b"\xff" + codes[1:],
+                "lost codes": codes[:9],
+                "longer": codes + b"x",
+            }.get(before, codes)
+        )
+        if before == "other members":
             flight["parts"][0]["members"] = "others"
         watch.in_flight = flight
-        assert (label() == whole) is not is_same  # what is done is not done again
+        n_all = len(assigned)
+        assert label() == whole
+        is_taken_up = len(assigned) - n_all < n_all  # what is done is not done again
+        assert is_taken_up is (before in ("same", "longer"))
