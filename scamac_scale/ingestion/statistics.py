@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+LARGEST_VALUE = 2.0**53
+"""Beyond this float64 does not hold all whole numbers."""
+
+
 class Entry(NamedTuple):
     """One value of the matrix: where it lies, and what it is."""
 
@@ -138,6 +142,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
         logger.warning("%s: %s", raw.name, doubt)
     if census is None:
         census = take_census(raw, config.block_cells)
+    _refuse_beyond_numbers(raw, census)
     found = KIND_RULES[config.kind](raw, census)
     kind = found.kind
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
@@ -297,6 +302,16 @@ KIND_RULES: dict[str, Callable[[RawMatrix, Census], Verdict]] = {
 """How ``ingest.kind`` becomes what the values are, and what is refused."""
 
 
+def _refuse_beyond_numbers(raw: RawMatrix, census: Census) -> None:
+    """Refuse what float64 holds with gaps: no cell has so many molecules, and sums of such values mean nothing."""
+    gene = int(census.largest.argmax())
+    if census.largest[gene] > LARGEST_VALUE:
+        raise InputError(
+            f"{raw.name}: {raw.matrix} holds {census.largest[gene]:g} for gene {raw.gene_names[gene]!r}, which is no amount of RNA (at "
+            "most 2^53); the file is damaged, write it again."
+        )
+
+
 def _require_counts(raw: RawMatrix, census: Census) -> Verdict:
     if census.fraction is not None:
         raise InputError(
@@ -330,7 +345,8 @@ def _filter_genes(raw: RawMatrix, census: Census, fraction: float) -> NDArray[np
         most = int(census.n_expressing.max(initial=0))
         raise InputError(
             f"{raw.name}: no gene is left: none of {raw.n_genes} is above zero in at least {needed} of {census.n_cells} "
-            f"cells (ingest.min_cell_fraction={fraction}), the commonest is in {most}; lower it, or check {raw.matrix}."
+            f"cells (ingest.min_cell_fraction={fraction}), the commonest is in {most}; lower it, take the filtered "
+            f"matrix if most cells are empty droplets, or check {raw.matrix}."
         )
     logger.info("%s: %d of %d genes are in at least %d cells", raw.name, is_filtered.sum(), raw.n_genes, needed)
     return np.asarray(is_filtered)

@@ -259,7 +259,7 @@ def test_no_gene_left_says_how_far_it_is(tiny_adata: ad.AnnData) -> None:
     values[0] = values[1, 1] = 1
     message = (
         r"no gene is left: none of 3 is above zero in at least 20 of 40 cells \(ingest\.min_cell_fraction=0\.5\), "
-        r"the commonest is in 2; lower it, or check X"
+        r"the commonest is in 2; lower it, take the filtered matrix if most cells are empty droplets, or check X"
     )
     with pytest.raises(InputError, match=message):
         measure(of(values), config(min_cell_fraction=0.5))
@@ -387,3 +387,9 @@ def test_the_census_counts_what_numpy_counts(tiny_adata: ad.AnnData) -> None:
     np.testing.assert_array_equal(census.n_expressing, (values > 0).sum(0))
     np.testing.assert_array_equal(census.largest, values.max(0))
     assert census.fraction is None
+
+
+def test_values_that_are_no_numbers_of_molecules_are_refused() -> None:
+    adata = ad.AnnData(np.array([[1.0, 2.0], [3.0, 2.0**70]]))
+    with pytest.raises(InputError, match=r"X holds 1\.18059e\+21 for gene '1', which is no amount of RNA"):
+        measure(open_raw(adata), IngestConfig())
