@@ -63,7 +63,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
     InputError
         If scanpy's file is not there, or too few cells are asked for.
     """
-    from scamac_scale.train.run.provenance import peak_memory_bytes
+    from scamac_scale.host.memory import peak_memory_bytes
 
     if n_cells is not None and n_cells < MIN_CELLS:
         raise InputError(f"cells={n_cells}; the simulated atlas needs at least {MIN_CELLS}.")

@@ -76,7 +76,18 @@ class NumericalError(ScamacError, ArithmeticError):
 
 
 class MemoryLimitError(ScamacError, MemoryError):
-    """Not enough memory for the settings."""
+    """Not enough memory for the settings, or too few threads or open files.
+
+    Attributes
+    ----------
+    found
+        What ran out, without advice.
+    command
+        Whose settings the advice is about.
+    """
+
+    found = ""
+    command = ""
 
 
 class StoppedError(ScamacError):

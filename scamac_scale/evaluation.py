@@ -14,6 +14,7 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import find_tech_batches, split_key
 from scamac_scale.errors import InputError
+from scamac_scale.host.memory import explained
 from scamac_scale.metrics.clustering import clustering_scores
 from scamac_scale.metrics.labels import is_labelled, without_labels
 from scamac_scale.metrics.mixing import (
@@ -61,6 +62,7 @@ OWN_EXCESS = 0.75
 mixed, 1 where they are of no other. Chosen by eye: without a correction, donors of one study lie well below, other studies or stimuli near 1."""
 
 
+@explained("evaluate")
 def evaluate(
     data: str | Path | ad.AnnData,
     label: str | None = None,

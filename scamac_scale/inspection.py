@@ -14,6 +14,7 @@ import numpy as np
 from scamac_scale.durable.foreign import at_home, odd_kind
 from scamac_scale.durable.plain import bytes_below
 from scamac_scale.errors import InputError, StoreError
+from scamac_scale.host.memory import explained
 from scamac_scale.progress import track
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ READ_CELLS = 8192
 """Cells read back at a time."""
 
 
+@explained("inspect")
 def inspect(path: str | Path, *, verify: bool = False) -> Found:
     """Tell what a path holds.
 

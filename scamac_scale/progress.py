@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from scamac_scale.host.outlet import drawing
+from scamac_scale.host.printable import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,8 +75,10 @@ class _Lines:
             rate = self.done / max(now - self.start_s, 1e-9)
             left_s = (self.total - self.done) / max(rate, 1e-9)
             print(
-                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left_s:.0f} s left"
-                + (f", {note}" if note else ""),
+                one_line(
+                    f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left_s:.0f} s left"
+                    + (f", {note}" if note else "")
+                ),
                 file=sys.stderr,
                 flush=True,
             )
@@ -112,19 +117,19 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Track]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+        TextColumn("{task.fields[unit]}  {task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total, unit=unit, rate="", note="")
+    with Progress(*columns, console=Console(file=drawing(sys.stderr))) as progress:
+        task = progress.add_task(one_line(label), total=total, unit=one_line(unit), rate="", note="")
 
         class _Bar:
             def advance(self, n: int, note: str = "") -> None:
                 speed = progress.tasks[task].speed
-                progress.update(task, advance=n, note=note, rate=f"{speed:,.0f}/s" if speed else "")
+                progress.update(task, advance=n, note=one_line(note), rate=f"{speed:,.0f}/s" if speed else "")
 
         yield _Bar()

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from scamac_scale.durable.atomic import atomic_folder, writing
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
+from scamac_scale.host.compiled import compiled
+from scamac_scale.host.memory import explained
 from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
 
@@ -131,6 +132,7 @@ def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> DrawnCe
     return DrawnCells(indptr, np.concatenate(indices), np.concatenate(data), label)
 
 
+@explained("simulate")
 def simulate(
     out: str | Path,
     n_cells: int,
@@ -296,7 +298,7 @@ def _cell_name(number: int) -> str:
     return f"cell{number + 1:08d}"
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _invert(
     uniform: Any, profile: Any, label: Any, depth: Any, shape: int, dropout: float
 ) -> Any:  # pragma: no cover  compiled

@@ -35,15 +35,16 @@ BOTH_SIDES = {
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "progress": set(),
+    "host": {"errors"},
+    "progress": {"host"},
     # plain data, files and processes
     "config": {"errors"},
-    "cells": {"errors"},
+    "cells": {"errors", "host"},
     "ranks": {"errors"},
     "randomness": set(),
     "durable": {"cells", "errors", "ranks"},
-    # mathematics: tensors and arrays, nothing else
-    "ops": {"errors"},
+    # mathematics: tensors and arrays, nothing else; of the host, the way to compile
+    "ops": {"errors", "host"},
     "losses": {"errors", "ops"},
     "metrics": {"errors"},
     # model
@@ -51,22 +52,22 @@ ARROWS: dict[str, set[str]] = {
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops"},
     # data
     "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
-    "ingestion": {"cells", "config", "durable", "errors", "progress", "store"},
-    "simulation": {"durable", "errors", "progress", "randomness"},
+    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
+    "simulation": {"durable", "errors", "host", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
-    "train": BOTH_SIDES | {"losses", "randomness"},
-    "infer": BOTH_SIDES | {"store"},
+    "train": BOTH_SIDES | {"host", "losses", "randomness"},
+    "infer": BOTH_SIDES | {"host", "store"},
     # what users call
-    "inspection": {"cells", "durable", "errors", "fitted", "infer", "ingestion", "progress", "store", "train"},
-    "evaluation": {"cells", "errors", "ingestion", "metrics", "progress", "randomness"},
+    "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
+    "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
-    "demonstration": {"api", "config", "durable", "errors", "simulation", "train"},
-    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "progress", "ranks"},
+    "demonstration": {"api", "config", "durable", "errors", "host", "simulation", "train"},
+    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks"},
     "__init__": {"api", "config", "tl"},
     "__main__": {"cli"},
 }
@@ -269,7 +270,7 @@ def test_a_module_keeps_to_the_limits(path: Path) -> None:
         n_parameters = len([name for name in names if name.arg not in ("self", "cls")])
         n_unnamed = n_parameters - len(arguments.kwonlyargs)
         is_for_users = str(path.relative_to(PACKAGE)) in FOR_USERS and not node.name.startswith("_") and n_unnamed <= 2
-        is_kernel = any("njit" in ast.unparse(decorator) for decorator in node.decorator_list)  # takes arrays only
+        is_kernel = any("compiled" in ast.unparse(decorator) for decorator in node.decorator_list)  # takes arrays only
         body = node.body[1:] if ast.get_docstring(node) else node.body
         n_lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
         most = MAX_OPTIONS if is_for_users else MAX_PARAMETERS

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from scamac_scale.cells.csr import CsrBlock, check_rows
 from scamac_scale.cells.normalisation import TABLE, fill_table, log_scaled
+from scamac_scale.host.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +259,7 @@ def _fetch_row(indptr: Any, genes: Any, values: Any, place: Any) -> None:  # pra
         _prefetch(values, at)  # type: ignore[call-arg]  # numba gives the context
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _dense_counts(
     indptr: Any, genes: Any, counts: Any, scale: Any, places: Any, out: Any
 ) -> None:  # pragma: no cover  compiled
@@ -277,7 +278,7 @@ def _dense_counts(
             row[row_genes[at]] = table[count] if count < TABLE else log_scaled(count, scale[place])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _dense_values(indptr: Any, genes: Any, values: Any, places: Any, out: Any) -> None:  # pragma: no cover  compiled
     for i in range(places.size):
         if i + _ROWS_AHEAD < places.size:
@@ -291,7 +292,7 @@ def _dense_values(indptr: Any, genes: Any, values: Any, places: Any, out: Any) -
             row[row_genes[at]] = row_values[at]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sparse_counts(
     indptr: Any, genes: Any, counts: Any, scale: Any, places: Any, targets: Any, out_genes: Any, out_values: Any
 ) -> None:  # pragma: no cover  compiled
@@ -310,7 +311,7 @@ def _sparse_counts(
             to_values[at] = table[count] if count < TABLE else log_scaled(count, scale[place])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def copy_rows(
     indptr: Any, genes: Any, values: Any, places: Any, targets: Any, out_genes: Any, out_values: Any
 ) -> None:  # pragma: no cover  compiled

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from scamac_scale.errors import ShapeError
+from scamac_scale.host.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,20 +41,20 @@ def cell_scale(totals: NDArray[np.float64], target_sum: float) -> NDArray[np.flo
     return np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def log_scaled(value: Any, scale: Any) -> Any:  # pragma: no cover  compiled
     """``log1p(value * scale)``, computed in float64, returned in float32; callable from other kernels."""
     return np.float32(np.log1p(np.float64(value) * scale))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def fill_table(scale: Any, table: Any) -> None:  # pragma: no cover  compiled
     """Set ``table[count]`` to the value of each count below `TABLE` for a cell; callable from other kernels."""
     for count in range(TABLE):
         table[count] = log_scaled(count, scale)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _normalise(indptr: Any, data: Any, scale: Any, out: Any) -> None:  # pragma: no cover  compiled
     table = np.empty(TABLE, np.float32)
     for row in range(indptr.size - 1):

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from scamac_scale import __version__
 from scamac_scale.durable.atomic import partial_folder
-from scamac_scale.errors import ConfigError, LostRankError, ScamacError, choose
+from scamac_scale.errors import ConfigError, LostRankError, MemoryLimitError, ScamacError, choose
+from scamac_scale.host.memory import advised, clear_frames, hold_reserve, memory_limit_bytes, readvised, shortage
+from scamac_scale.host.outlet import outlets
+from scamac_scale.host.printable import PrintableFormatter, one_line, printable
+from scamac_scale.host.watched import Ended, hold_blas_buffers, watch
 from scamac_scale.ranks.place import find_place
 from scamac_scale.ranks.signals import CAUGHT
 
@@ -30,6 +34,8 @@ EXIT_BUG = 1
 EXIT_NOT_WRITABLE = 4
 EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
+TEXT_ALONE = ("", "-h", "--help", "--version", "inspect", "evaluate")
+"""Commands whose one result is what they print."""
 NOT_WRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -51,7 +57,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one message, not in stack traces
     arguments = list(sys.argv[1:] if argv is None else argv)
-    is_debug = "--debug" in arguments
+    with outlets() as (out, _):
+        watched = watch()
+        if isinstance(watched, Ended):
+            return _ended(watched, arguments)
+        hold_reserve()
+        try:
+            code = _answer(arguments, is_debug="--debug" in arguments, is_limited=watched is not None)
+        except MemoryError:  # while it was told
+            code = _fail("out of memory.", MemoryLimitError.exit_code)
+        out.flush()
+        if out.error is not None:
+            code = _untold(arguments, code, out.error)
+        if watched is not None:
+            watched.tell(code)
+        return code
+
+
+def _ended(process: Ended, arguments: list[str]) -> int:
+    """Tell the end of a process that was watched, where it could not do so."""
+    if process.code is not None:
+        return process.code
+    found = MemoryLimitError(
+        f"out of memory: the process ended {process.how}, with {memory_limit_bytes():,} bytes of address space allowed (ulimit -v)"
+    )
+    return _fail(str(advised(found, arguments[0] if arguments else "")), MemoryLimitError.exit_code)
+
+
+def _untold(arguments: list[str], code: int, error: OSError) -> int:
+    """Say that standard output could not be written; the exit code, which is that of the work where the text is not all of it."""
+    command = arguments[0] if arguments else ""
+    is_text_all = code == 0 and (command in TEXT_ALONE or "--json" in arguments or "--help" in arguments)
+    kept = "" if is_text_all or code else "; the work itself is done"
+    return _fail(
+        f"standard output cannot be written: {error.strerror or error}{kept}.",
+        EXIT_NOT_WRITABLE if is_text_all else code,
+    )
+
+
+def _answer(arguments: list[str], *, is_debug: bool, is_limited: bool) -> int:
+    """Run what the arguments ask for; every error becomes one message, and the exit code."""
     args: Namespace | None = None
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -63,26 +108,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, args = _parse(arguments)
         if (code := _launched(arguments, args)) is not None:
             return code
-        with _termination_as_interrupt():
+        with _termination_as_interrupt(), _without_plots():
+            if is_limited:
+                hold_blas_buffers()
             _run(arguments[0], command, args)
         return 0
-    except LostRankError as error:  # each rank has its own view
-        return _fail(str(error), error.exit_code, is_debug)
-    except ScamacError as error:
-        return _fail(str(error), error.exit_code, is_debug) if _is_first() else error.exit_code
     except KeyboardInterrupt:
         return _stopped(args, is_debug)
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except SystemExit as stop:  # --help and --print_config end inside the parser
         return stop.code if isinstance(stop.code, int) else 0
-    except OSError as error:
-        if error.errno in NOT_WRITABLE:
-            return _fail(f"{error.filename or 'the output'}: {error.strerror}.", EXIT_NOT_WRITABLE, is_debug)
-        return _bug(error, is_debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one message instead of a traceback
-        return _bug(error, is_debug)
+        return _explain(error, arguments[0], is_debug)
+
+
+def _explain(error: Exception, command: str, is_debug: bool) -> int:
+    """Say in one message what went wrong; the exit code that it means."""
+    if (found := shortage(error)) is not None:
+        clear_frames(error)  # they hold what filled the memory
+        error = advised(found, command)
+    elif isinstance(error, MemoryLimitError):
+        error = readvised(error, command)
+    if isinstance(error, LostRankError):  # each rank has its own view
+        return _fail(str(error), error.exit_code, is_debug)
+    if isinstance(error, MemoryLimitError) and not _is_first():  # so have those that lack something
+        return _fail(f"rank {find_place().world.rank}: {error}", error.exit_code, is_debug)
+    if isinstance(error, ScamacError):
+        return _fail(str(error), error.exit_code, is_debug) if _is_first() else error.exit_code
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        return _fail(f"{error.filename or 'the output'}: {error.strerror}.", EXIT_NOT_WRITABLE, is_debug)
+    return _bug(error, is_debug)
 
 
 def _is_first() -> bool:
@@ -175,7 +229,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 def _log_to_stderr(level: int) -> Iterator[None]:
     logger = logging.getLogger("scamac_scale")
     handler, before = _StandardError(), logger.level
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
@@ -203,6 +257,19 @@ def _termination_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _without_plots() -> Iterator[None]:
+    """Keep matplotlib out, which igraph imports where it is: that takes a second and a place to write, and no command draws."""
+    is_kept_out = "matplotlib" not in sys.modules
+    if is_kept_out:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # as Python marks what must not be imported
+    try:
+        yield
+    finally:
+        if is_kept_out:
+            sys.modules.pop("matplotlib", None)
+
+
 def _stopped(args: Namespace | None, is_debug: bool) -> int:
     if getattr(args, "train", None) is not None:
         return _fail("stopped by a signal; run again with --resume.", EXIT_RESUMABLE, is_debug)
@@ -217,8 +284,10 @@ def _bug(error: Exception, is_debug: bool) -> int:
     return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", EXIT_BUG, is_debug)
 
 
-def _fail(message: str, code: int, is_debug: bool) -> int:
+def _fail(message: str, code: int, is_debug: bool = False) -> int:
     if is_debug:
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+        trace = printable(traceback.format_exc(), keep="\n")
+        # behind a bar: a line feed in a message cannot begin a line of ours
+        print("".join(f"| {line}\n" for line in trace.splitlines()), end="", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     return code

@@ -8,6 +8,8 @@ from typing import Any
 
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import OutputError
+from scamac_scale.host.outlet import drawing
+from scamac_scale.host.printable import one_line
 
 MAX_ROWS = 25
 """Rows of a table on the screen; JSON has them all."""
@@ -42,7 +44,7 @@ def print_json(result: dict[str, Any], target: str) -> None:
     OutputError
         If the file cannot be written.
     """
-    text = json.dumps(result, indent=2, default=str)
+    text = json.dumps(result, indent=2, default=str).replace("\x7f", "\\u007f")  # the one that JSON leaves as it is
     if target == "-":
         print(text)
         return
@@ -59,7 +61,7 @@ def print_result(title: str, result: dict[str, Any]) -> None:
     """
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=drawing(sys.stdout), highlight=False)
     tables = {key: value for key, value in result.items() if isinstance(value, list) and value and _is_table(value)}
     lines = {key: value for key, value in result.items() if key not in tables and key not in LINES}
     console.print(_pairs(title, lines))
@@ -69,13 +71,13 @@ def print_result(title: str, result: dict[str, Any]) -> None:
             console.print(f" and {len(rows) - MAX_ROWS} more, which --json lists")
     warnings = result.get("warnings", [])
     for line in warnings[:MAX_ROWS]:
-        console.print(f"warning: {line}", markup=False, soft_wrap=True)
+        console.print(f"warning: {one_line(line)}", markup=False, soft_wrap=True)
     if len(warnings) > MAX_ROWS:
         console.print(f" and {len(warnings) - MAX_ROWS} more warnings, which --json lists")
     if "next" in result:
         console.print("What to type next", style="bold")
         for line in result["next"]:
-            console.print(f" {line}", markup=False, soft_wrap=True)
+            console.print(f" {one_line(line)}", markup=False, soft_wrap=True)
 
 
 def _is_table(value: list[Any]) -> bool:
@@ -83,29 +85,34 @@ def _is_table(value: list[Any]) -> bool:
 
 
 def _pairs(title: str, values: dict[str, Any]) -> Any:  # Any: rich's table is imported inside
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None)
+    table = Table(title=_shown(title), title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(_words(key), escape(_text(key, value)))
+        table.add_row(_shown(_words(key)), _shown(_text(key, value)))
     return table
 
 
 def _rows(title: str, rows: list[dict[str, Any]]) -> Any:  # Any: rich's table is imported inside
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, header_style="dim")
+    table = Table(title=_shown(title), title_justify="left", title_style="bold", box=None, header_style="dim")
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
-        table.add_column(_words(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(_shown(_words(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_text(name, row.get(name, ""))) for name in names))
+        table.add_row(*(_shown(_text(name, row.get(name, ""))) for name in names))
     return table
+
+
+def _shown(text: str) -> str:
+    """Write text for a cell of a table: one line, which commands neither the terminal nor rich."""
+    from rich.markup import escape
+
+    return escape(one_line(text))
 
 
 def _words(key: str) -> str:

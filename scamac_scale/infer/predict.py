@@ -18,6 +18,7 @@ import torch
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError, NumericalError
+from scamac_scale.host.memory import explained
 from scamac_scale.infer.attention import AtlasAttention, atlas_attention, scratch_bytes
 from scamac_scale.infer.options import MEAN, OWN, PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY, is_finished
@@ -56,6 +57,7 @@ PLAIN = PredictOptions()
 """Labels, latents and memberships, and no more."""
 
 
+@explained("predict")
 def predict(
     model: FittedModel,
     source: OpenSource,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from scipy import sparse
 
 from scamac_scale.errors import InputError
+from scamac_scale.host.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +158,7 @@ def _steps_back(indptr: NDArray[np.int64], indices: NDArray[Any]) -> NDArray[np.
     return np.flatnonzero(stays) + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _pick(
     indptr: NDArray[np.int64], indices: NDArray[Any], target: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover  compiled

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
+from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.normalise import kernel_values
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_block(rows: Any, n_expressing: Any, largest: Any, per_cell: Any) -> Any:  # pragma: no cover  compiled
     """Count a block into (G,) cells that express a gene and its largest value, and what `Evidence.fold` needs of each cell.
 
@@ -158,7 +158,7 @@ def count_block(rows: Any, n_expressing: Any, largest: Any, per_cell: Any) -> An
 _FACTORS = np.array([0.0, *map(math.log, BASES)])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _linear(value: Any, form: Any) -> Any:  # pragma: no cover  compiled
     """Give what a value is the logarithm of, if it is one of this form; infinite where it cannot be one."""
     if form == 0:
@@ -167,7 +167,7 @@ def _linear(value: Any, form: Any) -> Any:  # pragma: no cover  compiled
     return np.expm1(power) if power < LOG_MAX else np.inf
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _measure(indptr: Any, data: Any, found: Any) -> None:  # pragma: no cover  compiled
     """Look closely at the cells that the first column of `found` numbers, with columns as `WIDTH` says."""
     for i in range(len(found)):
@@ -207,13 +207,13 @@ def _measure(indptr: Any, data: Any, found: Any) -> None:  # pragma: no cover  c
             found[i, N_STEPS + form] = -1 if is_broken else _n_bits(seen)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_whole(value: Any, tolerance: Any) -> Any:  # pragma: no cover  compiled
     whole = np.rint(value)
     return whole >= 1 and abs(value - whole) <= tolerance
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _n_bits(seen: Any) -> Any:  # pragma: no cover  compiled
     n_bits = 0
     while seen:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from scamac_scale.cells.genes import locate_genes
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.errors import ShapeError
+from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.csr import take_columns
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def kernel_values(data: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float6
     return data if data.dtype in (np.float32, np.float64) else data.astype(np.float64)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _totals(indptr: Any, indices: Any, data: Any, is_filtered: Any) -> Any:  # pragma: no cover  compiled
     totals = np.empty(len(indptr) - 1)
     for row in range(len(totals)):

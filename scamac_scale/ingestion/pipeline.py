@@ -14,6 +14,7 @@ from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@explained("ingest")
 def ingest(
     data: str | os.PathLike[str] | AnnData,
     out: str | os.PathLike[str],

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 
 from scamac_scale.cells.genes import GeneSpace, ValueRecord
 from scamac_scale.cells.tech_batches import TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
+from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
 from scamac_scale.ingestion.names import name_doubts
@@ -415,7 +415,7 @@ def _add_moments(
     _add_values((block.indptr, block.indices, values), scale, column, tech, into)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _add_values(rows: Any, scale: Any, column: Any, tech: Any, into: Any) -> None:  # pragma: no cover  compiled
     indptr, indices, data = rows
     for row in range(len(indptr) - 1):

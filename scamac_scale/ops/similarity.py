@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 
 from scamac_scale.errors import ShapeError
+from scamac_scale.host.compiled import compiled
 from scamac_scale.ops.checks import full_precision, require_dims, require_equal, upcast
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _code_product(codes: Codes, z_hat: Tensor) -> Tensor:
     return torch.from_numpy(product)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_rows(columns: NDArray[np.int64], values: NDArray[Any], z_hat: NDArray[Any], product: NDArray[Any]) -> None:
     """Add every row of `z_hat` to the rows of `product` that its codes name.
 

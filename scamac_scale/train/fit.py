@@ -27,7 +27,7 @@ from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
 from scamac_scale.train.run.checkpoints import KEPT
 from scamac_scale.train.run.folder import check_same_cells
-from scamac_scale.train.run.out_of_memory import memory_explained
+from scamac_scale.train.run.out_of_memory import fit_explained
 from scamac_scale.train.run.provenance import commit, versions
 from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.state import FitState
@@ -95,7 +95,7 @@ def fit(
     check_size(source.n_cells, config)
     check_ranks(source.n_cells, config.train, world, has_folder=run is not None)
     with ExitStack() as stack:
-        stack.enter_context(memory_explained(config.loader))
+        stack.enter_context(fit_explained(config.loader))
         if run is not None:
             run.cells_digest = cells_digest(source)
             check_alike({"input": run.cells_digest}, world)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from scamac_scale.cells.buffer import near_runs, rows_of, runs_of
 from scamac_scale.durable.atomic import writing
 from scamac_scale.durable.digests import sha256_of_all
 from scamac_scale.durable.rows import RowFile
 from scamac_scale.errors import StoreError
+from scamac_scale.host.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,7 +222,7 @@ class CodeTable:
             self._file.close()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count_pairs(
     codes: NDArray[Any],
     offsets: NDArray[np.int64],

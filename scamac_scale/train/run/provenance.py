@@ -1,12 +1,10 @@
-"""What a result depends on beside its settings: versions, commit, hardware; and the memory it took."""
+"""What a result depends on beside its settings: versions, commit, hardware."""
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,9 +47,3 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerators": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

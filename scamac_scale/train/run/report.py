@@ -10,8 +10,9 @@ from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.locks import lock
 from scamac_scale.durable.plain import DAMAGED, check_tree, digest_of_file, read_sealed, sealed, set_aside
 from scamac_scale.errors import InputError
+from scamac_scale.host.memory import peak_memory_bytes
 from scamac_scale.train.run.checkpoints import Checkpoints
-from scamac_scale.train.run.provenance import commit, hardware, peak_memory_bytes, versions
+from scamac_scale.train.run.provenance import commit, hardware, versions
 
 if TYPE_CHECKING:
     from pathlib import Path

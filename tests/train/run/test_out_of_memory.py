@@ -11,7 +11,8 @@ import torch
 
 from scamac_scale.config import LoaderConfig
 from scamac_scale.errors import MemoryLimitError
-from scamac_scale.train.run.out_of_memory import memory_explained, memory_limit_bytes
+from scamac_scale.host.memory import memory_limit_bytes
+from scamac_scale.train.run.out_of_memory import fit_explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
 def test_running_out_of_memory_says_peak_limit_and_what_to_lower(ask: Callable[[], object]) -> None:
     with (
         pytest.raises(MemoryLimitError, match=r"bytes at the peak of this process, [\d,]+ allowed.*batch_cells"),
-        memory_explained(LoaderConfig()),
+        fit_explained(LoaderConfig()),
     ):
         ask()
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), memory_explained(LoaderConfig()):
+    with pytest.raises(RuntimeError, match="shape"), fit_explained(LoaderConfig()):
         torch.zeros(2).view(3)
 
 
 def test_the_limit_is_that_of_the_process_where_it_is_least() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (10**10, 10**10))\n"
-        "from scamac_scale.train.run.out_of_memory import memory_limit_bytes; print(memory_limit_bytes())"
+        "from scamac_scale.host.memory import memory_limit_bytes; print(memory_limit_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == min(10**10, memory_limit_bytes())
