@@ -66,7 +66,7 @@ ARROWS: dict[str, set[str]] = {
     "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
-    "demonstration": {"api", "config", "durable", "errors", "host", "simulation", "train"},
+    "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks"},
     "__init__": {"api", "config", "tl"},
     "__main__": {"cli"},

@@ -136,7 +136,7 @@ def exchange_files(folder: Path, rng: random.Random) -> Change:
     """Let one file have the content of another."""
     source, target = rng.sample([file for file in files_of(folder) if file.stat().st_size], 2)
     target.write_bytes(source.read_bytes())
-    return Change(f"{target.relative_to(folder)} has the content of {source.relative_to(folder)}", is_loss=True)
+    return Change(f"{target.relative_to(folder)} has the content of {source.relative_to(folder)}")
 
 
 def files_of(folder: Path) -> list[Path]:
