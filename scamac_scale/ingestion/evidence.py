@@ -30,6 +30,8 @@ NEAR = 0.02
 """How far from a whole number a value is still taken for one that was rounded on its way: by chance 4 % of fractions are."""
 DENOMINATOR = 120.0
 """Halves, thirds, quarters, fifths, sixths and eighths are whole when they are multiplied by this."""
+DECIMALS = 1e4
+"""A value that is whole when it is multiplied by this was rounded to four decimals or fewer."""
 N_SURE_COUNTS = 3
 """Values of 2 or more that a whole cell must have before it is sure to hold counts."""
 FORMS = 1 + len(BASES)
@@ -204,6 +206,8 @@ def _measure(indptr: Any, data: Any, found: Any) -> None:  # pragma: no cover  c
                         is_broken |= abs(multiple - whole) > 0.004 + 2e-5 * multiple
                         if 2 <= whole < 64:
                             seen |= np.uint64(1) << np.uint64(whole)
+            if form == 0 and smallest < 1 and _is_whole(smallest * DECIMALS, 0.001):
+                seen = np.uint64(0)  # numbers of few decimals are multiples of the last one, whatever they are
             found[i, N_STEPS + form] = -1 if is_broken else _n_bits(seen)
 
 

@@ -49,6 +49,10 @@ SURE_STEPS = 3
 MIN_CELLS = 2
 MIN_SHARE = 0.005
 """Cells of another kind that are no chance: so many, and such a share of all."""
+CHANCE = 0.05
+"""Share of the cells that may seem to be of a kind, where most tell nothing."""
+TINY = 0.1
+"""Largest value up to which it makes no difference whether values are logarithms."""
 APART = 0.05
 """Totals that differ by less, as a share, are the same: genes may have been left out after cells were scaled."""
 OTHER_TOTAL = 1.3
@@ -209,6 +213,9 @@ def _labels(sample: NDArray[np.float64]) -> NDArray[np.int64]:
     is_near &= (sample[:, N_NEAR] == n_values) | ~is_log_whole
     labels[(labels < 0) & is_near] = 0
     labels[sample[:, LARGEST] > LOG_MAX_DETECTED] = 0
+    n_labelled = np.bincount(labels[labels >= 0], minlength=FORMS)
+    if n_labelled.sum() * 2 < len(labels):  # of many cells that tell nothing, a few seem to by chance
+        labels[np.isin(labels, np.flatnonzero(n_labelled < CHANCE * len(labels)))] = -1
     return labels
 
 
@@ -366,10 +373,13 @@ def _of_values(found: Evidence) -> Verdict | None:
 
 
 def _of_spread(found: Evidence) -> Verdict:
-    """Tell logarithms by the sums of what they are the logarithm of: these are within some factor, others are not."""
+    """Tell logarithms by the sums of what they are the logarithm of: these are within some factor, others are not.
+
+    Of values up to `TINY`, logarithms are nearly what they are the logarithm of: these are taken as proportions.
+    """
     linear, logs = (_spread(found.sample[:, SUMS + form]) for form in (0, 1))
     why = f"sums of cells spread {linear:.3g} fold, of exp(x) - 1 {logs:.3g} fold"
-    is_log = logs < 100 and math.log(logs) < 3 * math.log(linear) + 0.7
+    is_log = found.sample[:, LARGEST].max() > TINY and logs < 100 and math.log(logs) < 3 * math.log(linear) + 0.7
     return Verdict("log" if is_log else "linear", why=why, is_sure=False)
 
 

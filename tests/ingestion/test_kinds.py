@@ -176,6 +176,22 @@ def test_counts_beside_values_per_million_are_the_same_once_they_are_scaled() ->
     assert (found.kind, found.conflict) == ("linear", "")
 
 
+def test_few_decimals_are_no_scaled_counts() -> None:
+    deep = np.random.default_rng(3).gamma(0.3, 30, (N_CELLS, N_GENES))
+    values = np.round(np.log1p(deep), 3)  # the smallest is 0.001, and all are multiples of it
+    found = judged(values)
+    assert (found.kind, found.is_sure) == ("log", False)
+
+
+def test_cells_that_seem_to_be_of_a_kind_by_chance_are_no_conflict() -> None:
+    x = averaged(counts())
+    x[4:6], x[10:12] = logged(counts())[4:6, ::-1], scaled(counts(depth=200), 20)[10:12]
+    assert judged(x).conflict == ""
+    x[10:60] = scaled(counts(depth=200), 20)[10:60]
+    x[60:] = logged(counts(), 3000)[60:]
+    assert "linear values" in judged(x).conflict
+
+
 def test_one_damaged_cell_of_counts_is_named() -> None:
     x = counts()
     x[7, x[7].argmax()] += 0.37
