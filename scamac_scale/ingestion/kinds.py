@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.agreement import MIN_CELLS, Mode, agreeing_sums, is_sound
 from scamac_scale.ingestion.evidence import (
     BASES,
     CELL,
@@ -46,44 +47,14 @@ LOG_MAX_DETECTED = 25.0
 """Fractions above this are no logarithms: e**25 is more than any cell holds."""
 SURE_STEPS = 3
 """Different multiples of the smallest value of a cell that are no chance, and whole numbers that its values are near to."""
-MIN_CELLS = 2
 MIN_SHARE = 0.005
-"""Cells of another kind that are no chance: so many, and such a share of all."""
+"""Cells of another kind that are no chance: such a share of all, and `MIN_CELLS`."""
 CHANCE = 0.05
 """Share of the cells that may seem to be of a kind, where most tell nothing."""
 TINY = 0.1
 """Largest value up to which it makes no difference whether values are logarithms."""
-APART = 0.05
-"""Totals that differ by less, as a share, are the same: genes may have been left out after cells were scaled."""
 OTHER_TOTAL = 1.3
 """How many fold totals of cells differ that were scaled to two of them; less may be genes that were left out, or noise."""
-AGREEING = ((0.03, 0.5, 5), (0.002, 0.1, 20), (0.001, 0.9, 3), (0.001, 1.0, 2))
-"""Sums agree where within so much (as a share) there lie such a share of the cells, and at least so many."""
-
-CLEAR = 3.0
-"""How many fold farther all other sums must spread than those that agree."""
-TIGHT = 0.001
-"""Sums that spread by less, as a share, were made equal."""
-ROUNDING = 1e-6
-"""How far equal sums spread, as a share, in float32."""
-
-
-class Mode(NamedTuple):
-    """Cells whose sums agree.
-
-    Attributes
-    ----------
-    form
-        Of the values: 0 linear, or 1 + the place of the base in `BASES`.
-    total
-        That the cells sum to.
-    cells
-        Their places in the sample.
-    """
-
-    form: int
-    total: float
-    cells: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -164,7 +135,7 @@ def judge(found: Evidence, name_of: Callable[[int], str], noted_base: float | No
         return Verdict("counts", why=what)
     sample = found.sample
     labels = _labels(sample)
-    modes = [mode for mode in _modes(sample) if _is_sound(mode, labels, sample)]
+    modes = [mode for mode in agreeing_sums(sample) if is_sound(mode, labels, sample)]
     for mode in modes:
         labels[mode.cells] = mode.form
     conflict = _conflict(found, labels, modes, name_of)
@@ -217,66 +188,6 @@ def _labels(sample: NDArray[np.float64]) -> NDArray[np.int64]:
     if n_labelled.sum() * 2 < len(labels):  # of many cells that tell nothing, a few seem to by chance
         labels[np.isin(labels, np.flatnonzero(n_labelled < CHANCE * len(labels)))] = -1
     return labels
-
-
-def _modes(sample: NDArray[np.float64]) -> list[Mode]:
-    """Find groups of cells whose sums agree, the largest first."""
-    modes: list[Mode] = []
-    rest = np.arange(len(sample))
-    while len(rest) >= MIN_CELLS and len(modes) < 8:
-        found = [_mode(sample[rest, SUMS + form], form) for form in range(FORMS)]
-        clear = [(_clearness(sample[rest[mode.cells]], mode.form), mode) for mode in found if mode is not None]
-        best, mode = max(clear, key=lambda pair: pair[0], default=(0.0, None))
-        if mode is None or best < CLEAR:
-            break  # cells that are much alike agree whatever is summed, and nobody knows what was made equal
-        is_in = _is_close(sample[rest, SUMS + mode.form], mode.total)
-        modes.append(mode._replace(cells=rest[is_in]))
-        rest = rest[~is_in]
-    return modes
-
-
-def _is_sound(mode: Mode, labels: NDArray[np.int64], sample: NDArray[np.float64]) -> bool:
-    """Whether sums agree too well for chance, or the cells do not tell another form by themselves.
-
-    A sum of many terms varies little by itself: that of log-normalised values whose genes were left out, in another base, may well be
-    within a few percent in half of the cells.
-    """
-    logs = np.log(sample[mode.cells, SUMS + mode.form])
-    own = labels[mode.cells]
-    return bool(np.quantile(logs, 0.75) - np.quantile(logs, 0.25) <= TIGHT) or int(
-        ((own >= 0) & (own != mode.form)).sum()
-    ) * 2 < len(own)
-
-
-def _mode(sums: NDArray[np.float64], form: int) -> Mode | None:
-    """Find the total that most cells agree on."""
-    is_known = np.isfinite(sums) & (sums > 0)
-    logs = np.sort(np.log(sums[is_known]))
-    for width, share, least in AGREEING:
-        stops = np.searchsorted(logs, logs + width, side="right")
-        counts = stops - np.arange(len(logs))
-        if not len(logs) or counts.max() < max(least, share * len(sums)):
-            continue
-        first = int(counts.argmax())
-        inside = logs[first : first + int(counts[first])]
-        is_in = is_known & (np.abs(sums - np.exp(np.median(inside))) <= np.exp(np.median(inside)) * width)
-        return Mode(form, float(np.exp(np.median(inside))), np.flatnonzero(is_in))
-    return None
-
-
-def _clearness(cells: NDArray[np.float64], form: int) -> float:
-    """Tell how many fold farther than the sums of one form those of the others spread."""
-    spreads = []
-    for other in range(FORMS):
-        sums = cells[:, SUMS + other]
-        is_known = np.isfinite(sums).all() and (sums > 0).all()
-        low, high = np.quantile(np.log(sums), [0.25, 0.75]) if is_known else (0.0, math.inf)
-        spreads.append(max(float(high - low), ROUNDING))
-    return float(min(np.delete(spreads, form)) / spreads[form])
-
-
-def _is_close(sums: NDArray[np.float64], total: float) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(sums - total) <= APART * total)
 
 
 def _conflict(found: Evidence, labels: NDArray[np.int64], modes: list[Mode], name_of: Callable[[int], str]) -> str:
