@@ -66,11 +66,14 @@ def is_sound(mode: Mode, labels: NDArray[np.int64], sample: NDArray[np.float64])
     A sum of many terms varies little by itself: that of log-normalised values whose genes were left out, in another base, may well be
     within a few percent in half of the cells.
     """
-    logs = np.log(sample[mode.cells, SUMS + mode.form])
     own = labels[mode.cells]
-    return bool(np.quantile(logs, 0.75) - np.quantile(logs, 0.25) <= TIGHT) or int(
-        ((own >= 0) & (own != mode.form)).sum()
-    ) * 2 < len(own)
+    return is_tight(mode, sample) or int(((own >= 0) & (own != mode.form)).sum()) * 2 < len(own)
+
+
+def is_tight(mode: Mode, sample: NDArray[np.float64]) -> bool:
+    """Whether sums agree as they do where they were made equal."""
+    logs = np.log(sample[mode.cells, SUMS + mode.form])
+    return bool(np.quantile(logs, 0.75) - np.quantile(logs, 0.25) <= TIGHT)
 
 
 def _mode(sums: NDArray[np.float64], form: int) -> Mode | None:

@@ -55,6 +55,8 @@ class Evidence:
         Cells seen; of these without values; with whole values only; of these sure to be counts; with a fraction.
     count_cell
         First cell that is sure to be counts; -1 if there is none.
+    count_totals
+        (at most `SAMPLE_CELLS`,) sums of the first cells that are sure to be counts.
     largest
         Largest value.
     sample
@@ -68,6 +70,7 @@ class Evidence:
     n_fraction: int = 0
     count_cell: int = -1
     largest: float = 0.0
+    count_totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, WIDTH)))
 
     def fold(self, block: sparse.csr_matrix, per_cell: NDArray[np.int64], start: int) -> None:
@@ -91,6 +94,10 @@ class Evidence:
         self.n_counts += int(is_counts.sum())
         if self.count_cell < 0 and is_counts.any():
             self.count_cell = start + int(is_counts.argmax())
+        first = np.flatnonzero(is_counts)[: SAMPLE_CELLS - len(self.count_totals)]
+        if first.size:
+            totals = np.asarray(block[first].sum(axis=1), dtype=np.float64).ravel()
+            self.count_totals = np.concatenate([self.count_totals, totals])
         if block.nnz:
             self.largest = max(self.largest, float(block.data.max()))
         self._draw(block, np.flatnonzero(is_fraction), start)
@@ -119,8 +126,17 @@ class Evidence:
     @classmethod
     def from_arrays(cls, noted: dict[str, NDArray[Any]]) -> Evidence:
         """Read what `to_arrays` gave."""
-        number = {name: int(noted[name]) for name in cls.__dataclass_fields__ if name not in ("largest", "sample")}
-        return cls(**number, largest=float(noted["largest"]), sample=np.array(noted["sample"]))
+        number = {
+            name: int(noted[name])
+            for name in cls.__dataclass_fields__
+            if name not in ("largest", "count_totals", "sample")
+        }
+        return cls(
+            **number,
+            largest=float(noted["largest"]),
+            count_totals=np.array(noted["count_totals"]),
+            sample=np.array(noted["sample"]),
+        )
 
 
 def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion.agreement import MIN_CELLS, Mode, agreeing_sums, is_sound
+from scamac_scale.ingestion.agreement import APART, MIN_CELLS, Mode, agreeing_sums, is_sound, is_tight
 from scamac_scale.ingestion.evidence import (
     BASES,
     CELL,
@@ -150,6 +150,7 @@ def judge(found: Evidence, name_of: Callable[[int], str], noted_base: float | No
             f"{found.n_counts:,} cells such as {name_of(found.count_cell)} hold whole counts, and {found.n_fraction:,} such as "
             f"{name_of(int(sample[0, CELL]))} fractions of at most {sample[:, LARGEST].max():g}, like logarithms"
         )
+    conflict = conflict or _beside_counts(found, modes, name_of)
     base, remarks = _base(verdict, noted_base)
     sums = sample.sum(axis=0)
     if verdict.kind == "linear" and sums[N_SQUARES] >= 0.95 * sums[N_VALUES] and sums[N_NEAR] < 0.9 * sums[N_VALUES]:
@@ -207,6 +208,21 @@ def _conflict(found: Evidence, labels: NDArray[np.int64], modes: list[Mode], nam
     if found.n_counts >= MIN_CELLS:
         told.insert(0, f"{found.n_counts:,} cells such as {name_of(found.count_cell)} hold whole counts")
     return "; ".join(told[:4]) if is_log and len(told) > 1 else ""
+
+
+def _beside_counts(found: Evidence, modes: list[Mode], name_of: Callable[[int], str]) -> str:
+    """Say whether counts stand beside cells whose values were all scaled to one total: then the median total is one of neither."""
+    mode = max(modes, key=lambda mode: len(mode.cells), default=None)
+    if mode is None or mode.form or not is_tight(mode, found.sample):
+        return ""
+    n_apart = int((np.abs(found.count_totals - mode.total) > APART * mode.total).sum())
+    if n_apart < max(MIN_CELLS, MIN_SHARE * found.n_cells):
+        return ""
+    example = name_of(int(found.sample[mode.cells[0], CELL]))
+    return (
+        f"{found.n_counts:,} cells such as {name_of(found.count_cell)} hold whole counts; others such as {example} "
+        f"{_form_named(0, mode.total)}"
+    )
 
 
 def _groups(form: int, labels: NDArray[np.int64], modes: list[Mode]) -> list[tuple[float | None, NDArray[np.int64]]]:

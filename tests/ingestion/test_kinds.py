@@ -144,6 +144,8 @@ MIXED: dict[str, Callable[[Values], Values]] = {
     "counts and averaged logarithms": lambda x: joined(x, averaged(x)),
     "counts and logarithms of counts": lambda x: joined(x, np.log1p(x)),
     "per million and logarithms": lambda x: joined(scaled(x, 1e6), logged(x)),
+    "counts and per million": lambda x: joined(x, scaled(x, 1e6)),
+    "three cells of counts among proportions": lambda x: joined(scaled(x, 1.0), x, 3),
     "two totals": lambda x: joined(logged(x), logged(x, 1e6)),
     "three cells of another total": lambda x: joined(logged(x), logged(x, 1e6), 3),
     "two medians": lambda x: joined(logged(x, 3000), logged(x, 4100)),
@@ -171,9 +173,12 @@ def test_a_kind_that_is_said_wins_over_cells_that_disagree(caplog: pytest.LogCap
     assert "X is taken as log as was said, but looks like cells of two kinds: " in caplog.text
 
 
-def test_counts_beside_values_per_million_are_the_same_once_they_are_scaled() -> None:
-    found = judged(joined(counts(), scaled(counts(), 1e6)))
-    assert (found.kind, found.conflict) == ("linear", "")
+def test_whole_values_that_have_the_total_of_all_are_no_counts() -> None:
+    x = scaled(counts(), 1e6)
+    x[:4] = np.floor(x[:4])
+    x[:4, 0] += 1e6 - x[:4].sum(axis=1)
+    found = judged(x)
+    assert (found.kind, found.total, found.conflict) == ("linear", pytest.approx(1e6), "")
 
 
 def test_few_decimals_are_no_scaled_counts() -> None:
