@@ -99,7 +99,8 @@ def _kind(error: BaseException) -> str:
     if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in words:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: {most} are allowed; raise the limit (ulimit -n 4096)"
-    if number == errno.EAGAIN or any(part in words for part in _THREAD_WORDS):
+    is_of_lock = "lock" in words  # a file that another process holds, with the same number
+    if not is_of_lock and (number == errno.EAGAIN or any(part in words for part in _THREAD_WORDS)):
         return (
             f"out of memory or of processes: no further thread can be started, with {memory_limit_bytes():,} bytes allowed; raise the limit "
             "of processes (ulimit -u)"

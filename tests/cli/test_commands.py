@@ -1,4 +1,7 @@
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -182,3 +185,16 @@ def test_cells_that_lack_genes_of_the_total_are_predicted_only_when_that_is_acce
     assert main([*argv, str(tmp_path / "out.zarr"), "--accept", "total", "--quiet"]) == 2
     assert "Did you mean 'totals'?" in capsys.readouterr().err
     assert main([*argv, str(tmp_path / "out.zarr"), "--accept", "totals", "--quiet"]) == 0
+
+
+def test_a_file_that_another_program_writes_is_said_to_be_locked(
+    tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shutil.copy(tiny_atlas, tmp_path / "a.h5ad")
+    hold = f"import h5py, time; file = h5py.File({str(path)!r}, 'r+'); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert main(["ingest", str(path), "--out", str(tmp_path / "store")]) == 2
+        other.kill()
+    assert "cannot be locked: another program has it open for writing" in capsys.readouterr().err

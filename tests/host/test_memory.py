@@ -50,6 +50,9 @@ def raised(error: Exception) -> None:
         InputError("gene 'not enough memory'"),
         NumericalError("nan"),
         OSError(errno.EIO, "x"),
+        BlockingIOError(
+            errno.EAGAIN, "unable to lock file, errno = 11, error message = 'Resource temporarily unavailable'"
+        ),
     ],
 )
 def test_other_errors_are_what_they_were(error: Exception) -> None:
