@@ -234,7 +234,7 @@ def logged(values: sparse.csr_matrix, total: float = 1e4) -> sparse.csr_matrix:
     ("space", "make", "said"),
     [
         (LOGGED, lambda x: x, "holds counts values (all are whole), and the model was fitted to log values"),
-        (LOGGED, lambda x: x * 0.1, "holds linear values (values of a cell are multiples of its smallest"),
+        (LOGGED, lambda x: x * 0.1, "holds linear values (values are whole, or of few denominators"),
         (LINEAR, logged, "holds log (base e, 10,000 a cell) values (exp(x) - 1 of cells sums to 10,000"),
     ],
 )

@@ -78,18 +78,23 @@ def shortage(error: BaseException) -> MemoryLimitError | None:
     _RESERVE.clear()
     found: BaseException | None = error
     seen: set[int] = set()
+    is_told = False
     while found is not None and id(found) not in seen:
         if isinstance(found, _PASS):
             return None
-        if kind := _kind(found):
+        is_told = is_told or isinstance(found, ScamacError)
+        if kind := _kind(found, is_told=is_told):
             return MemoryLimitError(kind)
         seen.add(id(found))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
 
 
-def _kind(error: BaseException) -> str:
-    """Say what ran out, in the first words of a message; empty where nothing did."""
+def _kind(error: BaseException, *, is_told: bool) -> str:
+    """Say what ran out, in the first words of a message; empty where nothing did.
+
+    An error that is told already, by one of ours, is no lack of threads: a lock that another process holds has the same number.
+    """
     number = error.errno if isinstance(error, OSError) else None
     words = str(error).lower() if isinstance(error, _WORDED) and not isinstance(error, ScamacError) else ""
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
@@ -99,8 +104,7 @@ def _kind(error: BaseException) -> str:
     if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in words:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: {most} are allowed; raise the limit (ulimit -n 4096)"
-    is_of_lock = "lock" in words  # a file that another process holds, with the same number
-    if not is_of_lock and (number == errno.EAGAIN or any(part in words for part in _THREAD_WORDS)):
+    if not is_told and (number == errno.EAGAIN or any(part in words for part in _THREAD_WORDS)):
         return (
             f"out of memory or of processes: no further thread can be started, with {memory_limit_bytes():,} bytes allowed; raise the limit "
             "of processes (ulimit -u)"

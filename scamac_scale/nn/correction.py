@@ -156,7 +156,7 @@ def correction_for(tensors: dict[str, Tensor], sigma: float) -> TechCorrection |
     axes, beta = tensors.get("correction.axes"), tensors.get("correction.beta")
     if axes is None or beta is None:
         return None
-    if axes.ndim != 2 or beta.ndim != 4 or beta.shape[3] != axes.shape[1] or 0 in beta.shape[1:]:
+    if axes.ndim != 2 or beta.ndim != 4 or beta.shape[3] != axes.shape[1] or (beta.shape[0] and 0 in beta.shape[1:]):
         raise ValueError(f"correction.axes of shape {tuple(axes.shape)} and beta of {tuple(beta.shape)} do not fit")
     n_features, n_components = axes.shape
     n_layers, n_levels, n_clusters, _ = beta.shape

@@ -82,9 +82,9 @@ def _must(*argv: str) -> None:
 def _cut_into_chunks(path: Path, values: sparse.csr_matrix) -> None:
     """Write X again in several chunks: anndata makes one of so few cells."""
     group = zarr.open_group(str(path), mode="r+", use_consolidated=False)
-    ad.io.write_elem(group, "X", sparse.csr_matrix(values), dataset_kwargs={"chunks": (CHUNK,)})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that version 3 has no standard for it
+        warnings.simplefilter("ignore")  # of what later versions will do, and that version 3 has no standard for this
+        ad.io.write_elem(group, "X", sparse.csr_matrix(values), dataset_kwargs={"chunks": (CHUNK,)})
         zarr.consolidate_metadata(str(path))
 
 

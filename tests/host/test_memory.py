@@ -7,7 +7,7 @@ import torch
 
 from scamac_scale.cli.commands import COMMANDS, Command
 from scamac_scale.cli.main import main
-from scamac_scale.errors import InputError, MemoryLimitError, NumericalError
+from scamac_scale.errors import InputError, LockedError, MemoryLimitError, NumericalError
 from scamac_scale.host.memory import TO_LOWER, explained, readvised, shortage
 
 
@@ -50,9 +50,8 @@ def raised(error: Exception) -> None:
         InputError("gene 'not enough memory'"),
         NumericalError("nan"),
         OSError(errno.EIO, "x"),
-        BlockingIOError(
-            errno.EAGAIN, "unable to lock file, errno = 11, error message = 'Resource temporarily unavailable'"
-        ),
+        chained(LockedError("is being written"), BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))),
+        chained(InputError("cannot be locked"), OSError(errno.EAGAIN, "unable to lock file")),
     ],
 )
 def test_other_errors_are_what_they_were(error: Exception) -> None:
