@@ -20,7 +20,7 @@ from scamac_scale.host.outlet import outlets
 from scamac_scale.host.printable import PrintableFormatter, one_line, printable
 from scamac_scale.host.watched import Ended, hold_blas_buffers, watch
 from scamac_scale.ranks.place import find_place
-from scamac_scale.ranks.signals import CAUGHT
+from scamac_scale.ranks.signals import CAUGHT, LAUNCHED, launcher_has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one message, not in stack traces
     arguments = list(sys.argv[1:] if argv is None else argv)
     with outlets() as (out, _):
-        watched = watch()
+        watched = watch(launcher_has_ended)
         if isinstance(watched, Ended):
             return _ended(watched, arguments)
+        if watched is not None and LAUNCHED in os.environ:
+            os.environ[LAUNCHED] = str(os.getppid())  # the process that watches stands for the launcher
         hold_reserve()
         try:
             code = _answer(arguments, is_debug="--debug" in arguments, is_limited=watched is not None)

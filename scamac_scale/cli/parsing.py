@@ -35,6 +35,10 @@ OPTIONAL: dict[str, Any] = {"default": argparse.SUPPRESS}
 class HelpFormatter(DefaultHelpFormatter):
     """Says what a setting is in words, and each list of names once: in front, as in ``--loader.cache {auto,none,host,device}``."""
 
+    def format_help(self) -> str:
+        """Write the help without the backspace by which jsonargparse joins two words on a terminal."""
+        return super().format_help().replace(" \b", "")
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action)
         hint = _hint(action)

@@ -19,12 +19,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ABORTS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGFPE)
 END_S = 10.0
 """Seconds in which a process that has said its exit code must end."""
+LOOK_S = 1.0
+"""Seconds between two looks whether this process is still wanted."""
 _BLAS_BYTES = 2**26
 _BLAS_SIDE = 300
 """Of a matrix that is worth several threads."""
@@ -84,8 +87,13 @@ class Worker:
             os._exit(code)
 
 
-def watch() -> Worker | Ended | None:
+def watch(has_lost_parent: Callable[[], bool]) -> Worker | Ended | None:
     """Go on in a process of its own, where address space is limited.
+
+    Parameters
+    ----------
+    has_lost_parent
+        Whether what started this process has ended, and this should end too; asked once a second.
 
     Returns
     -------
@@ -104,7 +112,7 @@ def watch() -> Worker | Ended | None:
         return None
     if process:
         os.close(write)
-        return _wait(process, read)
+        return _wait(process, read, has_lost_parent)
     os.close(read)
     os.setsid()  # Ctrl-C on the terminal reaches it once, from the parent
     with suppress(OSError, AttributeError):
@@ -114,7 +122,7 @@ def watch() -> Worker | Ended | None:
     return Worker(write)
 
 
-def _wait(process: int, pipe: int) -> Ended:
+def _wait(process: int, pipe: int, has_lost_parent: Callable[[], bool]) -> Ended:
     def forward(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
             os.kill(process, number)
@@ -122,7 +130,10 @@ def _wait(process: int, pipe: int) -> Ended:
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, forward) for number in FORWARDED} if is_main else {}
     try:
-        said = os.read(pipe, 1)  # until it says so, or has ended
+        while not select.select([pipe], [], [], LOOK_S)[0]:
+            if has_lost_parent():
+                forward(signal.SIGTERM, None)
+        said = os.read(pipe, 1)  # what it says, or nothing where it has ended
         status = _end(process) if said else os.waitpid(process, 0)[1]
     finally:
         os.close(pipe)

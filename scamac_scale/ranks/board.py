@@ -33,8 +33,8 @@ MAX_STRANGERS = 128
 """Connections that have not shown the secret yet. One more, and the oldest is cut off: an honest one needs some milliseconds."""
 STRANGER_S = 10.0
 """Seconds in which a connection must have shown it."""
-ASK_S = 7.0
-"""Seconds in which rank 0 must answer a question."""
+ASK_S = 60.0
+"""Seconds in which rank 0 must answer a question: a machine that swaps, or a long call of a library, may keep it for some."""
 BACKLOG = 1024
 _LENGTH_BYTES = 4
 
@@ -241,8 +241,12 @@ class _Server:
             return
         for peer in self._strangers()[: -MAX_STRANGERS + 1]:
             self._cut_off(peer)
-        connection.setblocking(False)
-        _keep_alive(connection)
+        try:
+            connection.setblocking(False)
+            _keep_alive(connection)
+        except OSError:  # it has been reset already: some systems say so here
+            connection.close()
+            return
         peer = _Peer(connection)
         self._peers[peer] = None
         self._selector.register(connection, selectors.EVENT_READ, peer)

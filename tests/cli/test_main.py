@@ -63,6 +63,7 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"usage: scamac-scale {command}" in text
+    assert "\\x" not in text  # nothing that a terminal is not shown
     for option in ("--config", "--print_config", "--json", "--quiet", "--debug"):
         assert option in text
 

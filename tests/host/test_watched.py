@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,13 @@ def test_signals_reach_the_process_that_works() -> None:
         process.terminate()
         process.communicate(timeout=50)
     assert process.returncode == 2  # it ended without telling a code
-    assert time.monotonic() > 0
+
+
+@pytest.mark.slow  # two ranks from the start
+def test_ranks_start_under_a_limit_too(tiny_atlas: Path, tmp_path: Path) -> None:
+    command = ["train", "--store", str(tiny_atlas), "--run", str(tmp_path / "run"), "--devices", "2", "--quiet", *QUICK]
+    done = limited(command, 2**16)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow  # ten starts of the whole program
