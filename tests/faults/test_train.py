@@ -128,11 +128,9 @@ def test_every_point_can_kill(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("seed", range(30))
-def test_a_kill_at_any_time(
-    place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, seed: int, ranks: int
-) -> None:
+def test_a_kill_at_any_time(place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path, seed: int) -> None:
+    ranks = 1 + seed % 2
     rng = random.Random(seed)
     often = rng.choice([OFTEN, ALWAYS])
     n_kills, longest_s = 0, 1.6
