@@ -39,10 +39,10 @@ MAX_LOST_GENES = 0.2
 """Share of the genes that may be missing, where their share of the total is not known; and that may be zero in every cell."""
 MAX_APART = 0.1
 """Totals of log values that differ by more, as a share, are others."""
-FAR, VERY_FAR = 2.0, 4.0
-"""How many fold sums of log values may differ, where nobody knows the total: said; refused."""
-RARE = 0.05
-"""Share of the cells in which the rarest gene of a fit is found, by default."""
+FAR, VERY_FAR = 2.0, 20.0
+"""How many fold sums of log values may differ, where nobody knows the total: said; refused, for no cells of one type differ so from all."""
+PADDED = 0.5
+"""Share of a total that no kind of cell can lack: genes with so much that are zero everywhere were never measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def compare(raw: RawMatrix, columns: GeneColumns, names: Sequence[str], accepted
     base = (math.e if fit is None or fit.base is None else fit.base) if space.kind == "log" else None
     look = look_at(raw, columns.is_filtered, base)
     verdict = judge(look.evidence, raw.cell_named, raw.noted_base)
-    told = _other_values(space, verdict, look) or (_other_sums(raw, columns, look, verdict) if fit is not None else "")
+    told = _other_values(space, verdict, look) or _other_sums(raw, columns, look, verdict)
     if told:
         _refuse(
             f"{raw.name}: {raw.matrix} {told}; the results would mean nothing. Name the matrix of such values as the model was fitted to "
@@ -195,23 +195,20 @@ def _other_record(have: ValueRecord, fit: ValueRecord) -> str:
 
 
 def _other_sums(raw: RawMatrix, columns: GeneColumns, look: Look, verdict: Verdict) -> str:
-    """Compare what cells of log values sum to over the genes of the fit, where no total tells."""
+    """Compare what cells of log values sum to over the genes of the fit, where no total tells; cells of one type may differ, too."""
     fit = columns.space.values
     if columns.space.kind != "log" or fit is None or not fit.means or (fit.total and verdict.total):
         return ""
     expected = float(np.array(fit.means)[_is_there(columns)].sum())
     sums = look.sums[look.sums > 0]
-    if not sums.size or expected <= 0:
-        return ""
-    fold = float(np.median(sums)) / expected
-    if max(fold, 1 / fold) <= FAR:
-        return ""
+    fold = float(np.median(sums)) / expected if sums.size and expected > 0 else 1.0
     told = f"holds logarithms of {fold:.3g} times as much a cell as the model was fitted to, over the same genes"
     if max(fold, 1 / fold) > VERY_FAR:
         return told
-    logger.warning(
-        "%s: %s %s; if they were scaled to another total, the results mean nothing", raw.name, raw.matrix, told
-    )
+    if max(fold, 1 / fold) > FAR:
+        logger.warning(
+            "%s: %s %s; if they were scaled to another total, the results mean nothing", raw.name, raw.matrix, told
+        )
     return ""
 
 
@@ -244,38 +241,49 @@ def _compare_genes(
         logger.warning("%s: %s", raw.name, doubt)
     is_missing = ~_is_there(columns)
     is_zero = _zero_genes(columns, names, look) & ~is_missing
-    chance = (1 - RARE) ** max(look.evidence.n_cells, 1)
-    lost_zero = _lost(space, is_zero)
-    if lost_zero <= MAX_LOST + chance or is_zero.mean() <= MAX_LOST_GENES + chance:
-        is_zero[:] = False  # cells of few types lack some
+    lost_zero = _lost(space, is_zero) - _unseen(space, look)
+    if lost_zero <= MAX_LOST:
+        is_zero[:] = False  # cells of few types, or of few counts, lack some
     told = _counted(is_missing, is_zero)
     if not told:
         return
     chosen = set(space.chosen)
-    is_chosen = np.array([name in chosen for name in space.filtered], bool)
-    if (is_chosen & (is_missing | is_zero)).sum() * 2 > len(space.chosen):
-        n_left = len(space.chosen) - int((is_chosen & (is_missing | is_zero)).sum())
+    n_left = len(chosen) - sum(name in chosen for name in columns.missing_filtered)
+    if n_left * 2 < len(chosen):
         raise InputError(
-            f"{raw.name}: {n_left} of the {len(space.chosen)} genes of the model are left: {told}; at least half are needed."
+            f"{raw.name}: {n_left} of the {len(chosen)} genes of the model are left: {told}; at least half are needed."
         )
     if space.kind == "log":
-        if is_zero.any():
+        if is_zero.any():  # of missing ones the source tells
             logger.warning("%s: %s of the model's %d genes; clusters can shift", raw.name, told, len(space.filtered))
         return
-    lost = _lost(space, is_missing | is_zero)
+    is_lost = is_missing | is_zero
     is_known = space.values is not None and bool(space.values.means)
     share = (
-        f"they made up {lost:.1%} of a cell's total in the fit" if is_known else f"they are {lost:.1%} of these genes"
+        f"they made up {_lost(space, is_lost):.1%} of a cell's total in the fit"
+        if is_known
+        else f"they are {_lost(space, is_lost):.1%} of these genes"
     )
     text = f"{raw.name}: of the {len(space.filtered)} genes that a cell's total is the sum of, {told}; {share}"
-    if lost > (MAX_LOST if is_known else MAX_LOST_GENES):
+    if _lost(space, is_missing) > (MAX_LOST if is_known else MAX_LOST_GENES) or lost_zero > PADDED:
         _refuse(
             f"{text}, so that all values would be larger than in the fit. Give the cells with all their genes",
             "totals",
             accepted,
         )
-    elif is_missing.any():
-        logger.warning("%s, and values are larger by as much", text)
+    else:
+        logger.warning("%s; where such genes were not measured, all values are larger by as much", text)
+
+
+def _unseen(space: GeneSpace, look: Look) -> float:
+    """Share of a total in genes that so few molecules would not show by chance."""
+    means = (
+        np.array(space.values.means)
+        if space.values is not None and space.values.means
+        else np.ones(len(space.filtered))
+    )
+    shares = means / max(means.sum(), np.finfo(float).tiny)
+    return float((shares * np.exp(-shares * look.n_expressing.sum())).sum())
 
 
 def _zero_genes(columns: GeneColumns, names: Sequence[str], look: Look) -> NDArray[np.bool_]:

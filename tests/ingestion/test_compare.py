@@ -138,14 +138,32 @@ def test_genes_that_are_zero_in_every_cell_count_as_missing(rest: str) -> None:
 
 
 @pytest.mark.parametrize("space", [COUNTS, LOGS], ids=["counts", "log"])
-def test_mostly_padding_among_the_chosen_genes_is_refused(space: GeneSpace) -> None:
+def test_padding_with_zeros_is_told_and_refused_where_it_changes_all_values(
+    space: GeneSpace, caplog: pytest.LogCaptureFixture
+) -> None:
     adata = cells() if space is COUNTS else logged(cells())
     x = adata.X.toarray()
     x[:, np.isin(adata.var_names, space.chosen[:40])] = 0
     x[:, np.flatnonzero(~np.isin(adata.var_names, space.chosen))[:60]] = 0
     adata.X = sparse.csr_matrix(x)
-    with pytest.raises(InputError, match=r"10 of the 50 genes of the model are left: \d+ are zero in every cell"):
-        open_source(adata, space, accepted=("values",))
+    if space is COUNTS:
+        with pytest.raises(InputError, match=r"100 are zero in every cell .*they made up 5\d\.\d% .*--accept totals"):
+            open_source(adata, space)
+    else:
+        with open_source(adata, space):
+            assert "100 are zero in every cell that was looked at of the model's 200 genes" in caplog.text
+
+
+def test_cells_of_one_type_are_no_padding(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(4)
+    rates = rng.gamma(0.5, 1.0, size=300) * np.where(np.arange(300) % 6 == np.arange(6)[:, None], 6.0, 0.2)
+    x = rng.poisson(np.repeat(rates, 50, axis=0))
+    names = [f"Gene{i}" for i in range(300)]
+    whole = ad.AnnData(sparse.csr_matrix(x.astype(np.float32)), var=pd.DataFrame(index=names))
+    space = fitted(whole)
+    for part in (whole[:50], whole[100:110], whole[250:252]):
+        with open_source(part.copy(), space):
+            pass
 
 
 def test_stores_are_compared_by_what_they_noted() -> None:
