@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scamac_scale.ingestion.evidence import FORMS, SUMS
+from scamac_scale.ingestion.evidence import FORMS, N_SMALL, N_WHOLE, SUMS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,10 @@ def is_sound(mode: Mode, labels: NDArray[np.int64], sample: NDArray[np.float64])
     A sum of many terms varies little by itself: that of log-normalised values whose genes were left out, in another base, may well be
     within a few percent in half of the cells.
     """
-    own = labels[mode.cells]
+    own, cells = labels[mode.cells], sample[mode.cells]
+    is_whole = cells[:, N_WHOLE + mode.form] >= 0.99 * np.maximum(cells[:, N_SMALL + mode.form], 1)
+    if mode.form and is_whole.mean() > 0.5:
+        return False  # logarithms of counts that nobody has scaled: shallow cells share a total by chance
     return is_tight(mode, sample) or int(((own >= 0) & (own != mode.form)).sum()) * 2 < len(own)
 
 

@@ -205,7 +205,9 @@ def _conflict(found: Evidence, labels: NDArray[np.int64], modes: list[Mode], nam
         f"{_about(len(cells) * share, share)} cells such as {name_of(int(found.sample[cells[0], CELL]))} hold {_form_named(form, total)}"
         for form, total, cells in groups
     ]
-    if found.n_counts >= MIN_CELLS:
+    if found.n_counts >= max(
+        MIN_CELLS, MIN_SHARE * found.n_cells
+    ):  # logarithms of counts in base 2 may be whole in some cells
         told.insert(0, f"{found.n_counts:,} cells such as {name_of(found.count_cell)} hold whole counts")
     return "; ".join(told[:4]) if is_log and len(told) > 1 else ""
 

@@ -217,7 +217,7 @@ class NormalisedSource(WithTechBatches):
     def _check(self, block: sparse.csr_matrix, start: int) -> None:
         is_wrong = ~np.isfinite(block.data) | (block.data < 0)
         what = "is not a finite number of at least 0"
-        if self.gene_space.kind == "counts" and not is_wrong.any():
+        if self.gene_space.kind == "counts" and "values" not in self._accepted and not is_wrong.any():
             is_wrong = block.data != np.rint(block.data)
             what = "is not a whole number, and the model was fitted to counts"
         if self.gene_space.kind == "log" and "values" not in self._accepted and not is_wrong.any():

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_VALUE = 2.0**53
 """Beyond this float64 does not hold all whole numbers."""
+SMALLEST_VALUE = 1e-30
+"""Where the largest value is below this, the inverse of a total is none, or of few digits."""
 
 
 class Entry(NamedTuple):
@@ -303,12 +305,13 @@ KIND_RULES: dict[str, Callable[[RawMatrix, Census], Verdict]] = {
 
 
 def _refuse_beyond_numbers(raw: RawMatrix, census: Census) -> None:
-    """Refuse what float64 holds with gaps: no cell has so many molecules, and sums of such values mean nothing."""
+    """Refuse what float64 holds with gaps, or hardly at all: no cell has so much RNA, or so little."""
     gene = int(census.largest.argmax())
-    if census.largest[gene] > LARGEST_VALUE:
+    largest = float(census.largest[gene])
+    if largest > LARGEST_VALUE or 0 < largest < SMALLEST_VALUE:
         raise InputError(
-            f"{raw.name}: {raw.matrix} holds {census.largest[gene]:g} for gene {raw.gene_names[gene]!r}, which is no amount of RNA (at "
-            "most 2^53); the file is damaged, write it again."
+            f"{raw.name}: {raw.matrix} holds {largest:g} for gene {raw.gene_names[gene]!r}, and no value is larger; expected amounts of RNA, "
+            "from 1e-30 to 2^53. The file is damaged, write it again."
         )
 
 

@@ -249,3 +249,8 @@ def test_versions_are_left_out_where_that_is_asked_for() -> None:
         np.testing.assert_array_equal(versioned.read(rows).data, same.read(rows).data)
     twice = ["ENSG00000000000.1", "ENSG00000000000.2", "ENSG00000000001.9"]
     assert matched_names(space, twice, ("versions",)) == [*twice[:2], "ENSG00000000001"]
+
+
+def test_logarithms_that_are_accepted_by_a_model_of_counts_are_read() -> None:
+    with open_source(logged(cells()), COUNTS, accepted=("values",)) as source:
+        source.read(np.arange(50))  # no value is refused

@@ -275,3 +275,10 @@ def test_evidence_survives_a_note() -> None:
     noted = {name: np.asarray(value) for name, value in before.to_arrays().items()}
     after = evidence.Evidence.from_arrays(noted)
     assert judge(after, str) == judge(before, str)
+
+
+def test_shallow_logarithms_in_base_2_of_which_some_cells_are_whole_are_of_one_kind() -> None:
+    rng = np.random.default_rng(3)
+    x = np.log2(rng.poisson(rng.gamma(0.2, 1.0, 60) * 0.5, (4000, 60)) + 1.0)
+    found = judged(x)
+    assert (found.kind, found.base, found.conflict) == ("log", 2.0, "")
