@@ -90,11 +90,11 @@ def _untold(arguments: list[str], code: int, error: OSError) -> int:
     """Say that standard output could not be written; the exit code, which is that of the work where the text is not all of it."""
     command = arguments[0] if arguments else ""
     is_text_all = code == 0 and (command in TEXT_ALONE or "--json" in arguments or "--help" in arguments)
-    kept = "" if is_text_all or code else "; the work itself is done"
-    return _fail(
-        f"standard output cannot be written: {error.strerror or error}{kept}.",
-        EXIT_NOT_WRITABLE if is_text_all else code,
-    )
+    message = f"standard output cannot be written: {error.strerror or error}"
+    if code == 0 and not is_text_all:
+        print(f"warning: {one_line(message)}; the work itself is done.", file=sys.stderr, flush=True)
+        return code
+    return _fail(f"{message}.", EXIT_NOT_WRITABLE if is_text_all else code)
 
 
 def _answer(arguments: list[str], *, is_debug: bool, is_limited: bool) -> int:

@@ -36,9 +36,14 @@ class Outlet:
 
     def __init__(self, stream: TextIO | None, *, is_raw: bool = False) -> None:
         self._stream, self._is_raw = stream, is_raw
-        self.error: OSError | None = None
+        self._error: OSError | None = None
         self._is_lost = stream is None
         self.raw: Outlet = self if is_raw else Outlet(stream, is_raw=True)
+
+    @property
+    def error(self) -> OSError | None:
+        """Why text was lost, whether it was drawn or not."""
+        return self._error or self.raw._error
 
     def write(self, text: str) -> int:
         """Write text; where that fails, this and all that follows is dropped."""
@@ -70,7 +75,7 @@ class Outlet:
         """Go silent; what the stream still holds goes nowhere, so that the end of the process does not fail by it."""
         self._is_lost = True
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            self.error = error
+            self._error = error
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, cast("TextIO", self._stream).fileno())

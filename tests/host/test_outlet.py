@@ -42,6 +42,31 @@ def test_a_full_disk_is_remembered_and_a_reader_who_has_gone_is_not() -> None:
     assert gone.error is closed.error is None
 
 
+def test_a_full_disk_under_a_drawing_is_remembered_too() -> None:
+    outlet = Outlet(Failing(OSError(28, "full")))
+    print("text", file=drawing(outlet))  # type: ignore[arg-type]
+    assert outlet.error is not None
+
+
+@pytest.mark.parametrize(("command", "code"), [("inspect", 4), ("work", 0)])
+def test_a_table_that_is_lost_fails_only_a_command_whose_result_it_is(command: str, code: int) -> None:
+    """Tables are drawn, unlike the version; where files were written, the loss is told and the work stays done."""
+    program = (
+        "import sys; from scamac_scale.cli.commands import COMMANDS, Command; from scamac_scale.cli.main import main\n"
+        f"COMMANDS[{command!r}] = Command(summary='x', usage='', declare=lambda parser: None, run=lambda args: {{'cells': 3}})\n"
+        f"sys.exit(main([{command!r}]))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == code
+    assert done.stderr.startswith(
+        f"{'error' if code else 'warning'}: standard output cannot be written: No space left on device"
+    )
+    assert ("the work itself is done" in done.stderr) == (code == 0)
+
+
 def test_an_encoding_without_the_letters_gets_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding="ascii"))
