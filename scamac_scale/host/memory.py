@@ -47,7 +47,9 @@ _MEMORY_WORDS = (
     "cannot map",
     "alloc_failed",  # CUDA's libraries
 )
-_THREAD_WORDS = ("can't start new thread", "resource temporarily unavailable", "thread creation failed")
+_THREAD_WORDS = ("can't start new thread", "thread creation failed")
+_AGAIN_WORDS = "resource temporarily unavailable"
+"""Said of threads and processes, and of files that another process has locked."""
 _WORDED = (RuntimeError, OSError, ImportError, SystemError)
 """What other packages raise when memory ends, where they have no class for it."""
 _RESERVE: list[bytearray] = []
@@ -93,7 +95,7 @@ def shortage(error: BaseException) -> MemoryLimitError | None:
 def _kind(error: BaseException, *, is_told: bool) -> str:
     """Say what ran out, in the first words of a message; empty where nothing did.
 
-    An error that is told already, by one of ours, is no lack of threads: a lock that another process holds has the same number.
+    "Try again" that is told already, by an error of ours, is no lack of threads: a lock that another process holds has the same number.
     """
     number = error.errno if isinstance(error, OSError) else None
     words = str(error).lower() if isinstance(error, _WORDED) and not isinstance(error, ScamacError) else ""
@@ -104,7 +106,8 @@ def _kind(error: BaseException, *, is_told: bool) -> str:
     if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in words:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: {most} are allowed; raise the limit (ulimit -n 4096)"
-    if not is_told and (number == errno.EAGAIN or any(part in words for part in _THREAD_WORDS)):
+    is_again = not is_told and (number == errno.EAGAIN or _AGAIN_WORDS in words)
+    if is_again or any(part in words for part in _THREAD_WORDS):
         return (
             f"out of memory or of processes: no further thread can be started, with {memory_limit_bytes():,} bytes allowed; raise the limit "
             "of processes (ulimit -u)"

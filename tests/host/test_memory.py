@@ -29,6 +29,7 @@ def chained(error: Exception, cause: Exception) -> Exception:
         (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no further thread can be started"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
         (chained(InputError("cannot be read"), MemoryError()), "out of memory: "),
+        (chained(InputError("is damaged"), RuntimeError("can't start new thread")), "no further thread can be started"),
         (chained(RuntimeError("x"), chained(InputError("y"), OSError(errno.EMFILE, "z"))), "ulimit -n"),
     ],
 )
