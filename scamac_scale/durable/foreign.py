@@ -97,6 +97,6 @@ def _strays(link: str, root: str) -> str | None:
         target = os.path.realpath(link, strict=True)
     except OSError:  # nothing there, or a circle
         return "a link that leads to nothing"
-    if target.startswith(root + os.sep) and not root.startswith(target):
+    if target.startswith(root + os.sep):
         return None
     return "a link that leads out of the folder"

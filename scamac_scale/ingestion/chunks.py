@@ -59,7 +59,7 @@ class Gaps:
     lost
         Grid of chunks, True where one is not there; None where it is not known, or too large to be true.
     is_meant_possible
-        Whether the writer may have left them out because they hold nothing but the fill value.
+        Whether a writer may leave out such chunks because they hold nothing but the fill value; see `Writer`.
     """
 
     n_chunks: int
@@ -120,7 +120,7 @@ def _zarr_gaps(array: Array) -> Gaps | None:
     if root is None or grid is None:  # in memory, or chunks of uneven sizes
         return None
     folder = Path(root) / array.path
-    files = set(_files(folder))
+    files = set(_files(folder, len(array.shape)))
     counts = tuple(-(-n // size) for n, size in zip(array.shape, grid, strict=True))
     n_chunks = math.prod(counts)
     if n_chunks > 2 * len(files) + 2**20:  # then nearly all are missing, and a grid of them need not fit into memory
@@ -139,24 +139,25 @@ def _zarr_gaps(array: Array) -> Gaps | None:
     if not n_missing:
         return None
     where = str(folder / example) if is_lost.any() else example
-    return Gaps(lost.size, n_missing, where, size, lost, _may_leave_out(array, Path(root)))
+    return Gaps(lost.size, n_missing, where, size, lost, getattr(array, "fill_value", None) is not None)
 
 
 def _keys(array: Array, counts: tuple[int, ...]) -> Iterator[str]:
     return map(array.metadata.encode_chunk_key, itertools.product(*map(range, counts)))
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Names of all files in a folder and below, with slashes."""
-    waiting = [("", str(folder))]
+def _files(folder: Path, depth: int) -> Iterator[str]:
+    """Names of all files in a folder and so many below, with slashes; no chunk lies deeper, and links to folders multiply."""
+    waiting = [("", str(folder), 0)]
     while waiting:
-        prefix, place = waiting.pop()
+        prefix, place, level = waiting.pop()
         if not os.path.isdir(place):
             continue  # consolidated metadata name an array whose folder is lost
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+                    if level < depth:
+                        waiting.append((f"{prefix}{entry.name}/", entry.path, level + 1))
                 elif entry.name not in _METADATA:
                     yield prefix + entry.name
 
@@ -183,19 +184,35 @@ def _within_shards(array: Array, folder: Path, lost: NDArray[np.bool_]) -> NDArr
     return inner
 
 
-def _may_leave_out(array: Array, root: Path) -> bool:
-    """Whether the writer may have left out chunks of fill values: not if it has written one, as of a column that is False everywhere."""
+class Writer:
+    """Who wrote the tables of a file; what is known of it is looked up once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._writes_fill: bool | None = None
+
+    def writes_fill(self, array: Array) -> bool:
+        """Whether it wrote a chunk of fill values, as of a column that is False everywhere; then it leaves out none.
+
+        Parameters
+        ----------
+        array
+            Of zarr, in a folder; every call of one instance names an array of the same file.
+        """
+        if self._writes_fill is None:
+            self._writes_fill = _some_fill_is_written(Path(array.store_path.store.root))
+        return self._writes_fill
+
+
+def _some_fill_is_written(root: Path) -> bool:
     import zarr
 
-    if getattr(array, "fill_value", None) is None:
-        return False
     whole: Any = zarr.open_group(str(root), mode="r")
     for part in ("obs", "var"):
         members = whole[part].members(max_depth=None) if isinstance(whole.get(part), zarr.Group) else ()
         for _, other in itertools.islice(members, MOST_COLUMNS):
             if isinstance(other, zarr.Array) and other.ndim == 1 and _begins_with_written_fill(other, root):
-                return False
-    return True
+                return True
+    return False
 
 
 def _begins_with_written_fill(array: Array, root: Path) -> bool:
@@ -233,7 +250,7 @@ def refuse_gaps(array: Array, where: str) -> None:
         raise InputError(f"{_told(gaps, array, where)}.")
 
 
-def refuse_column_gaps(array: Array, where: str, n_categories: int | None = None) -> bool:
+def refuse_column_gaps(array: Array, where: str, writer: Writer, n_categories: int | None = None) -> bool:
     """Look at the chunks of a column of numbers, booleans, codes or text, some of which may be fill values on purpose.
 
     Parameters
@@ -242,6 +259,8 @@ def refuse_column_gaps(array: Array, where: str, n_categories: int | None = None
         (N,) of h5py or zarr.
     where
         The file, and its place there, for the message.
+    writer
+        Of the table.
     n_categories
         Of codes: how many there are.
 
@@ -254,6 +273,11 @@ def refuse_column_gaps(array: Array, where: str, n_categories: int | None = None
     ------
     InputError
         If they seem to be lost: categories that no other cell has, a stretch of fill values that is unlikely in this column.
+
+    Notes
+    -----
+    Of numbers without any chunk nothing can be told: a column that another, later writer added may be zero everywhere. Codes
+    without any chunk are refused where a cell could be of more than one category, for all would be of the first.
     """
     gaps = find_gaps(array)
     if gaps is None:
@@ -263,11 +287,21 @@ def refuse_column_gaps(array: Array, where: str, n_categories: int | None = None
     values = np.asarray(array[...])
     is_fill = _equals_fill(values, array)
     lost = gaps.cells(len(values))
+    if lost.all() and n_categories in (None, 1) and values.dtype.kind in "biuf" and not _was_written(array):
+        return True
     is_wanting = n_categories is not None and len(np.unique(values[values >= 0])) < n_categories
     is_text = values.dtype.kind in "OUT" and int(lost.sum()) > 1
-    if is_wanting or is_text or not _is_likely(is_fill, lost):
-        raise InputError(f"{_told(gaps, array, where)}. {_repair(array, where)}")
+    if is_wanting or is_text or not _is_likely(is_fill, lost) or writer.writes_fill(array):
+        unused = "if all cells are of the first category, remove_unused_categories() and write it again, or use this. "
+        hint = f"The file may be sound: {unused}" if is_wanting and lost.all() else ""
+        raise InputError(f"{_told(gaps, array, where)}. {hint}{_repair(array)}")
     return True
+
+
+def _was_written(array: Array) -> bool:
+    """Whether there is the folder that zarr makes with the first chunk (format 3), though the chunk is not in it."""
+    folder = Path(array.store_path.store.root, array.path)
+    return (folder / "c").is_dir()
 
 
 def refuse_dense_gaps(array: Array, where: str) -> bool:
@@ -281,10 +315,12 @@ def refuse_dense_gaps(array: Array, where: str) -> bool:
         return False
     if not gaps.is_meant_possible or gaps.lost is None or gaps.lost.ndim != 2:
         raise InputError(f"{_told(gaps, array, where)}.")
+    is_left_out = not Writer().writes_fill(array)
     is_whole_row = bool(gaps.lost.all(axis=1).any())
     columns = np.flatnonzero(gaps.lost.any(axis=0)).tolist()
-    if is_whole_row or len(columns) > MOST_GENE_CHUNKS or not all(_is_rare(array, gaps, column) for column in columns):
-        raise InputError(f"{_told(gaps, array, where)}. {_repair(array, where)}")
+    is_possible = is_left_out and not is_whole_row and len(columns) <= MOST_GENE_CHUNKS
+    if not is_possible or not all(_is_rare(array, gaps, column) for column in columns):
+        raise InputError(f"{_told(gaps, array, where)}. {_repair(array)}")
     return True
 
 
@@ -330,7 +366,7 @@ def _told(gaps: Gaps, array: Array, where: str) -> str:
     return f"{of}, such as {gaps.example}, and would be read as fill values; copy the folder again, all of it"
 
 
-def _repair(array: Array, where: str) -> str:
+def _repair(array: Array) -> str:
     path = str(Path(array.store_path.store.root).absolute() / array.path)
     code = (
         "import zarr; zarr.config.set({'array.write_empty_chunks': True}); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from scamac_scale.ingestion.arrays import (
     check_names,
     encoding,
     is_array,
+    part_of,
     unknown_encoding,
 )
-from scamac_scale.ingestion.chunks import refuse_column_gaps, refuse_gaps
+from scamac_scale.ingestion.chunks import Writer, refuse_column_gaps, refuse_gaps
 from scamac_scale.ingestion.raw import blamed
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 Element = Any
 """An h5py or zarr group or array."""
+
+MOST_PARTS = 16
+"""Of one column: categories and codes, or values and a mask; categories may themselves have a mask. Links could make any number."""
 
 
 def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.DataFrame:
@@ -58,9 +63,7 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
     if is_array(element):
         return _read_records(element, where, uns)
     _require_table(element, where)
-    if encoding(element)[1] == "0.1.0":
-        return _named(_read(element, where))
-    key, columns = _key_of_names(element, where), _order(element, where)
+    key, columns, writer = _key_of_names(element, where), _order(element, where), Writer()
     names = pd.Index(np.asarray(_read_names(element, key, where), dtype=object))
     meant: list[str] = []
     values = {}
@@ -71,9 +74,10 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
                 f"{where} names a column {column!r} that is not there; the file is damaged, write it again."
             )
         with blamed(place, "the column"):
-            if _has_gaps(element[column], place, len(names)):
+            old = _old_categories(element, column, where)
+            if _has_gaps(element[column], place, len(names), writer, old):
                 meant.append(column)
-            values[column] = _read(element[column], place)
+            values[column] = _read(element[column], place) if old is None else _read_old(element[column], old)
         if len(values[column]) != len(names):
             raise InputError(
                 f"{place} has {len(values[column]):,} values for {len(names):,} names; the file is damaged, write it again."
@@ -97,8 +101,6 @@ def read_names(element: Element, where: str) -> pd.Index[str]:
     if is_array(element):
         return _read_records(element, where, None).index
     _require_table(element, where)
-    if encoding(element)[1] == "0.1.0":
-        return _named(_read(element, where)).index
     names = _read_names(element, _key_of_names(element, where), where)
     index: pd.Index[str] = pd.Index(np.asarray(names, dtype=object)).astype(str)
     return index
@@ -126,7 +128,7 @@ def _require_table(element: Element, where: str) -> None:
 
 
 def _key_of_names(element: Element, where: str) -> str:
-    key = dict(element.attrs).get("_index")
+    key = _decoded(dict(element.attrs).get("_index"))
     if not isinstance(key, str) or key not in element:
         raise InputError(f"{where} does not say which of its parts are the names; the file is damaged, write it again.")
     return key
@@ -156,17 +158,20 @@ def _read_names(element: Element, key: str, where: str) -> Any:  # Any: what ann
         return _read(element[key], place)
 
 
-def _arrays(element: Element, place: str) -> Iterator[tuple[Element, str]]:
+def _arrays(element: Element, place: str, depth: int = 2) -> Iterator[tuple[Element, str]]:
     if is_array(element):
         yield element, place
     elif hasattr(element, "keys"):
+        if not depth or len(element) > MOST_PARTS:
+            what = "a group where an array is expected" if not depth else f"a group of {len(element):,} parts"
+            raise InputError(f"{place} is {what}; the file is damaged, write it again.")
         for key in element:
-            yield from _arrays(element[key], f"{place}/{key}")
+            yield from _arrays(element[key], f"{place}/{key}", depth - 1)
     else:
         raise InputError(f"{place} is a named type, expected an array; the file is damaged, write it again.")
 
 
-def _has_gaps(element: Element, place: str, n_rows: int) -> bool:
+def _has_gaps(element: Element, place: str, n_rows: int, writer: Writer, old: Element | None) -> bool:
     """Check the arrays of one column before it is read, and tell whether chunks are missing that seem to be meant so."""
     found = False
     for array, name in _arrays(element, place):
@@ -178,12 +183,31 @@ def _has_gaps(element: Element, place: str, n_rows: int) -> bool:
             )
         if is_name:
             check_names(array, name)
-            found |= refuse_column_gaps(array, name) if array.shape == (1,) else _whole(array, name)
+            found |= refuse_column_gaps(array, name, writer) if array.shape == (1,) else _whole(array, name)
             continue
-        categories = element["categories"] if name.endswith("/codes") and "categories" in element else None
+        categories = element["categories"] if name.endswith("/codes") and "categories" in element else old
         known = categories if is_array(categories) else None
-        found |= refuse_column_gaps(array, name, None if known is None else int(known.shape[0]))
+        found |= refuse_column_gaps(array, name, writer, None if known is None else math.prod(known.shape))
     return found
+
+
+def _old_categories(element: Element, column: str, where: str) -> Element | None:
+    """Categories of a column of numbers, as anndata 0.7 wrote them: in a group of their own; None where there are none."""
+    if encoding(element)[1] != "0.1.0" or "categories" not in dict(element[column].attrs):
+        return None
+    found = part_of(element, f"__categories/{column}", where)
+    place = f"{where}/__categories/{column}"
+    check_names(found, place)
+    refuse_gaps(found, place)
+    return found
+
+
+def _read_old(codes: Element, categories: Element) -> pd.Categorical:
+    import pandas as pd
+
+    named = pd.Index([_decoded(value) for value in np.atleast_1d(categories[...]).tolist()])
+    is_ordered = bool(np.all(dict(categories.attrs).get("ordered", False)))
+    return pd.Categorical.from_codes(np.asarray(codes[...]), categories=named, ordered=is_ordered)
 
 
 def _whole(array: Element, place: str) -> bool:
@@ -197,7 +221,8 @@ def _read(element: Element, place: str) -> Any:  # Any: what anndata returns
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a file is of an older version
-            return read_elem(element)
+            values = read_elem(element)
+            return np.atleast_1d(values) if np.isscalar(values) else values  # of one cell, as anndata 0.7 read it
     except Exception as error:
         if type(error).__name__ == "IORegistryError" or type(error.__cause__).__name__ == "IORegistryError":
             raise unknown_encoding(element, place) from error

@@ -166,6 +166,8 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
         own["X"] = _Place(lambda: group["X"], lambda: group["var"], "adata.X")
     if _is_there(group, "raw") and hasattr(group["raw"], "keys") and _is_there(group["raw"], "X"):
         own["raw"] = _Place(lambda: group["raw"]["X"], lambda: group["raw"]["var"], "adata.raw.X")
+    elif _is_there(group, "raw.X") and "raw.var" in group:  # as anndata before 0.7 wrote it
+        own["raw"] = _Place(lambda: group["raw.X"], lambda: group["raw.var"], "adata.raw.X")
     layers = group.get("layers", {})
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})

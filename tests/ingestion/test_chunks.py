@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import warnings
@@ -17,6 +18,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.frames import read_frame
 from scamac_scale.ingestion.open import open_obsm, open_raw, read_obs
 from tests.support.formats import write_zarr
 
@@ -215,6 +217,109 @@ def test_a_writer_that_writes_zeros_too_left_nothing_out(tmp_path: Path) -> None
     lose(path, "obs/flag")
     with pytest.raises(InputError, match=r"1 of 1 chunks of .*obs/flag is missing"):
         read_obs(path)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_columns_of_a_later_writer_are_read(form: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that left nothing out wrote the file; one that leaves out fill values added a column, which no other column can tell."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        path = write_zarr(cells(flag=np.zeros(N, bool)), tmp_path / "a.zarr", form)
+    added = {"late": np.zeros(N, bool), "number": np.zeros(N), "one": pd.Categorical(["a"] * N)}
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        for name, values in added.items():
+            rewrite_later(path, name, values)
+    obs = read_obs(path)
+    assert not obs["late"].any()
+    assert set(obs["one"]) == {"a"}
+    assert "files of 3 columns are not there (late, number, one)" in caplog.text
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        rewrite_later(path, "sorted", np.repeat([0, 1], [35, 25]), chunks=(10,))
+    with pytest.raises(InputError, match=r"obs/sorted are missing.*If such values are meant there, write them"):
+        read_obs(path)
+
+
+def rewrite_later(path: Path, name: str, values: Any, **options: Any) -> None:
+    group: Any = zarr.open_group(path, mode="a", use_consolidated=False)
+    write_elem(group, f"obs/{name}", values, dataset_kwargs={"shards": None} | options)
+    group["obs"].attrs["column-order"] = [*group["obs"].attrs["column-order"], name]
+    if group.metadata.zarr_format == 2:
+        (path / ".zmetadata").unlink(missing_ok=True)
+    else:
+        forget(path)
+
+
+def test_the_writer_is_looked_up_once_and_only_where_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    monkeypatch.setattr("scamac_scale.ingestion.chunks._some_fill_is_written", looks.append)
+    columns = {f"zero{i}": np.zeros(N) for i in range(5)}
+    path = write_zarr(cells(**columns), tmp_path / "a.zarr")
+    read_obs(path)
+    assert not looks
+    for name in columns:
+        rewrite(path, f"obs/{name}", np.repeat([0.0, 1.0], [35, 25]), chunks=(10,))
+    monkeypatch.setattr("scamac_scale.ingestion.chunks._some_fill_is_written", lambda root: looks.append(root) or False)
+    read_obs(path)
+    assert len(looks) == 1
+
+
+def test_codes_without_any_file_say_what_to_do_where_they_are_sound(written: dict[int, Path], tmp_path: Path) -> None:
+    path = shutil.copytree(written[2], tmp_path / "a.zarr")
+    lose(path, "obs/kind/codes")
+    with pytest.raises(InputError, match=r"obs/kind/codes is missing.*remove_unused_categories\(\).*python -c"):
+        read_obs(path)
+
+
+class TestOldTable:
+    """As anndata 0.7 wrote it: codes beside the other columns, categories in a group of their own."""
+
+    def write(self, path: Path, n: int = N, categories: tuple[str, ...] = ("A", "B", "C")) -> Path:
+        group: Any = zarr.open_group(path, mode="a", zarr_format=2, use_consolidated=False)
+        obs = group.create_group("obs", overwrite=True)
+        order = ["depth", "kind"]
+        about = {"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "_index", "column-order": order}
+        obs.attrs.update(about)
+        names = {"_index": np.array([f"c{i}" for i in range(n)]), "__categories/kind": np.array(categories)}
+        codes = (np.arange(n) % len(categories)).astype(np.int8)
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, values in {**names, "depth": np.arange(1.0, n + 1), "kind": codes}.items():
+                array = obs.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(min(10, len(values)),))
+                array[:] = values
+        obs["kind"].attrs["categories"] = "__categories/kind"
+        (path / ".zmetadata").unlink(missing_ok=True)
+        return path
+
+    @pytest.mark.parametrize("categories", [("A",), ("A", "B", "C")])
+    @pytest.mark.parametrize("n", [1, N])
+    def test_it_is_read(self, n: int, categories: tuple[str, ...], tmp_path: Path) -> None:
+        obs = read_obs_of(self.write(tmp_path / "a.zarr", n, categories))
+        assert list(obs["kind"]) == [categories[i % len(categories)] for i in range(n)]
+        assert list(obs["kind"].cat.categories) == list(categories)
+        assert (obs.index[n - 1], obs["depth"].iloc[n - 1]) == (f"c{n - 1}", n)
+
+    @pytest.mark.parametrize("name", ["depth", "kind", "_index", "__categories/kind"])
+    def test_a_lost_file_is_named(self, name: str, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "a.zarr")
+        lose(path, f"obs/{name}")
+        with pytest.raises(InputError, match=rf"1 of \d chunks of .*obs/{name} is missing"):
+            read_obs_of(path)
+
+
+def read_obs_of(path: Path) -> pd.DataFrame:
+    return read_frame(zarr.open_group(path, mode="r")["obs"], f"{path}: obs")
+
+
+def test_links_to_folders_do_not_multiply(tmp_path: Path) -> None:
+    path = write_zarr(cells(), tmp_path / "a.zarr")
+    folders = [path / "X/data" / f"d{i}" for i in range(40)]
+    for folder in folders:
+        folder.mkdir()
+    for folder, below in itertools.pairwise(folders):
+        for name in ("left", "right"):
+            (folder / name).symlink_to(below)
+    with open_raw(path) as raw:  # 2**40 ways, were they all walked
+        assert raw.n_cells == N
 
 
 class TestDense:

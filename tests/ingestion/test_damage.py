@@ -243,6 +243,26 @@ def test_links_inside_the_file_are_followed_and_circles_end(atlas: Path) -> None
         assert raw.n_cells == 300
 
 
+def test_hard_links_in_a_column_do_not_multiply(atlas: Path) -> None:
+    with h5py.File(atlas, "r+") as file:
+        column = name = next(iter(file["obs"].attrs["column-order"]))
+        del file["obs"][name]
+        group = file["obs"].create_group(column)
+        for _ in range(40):
+            below = group.create_group("left")
+            group["right"] = below
+            group = below
+        wide = file["obs"].create_group("wide")
+        for i in range(100):
+            wide[f"part{i}"] = file["obs/_index"]
+    with pytest.raises(InputError, match=rf"obs/{column}/left/left is a group where an array is expected"):
+        read_obs(atlas)
+    with h5py.File(atlas, "r+") as file:
+        file["obs"].attrs["column-order"] = ["wide"]
+    with pytest.raises(InputError, match=r"obs/wide is a group of 100 parts"):
+        read_obs(atlas)
+
+
 class TestTenx:
     def test_names_that_repeat_are_made_unique_as_scanpy_does(
         self, tiny_adata: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture

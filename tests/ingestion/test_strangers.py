@@ -288,6 +288,33 @@ def test_a_table_of_before_anndata_0_7_is_read(path: Path) -> None:
         assert (raw.obs.index[29], raw.gene_names[19]) == ("c29", "g19")
 
 
+def test_raw_of_before_anndata_0_7_is_read(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.copy("X", "raw.X")
+        file["raw.var"] = np.array([(f"r{i}",) for i in range(20)], dtype=[("index", "S4")])
+    with open_raw(path, "raw") as raw:
+        assert (raw.n_cells, raw.gene_names[19]) == (30, "r19")
+
+
+def test_attributes_of_fixed_length_are_read(path: Path) -> None:
+    """As Julia's HDF5.jl writes text."""
+
+    def fix(_: str, element: Any) -> None:
+        for key, value in dict(element.attrs).items():
+            if isinstance(value, str):
+                element.attrs[key] = np.bytes_(value)
+            elif key == "column-order" and len(value):
+                element.attrs[key] = np.array(value, dtype="S")
+
+    expected = read_obs(path)
+    with h5py.File(path, "r+") as file:
+        fix("", file)
+        file.visititems(fix)
+    pd.testing.assert_frame_equal(read_obs(path), expected)
+    with open_raw(path) as raw:
+        assert raw.gene_names[19] == "g19"
+
+
 def test_genes_in_rows_are_refused(cells: ad.AnnData, tmp_path: Path) -> None:
     barcodes = ["".join(row) + "-1" for row in np.random.default_rng(2).choice(list("ACGT"), (30, 16))]
     symbols = ["ACTB", "MT-CO1", "RPL3", "RPS27A", "MALAT1", "B2M", *(f"AC{i}.1" for i in range(14))]
