@@ -11,6 +11,7 @@ import numpy as np
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.raw import blamed
+from scamac_scale.ingestion.texts import check_text_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,6 +123,8 @@ def check_array(array: Element, where: str) -> None:
         raise InputError(
             f"{where} has {n_chunks:,} chunks; at most {MOST_CHUNKS:,} are read. Write it with larger ones."
         )
+    if library == "zarr":
+        check_text_counts(array, where)
 
 
 def _check_filters(array: Element, where: str) -> None:

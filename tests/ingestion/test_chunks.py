@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
+import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
@@ -382,3 +383,18 @@ def test_an_array_that_promises_more_chunks_than_there_are_is_refused_at_once(tm
     with pytest.raises(InputError, match=r"X/(data|indices|indptr)|is not|promises") as raised:
         open_raw(path)
     assert "missing" in str(raised.value) or "chunks" in str(raised.value)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_that_promises_billions_of_texts_is_refused(
+    tiny_adata: ad.AnnData, tmp_path: Path, zarr_format: int
+) -> None:
+    path = write_zarr(tiny_adata, tmp_path / "a.zarr", zarr_format)
+    array = zarr.open_array(path / "obs" / "cell_type" / "categories")
+    chunk = path / "obs" / "cell_type" / "categories" / array.metadata.encode_chunk_key((0,))
+    codec = numcodecs.Zstd() if zarr_format == 3 else array.metadata.compressor
+    content = bytearray(codec.decode(chunk.read_bytes()))
+    content[3] = 0x80
+    chunk.write_bytes(codec.encode(bytes(content)))
+    with pytest.raises(InputError, match=r"obs/cell_type/categories: .* holds 2,147,483,652 texts, and a chunk has 4"):
+        open_raw(path)
