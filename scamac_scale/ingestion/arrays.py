@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.heads import check_blosc_lengths, check_text_counts
 from scamac_scale.ingestion.raw import blamed
-from scamac_scale.ingestion.texts import check_text_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,6 +124,7 @@ def check_array(array: Element, where: str) -> None:
             f"{where} has {n_chunks:,} chunks; at most {MOST_CHUNKS:,} are read. Write it with larger ones."
         )
     if library == "zarr":
+        check_blosc_lengths(array, where)
         check_text_counts(array, where)
 
 

@@ -398,3 +398,13 @@ def test_a_chunk_that_promises_billions_of_texts_is_refused(
     chunk.write_bytes(codec.encode(bytes(content)))
     with pytest.raises(InputError, match=r"obs/cell_type/categories: .* holds 2,147,483,652 texts, and a chunk has 4"):
         open_raw(path)
+
+
+def test_a_chunk_of_blosc_that_was_cut_off_is_refused(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    path = write_zarr(tiny_adata, tmp_path / "a.zarr", 2)
+    chunk = path / "obs" / "depth" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    with pytest.raises(
+        InputError, match=r"obs/depth: .*depth/0 has 40 bytes and says that it has [\d,]+; it was cut off"
+    ):
+        open_raw(path)
