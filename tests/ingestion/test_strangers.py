@@ -288,6 +288,22 @@ def test_a_table_of_before_anndata_0_7_is_read(path: Path) -> None:
         assert (raw.obs.index[29], raw.gene_names[19]) == ("c29", "g19")
 
 
+def test_a_table_of_anndata_0_7_may_have_one_category_and_one_cell(tmp_path: Path) -> None:
+    text = h5py.string_dtype()
+    with h5py.File(tmp_path / "a.h5ad", "w") as file:
+        obs = file.create_group("obs")
+        order = np.array(["kind", "depth"], dtype=text)
+        obs.attrs.update(
+            {"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "_index", "column-order": order}
+        )
+        obs["_index"], obs["__categories/kind"] = np.array(["c0"], dtype=text), np.array(["A"], dtype=text)
+        obs["kind"], obs["depth"] = np.zeros(1, np.int8), np.array([3.0])
+        obs["kind"].attrs["categories"] = obs["__categories/kind"].ref
+        file.create_group("var")
+    found = read_obs(tmp_path / "a.h5ad")
+    assert (list(found.index), list(found["kind"]), list(found["depth"])) == (["c0"], ["A"], [3.0])
+
+
 def test_raw_of_before_anndata_0_7_is_read(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.copy("X", "raw.X")
