@@ -296,7 +296,7 @@ def test_a_table_of_anndata_0_7_may_have_one_category_and_one_cell(tmp_path: Pat
         obs.attrs.update(
             {"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "_index", "column-order": order}
         )
-        obs["_index"], obs["__categories/kind"] = np.array(["c0"], dtype=text), np.array(["A"], dtype=text)
+        obs["_index"], obs["__categories/kind"] = np.array(["c0"], dtype=text), np.array([b"A"])
         obs["kind"], obs["depth"] = np.zeros(1, np.int8), np.array([3.0])
         obs["kind"].attrs["categories"] = obs["__categories/kind"].ref
         file.create_group("var")
