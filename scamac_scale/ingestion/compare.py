@@ -16,7 +16,7 @@ import numpy as np
 from scamac_scale.cells.genes import ValueRecord
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.evidence import Evidence, count_block
-from scamac_scale.ingestion.kinds import Verdict, judge, named_base, named_total, named_values
+from scamac_scale.ingestion.kinds import LOG_MAX_DETECTED, Verdict, judge, named_base, named_total, named_values
 from scamac_scale.ingestion.names import name_doubts
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 
@@ -36,13 +36,13 @@ LOOK_PLACES, LOOK_CELLS = 16, 256
 MAX_LOST = 0.05
 """Share of the total that genes which are not there may have had in the fit."""
 MAX_LOST_GENES = 0.2
-"""Share of the genes that may be missing, where their share of the total is not known; and that may be zero in every cell."""
+"""Share of the genes that may be missing, where their share of the total is not known."""
 MAX_APART = 0.1
 """Totals of log values that differ by more, as a share, are others."""
-FAR, VERY_FAR = 2.0, 20.0
-"""How many fold sums of log values may differ, where nobody knows the total: said; refused, for no cells of one type differ so from all."""
-PADDED = 0.5
-"""Share of a total that no kind of cell can lack: genes with so much that are zero everywhere were never measured."""
+FAR, VERY_FAR = 2.0, 50.0
+"""How many fold sums of log values may differ, where nobody knows the total: said; refused. Cells of one type may differ 20 fold from all."""
+FEW_CELLS = 5
+"""Of fewer cells some are taken for another kind by chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,11 @@ def compare(raw: RawMatrix, columns: GeneColumns, names: Sequence[str], accepted
     ------
     InputError
         If the values are of another kind, or logarithms in another base or of another total; or genes that made up more than
-        `MAX_LOST` of a total of the fit are missing, or zero in every cell.
+        `MAX_LOST` of a total of the fit are missing.
+
+    Notes
+    -----
+    Genes that are zero in every cell are a warning: a table may be padded, but cells of one type lack most genes of all others, too.
     """
     space = columns.space
     fit = space.values
@@ -165,10 +169,15 @@ def _other_values(space: GeneSpace, verdict: Verdict, look: Look) -> str:
     if look.evidence.largest == 0:
         return ""
     if verdict.conflict:
-        return "" if expected == "mixed" else f"holds values of two kinds: {verdict.conflict}"
+        return (
+            ""
+            if expected == "mixed" or _may_be_chance(space, verdict, look)
+            else f"holds values of two kinds: {verdict.conflict}"
+        )
     if expected == "mixed":
         return ""
     is_sure = verdict.is_sure and (verdict.kind != "counts" or look.evidence.n_counts > 0)
+    is_sure = is_sure and not _may_be_chance(space, verdict, look)
     if (verdict.kind == "log") != (expected == "log"):
         fitted = named_values(expected, *((None, None) if fit is None else (fit.base, fit.total)))
         return (
@@ -180,6 +189,16 @@ def _other_values(space: GeneSpace, verdict: Verdict, look: Look) -> str:
         return ""
     other = _other_record(_record_of(verdict), fit) if is_sure else ""
     return f"holds {other}" if other else ""
+
+
+def _may_be_chance(space: GeneSpace, verdict: Verdict, look: Look) -> bool:
+    """Whether cells are too few to tell; not where values are too large for logarithms, or logarithms of one total."""
+    found, fit = look.evidence, space.values
+    if found.n_fraction + found.n_counts >= FEW_CELLS or found.largest > LOG_MAX_DETECTED:
+        return False
+    if verdict.kind == "counts":  # whole logarithms are of counts that were not scaled
+        return fit is not None and fit.seen == "log" and fit.total is None
+    return bool(verdict.conflict) or verdict.kind != "log" or verdict.total is None
 
 
 def _record_of(verdict: Verdict) -> ValueRecord:
@@ -241,12 +260,12 @@ def _compare_genes(
         logger.warning("%s: %s", raw.name, doubt)
     is_missing = ~_is_there(columns)
     is_zero = _zero_genes(columns, names, look) & ~is_missing
-    lost_zero = _lost(space, is_zero) - _unseen(space, look)
-    if lost_zero <= MAX_LOST:
+    if _lost(space, is_zero) - _unseen(space, look) <= MAX_LOST:
         is_zero[:] = False  # cells of few types, or of few counts, lack some
     told = _counted(is_missing, is_zero)
     if not told:
         return
+    is_lost = is_missing | is_zero
     chosen = set(space.chosen)
     n_left = len(chosen) - sum(name in chosen for name in columns.missing_filtered)
     if n_left * 2 < len(chosen):
@@ -255,9 +274,14 @@ def _compare_genes(
         )
     if space.kind == "log":
         if is_zero.any():  # of missing ones the source tells
-            logger.warning("%s: %s of the model's %d genes; clusters can shift", raw.name, told, len(space.filtered))
+            logger.warning(
+                "%s: of the %d genes of the fit, %s; they held %.1f %% of all there. Where they were not measured, clusters can shift",
+                raw.name,
+                len(space.filtered),
+                told,
+                100 * _lost(space, is_lost),
+            )
         return
-    is_lost = is_missing | is_zero
     is_known = space.values is not None and bool(space.values.means)
     share = (
         f"they made up {_lost(space, is_lost):.1%} of a cell's total in the fit"
@@ -265,7 +289,7 @@ def _compare_genes(
         else f"they are {_lost(space, is_lost):.1%} of these genes"
     )
     text = f"{raw.name}: of the {len(space.filtered)} genes that a cell's total is the sum of, {told}; {share}"
-    if _lost(space, is_missing) > (MAX_LOST if is_known else MAX_LOST_GENES) or lost_zero > PADDED:
+    if _lost(space, is_missing) > (MAX_LOST if is_known else MAX_LOST_GENES):
         _refuse(
             f"{text}, so that all values would be larger than in the fit. Give the cells with all their genes",
             "totals",

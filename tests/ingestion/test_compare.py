@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -124,34 +125,21 @@ def test_a_few_missing_genes_are_counted(caplog: pytest.LogCaptureFixture) -> No
         assert "3 are missing; they made up " in caplog.text
 
 
-@pytest.mark.parametrize("rest", ["zeros", "absent"])
-def test_genes_that_are_zero_in_every_cell_count_as_missing(rest: str) -> None:
-    adata = cells()
-    padded = adata.X.toarray()
-    is_kept = np.isin(adata.var_names, COUNTS.chosen)
-    padded[:, ~is_kept] = 0
-    adata.X = sparse.csr_matrix(padded)
-    if rest == "absent":
-        adata = adata[:, is_kept].copy()
-    with pytest.raises(InputError, match="zero in every cell that was looked at" if rest == "zeros" else "are missing"):
-        open_source(adata, COUNTS)
-
-
 @pytest.mark.parametrize("space", [COUNTS, LOGS], ids=["counts", "log"])
-def test_padding_with_zeros_is_told_and_refused_where_it_changes_all_values(
-    space: GeneSpace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_padding_with_zeros_is_told_with_its_share(space: GeneSpace, caplog: pytest.LogCaptureFixture) -> None:
     adata = cells() if space is COUNTS else logged(cells())
     x = adata.X.toarray()
     x[:, np.isin(adata.var_names, space.chosen[:40])] = 0
     x[:, np.flatnonzero(~np.isin(adata.var_names, space.chosen))[:60]] = 0
     adata.X = sparse.csr_matrix(x)
-    if space is COUNTS:
-        with pytest.raises(InputError, match=r"100 are zero in every cell .*they made up 5\d\.\d% .*--accept totals"):
-            open_source(adata, space)
-    else:
-        with open_source(adata, space):
-            assert "100 are zero in every cell that was looked at of the model's 200 genes" in caplog.text
+    with open_source(adata.copy(), space):
+        assert re.search(
+            r"of the 200 genes .*, 100 are zero in every cell that was looked at; they (made up|held) \d\d\.\d ?%",
+            caplog.text,
+        )
+    if space is COUNTS:  # what is missing by name is refused, whatever else is zero
+        with pytest.raises(InputError, match=r"60 are missing and 40 are zero in every .*--accept totals"):
+            open_source(adata[:, (x.sum(axis=0) > 0) | np.isin(adata.var_names, space.chosen[:40])].copy(), space)
 
 
 def test_cells_of_one_type_are_no_padding(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,6 +152,58 @@ def test_cells_of_one_type_are_no_padding(caplog: pytest.LogCaptureFixture) -> N
     for part in (whole[:50], whole[100:110], whole[250:252]):
         with open_source(part.copy(), space):
             pass
+
+
+@pytest.mark.parametrize("as_log", [False, True], ids=["counts", "log"])
+def test_cells_of_a_rare_type_that_shares_no_gene_with_the_others_pass(as_log: bool) -> None:
+    is_rare = np.arange(200) % 10 > 7
+    rates = np.where((np.arange(100) < 80) != is_rare[:, None], 3.0, 0.0)
+    x = np.random.default_rng(1).poisson(rates).astype(np.float32)
+    whole = ad.AnnData(sparse.csr_matrix(x), var=pd.DataFrame(index=[f"Gene{i}" for i in range(100)]))
+    whole = logged(whole) if as_log else whole
+    space = fitted(whole)
+    for part in (whole[is_rare], whole[~is_rare], whole[is_rare][:2], whole[:1]):
+        with open_source(part.copy(), space):
+            pass
+
+
+def test_variable_genes_of_one_type_may_hold_far_more_than_those_of_all(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(5)
+    is_rare = np.arange(400) % 50 == 0
+    held = np.where(is_rare, 0.9, 0.02)[:, None]  # share of the total in the first 60 genes
+    rates = np.hstack([held * rng.dirichlet(np.ones(60), 400), (1 - held) * np.full((400, 140), 1 / 140)])
+    x = rng.poisson(rates * rng.lognormal(9, 0.4, (400, 1))).astype(np.float32)
+    names = [f"Gene{i}" for i in range(200)]
+    whole = logged(ad.AnnData(sparse.csr_matrix(x), var=pd.DataFrame(index=names)))[:, :60].copy()
+    space = fitted(whole)
+    assert space.values is not None
+    assert space.values.total is None
+    with open_source(whole[is_rare].copy(), space):
+        assert "times as much a cell as the model was fitted to" in caplog.text
+    with pytest.raises(InputError, match=r"holds logarithms of 0\.0\d+ times as much"):
+        open_source(logged_again(whole, 0.01), space)
+
+
+def logged_again(adata: ad.AnnData, factor: float) -> ad.AnnData:
+    """Logarithms of the same values, scaled otherwise."""
+    adata = adata.copy()
+    adata.X = sparse.csr_matrix(np.log1p(np.expm1(adata.X.toarray()) * factor).astype(np.float32))
+    return adata
+
+
+@pytest.mark.parametrize("n_genes", [200, 80])
+def test_a_few_shallow_cells_of_logarithms_are_not_taken_for_other_values(n_genes: int) -> None:
+    rng = np.random.default_rng(6)
+    x = rng.poisson(rng.gamma(0.3, 1, 200) * rng.lognormal(-0.5, 0.7, (400, 1))).astype(np.float32)
+    x[:, 0] += 1  # no cell is empty
+    names = [f"Gene{i}" for i in range(200)]
+    whole = logged(ad.AnnData(sparse.csr_matrix(x), var=pd.DataFrame(index=names)))[:, :n_genes].copy()
+    space = fitted(whole)
+    for start in range(0, 120, 3):
+        for n_cells in (1, 2, 3):
+            open_source(whole[start : start + n_cells].copy(), space).close()
+    with pytest.raises(InputError, match="holds counts values"):
+        open_source(ad.AnnData(sparse.csr_matrix(x[:2] * 30), var=pd.DataFrame(index=names)), space)
 
 
 def test_stores_are_compared_by_what_they_noted() -> None:
