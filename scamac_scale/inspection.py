@@ -316,7 +316,8 @@ def _look_at_values(raw: Any) -> Found:  # Any: a RawMatrix, imported where it i
     evidence = look_at(raw).evidence
     told: Found = {"values": "unknown", "values_cells": evidence.n_cells, "gene_names": described(raw.gene_names)}
     if not evidence.n_cells:
-        return told | {"notes": [*name_doubts(raw), _NO_VALUES]}
+        why = _NO_VALUES if raw.n_cells else "there are no cells: write the file again, with them."
+        return told | {"notes": [*name_doubts(raw), why]}
     found = judge(evidence, raw.cell_named, raw.noted_base)
     told["values"] = "of two kinds" if found.conflict else found.named
     told["values_evidence"] = found.conflict or found.why

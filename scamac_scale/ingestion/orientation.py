@@ -24,6 +24,8 @@ MOST = 0.5
 """Share of names of one look from which on all are taken to be of that kind."""
 FEW_SYMBOLS = 5
 """Genes that nearly every table of people or mice has: so many among the names of cells are no chance."""
+FEW_STEMS = 0.25
+"""Names that are numbered, as those of cells and wells are, differ in fewer stems than this share."""
 FEW_COUNTS = 10
 """A droplet with fewer counts held no cell."""
 FEW_CELLS = 50
@@ -41,6 +43,9 @@ _SYMBOL = re.compile(
     re.IGNORECASE,
 )
 
+_LIKE_SYMBOL = re.compile(r"(?![ACGTN]{6,}([-.]|$))[A-Za-z][A-Za-z0-9]{0,11}([-.][A-Za-z0-9]{1,6}){0,2}")
+_DIGITS = re.compile(r"\d+")
+
 
 def refuse_genes_as_rows(cells: Sequence[str] | pd.Index[str], genes: Sequence[str], name: str) -> None:
     """Refuse a table whose rows are genes and whose columns are cells, by their names.
@@ -55,23 +60,50 @@ def refuse_genes_as_rows(cells: Sequence[str] | pd.Index[str], genes: Sequence[s
     Raises
     ------
     InputError
-        If the names of cells look like genes (identifiers, or symbols that every table has) and those of genes do not, or those of genes
-        like barcodes.
+        If most names of cells look like genes (identifiers, or symbols), and those of genes do not.
+
+    Notes
+    -----
+    Only a warning where that may be right: rows that do not look like genes beside barcodes (guides have such names, too), and rows that do
+    beside numbers (pseudobulks of perturbed genes, and genes of NCBI).
     """
     rows, columns = _spread(cells), _spread(genes)
-    id_share, barcode_share = _share(_GENE_ID, rows), _share(_BARCODE, columns)
-    row_symbols, column_symbols = _symbols(cells), _symbols(genes)
-    are_rows_genes = id_share > MOST or len(row_symbols) >= FEW_SYMBOLS
-    are_columns_genes = _share(_GENE_ID, columns) > MOST or len(column_symbols) >= FEW_SYMBOLS
-    if are_columns_genes or not (are_rows_genes or (barcode_share > MOST and _share(_BARCODE, rows) <= MOST)):
+    have_barcodes = _share(_BARCODE, columns) > MOST
+    if _are_genes(genes, columns, have_stems=True) or (have_barcodes and _share(_BARCODE, rows) > MOST):
         return
-    example = next((cell for cell in rows if _GENE_ID.fullmatch(cell)), None) if id_share > MOST else None
-    example = example or (row_symbols[0] if row_symbols else str(rows[0]))
-    raise InputError(
+    are_rows_genes = _are_genes(cells, rows, have_stems=have_barcodes)
+    if not (are_rows_genes or have_barcodes) or not rows:
+        return
+    symbols = _symbols(cells)
+    example = next((row for row in rows if _GENE_ID.fullmatch(row)), symbols[0] if symbols else rows[0])
+    told = (
         f"{name}: genes seem to be in rows: its {len(cells):,} cells have names like {example!r}, its {len(genes):,} genes like "
-        f"{columns[0]!r}. Turn it round: adata = adata.T, then adata.write_h5ad(...); if it is right as it is, give cells and "
-        "genes other names."
+        f"{columns[0]!r}. Turn it round: adata = adata.T, then adata.write_h5ad(...)"
     )
+    are_positions = columns[0] in {"0", "1"} and columns[-1] == str(int(columns[0]) + len(genes) - 1)
+    are_numbers = all(map(str.isdecimal, columns)) and not are_positions
+    if not are_rows_genes or are_numbers:
+        logger.warning("%s; it is taken as it is", told)
+        return
+    raise InputError(f"{told}; if it is right as it is, give cells and genes other names.")
+
+
+def _are_genes(names: Sequence[str] | pd.Index[str], some: list[str], *, have_stems: bool) -> bool:
+    """Tell whether most names look like genes: identifiers, or symbols, among them such as every table has or else of many stems.
+
+    Parameters
+    ----------
+    names, some
+        All, and those that are looked at.
+    have_stems
+        Whether many stems are enough.
+    """
+    if _share(_GENE_ID, some) > MOST:
+        return True
+    if _share(_LIKE_SYMBOL, some) <= MOST:
+        return False
+    n_stems = len({_DIGITS.sub("", name) for name in some})
+    return len(_symbols(names)) >= FEW_SYMBOLS or (have_stems and n_stems > FEW_STEMS * len(some))
 
 
 def _spread(names: Sequence[str] | pd.Index[str]) -> list[str]:

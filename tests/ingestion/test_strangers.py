@@ -347,6 +347,56 @@ def test_genes_in_rows_are_refused(cells: ad.AnnData, tmp_path: Path) -> None:
     assert len(open_raw(named_alike).obs) == 30
 
 
+def named(rows: list[str], columns: list[str]) -> ad.AnnData:
+    return ad.AnnData(
+        np.ones((len(rows), len(columns)), np.float32), pd.DataFrame(index=rows), pd.DataFrame(index=columns)
+    )
+
+
+LETTERS = np.random.default_rng(3).choice(list("ACGT"), (40, 20))
+BARCODES, GUIDES = ["".join(row[:16]) + "-1" for row in LETTERS], ["".join(row) for row in LETTERS]
+PERTURBED = ["RPL3", "RPS27A", "EEF2", "HSPA5", "HSPA8", "GATA1", "KLF1", "MYC", "BRCA1", "TP53", "HLA-DRA", "ZNF71"]
+ENTREZ = [str(7 * i * i + 90) for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "outcome"),
+    [
+        ([f"ENSG{i:011d}" for i in range(40)], BARCODES, "refused"),
+        ([f"ENSG{i:011d}" for i in range(40)], [f"c{i}" for i in range(30)], "refused"),
+        ([f"ENSG{i:011d}" for i in range(40)], [str(i) for i in range(30)], "refused"),
+        (PERTURBED, BARCODES, "refused"),
+        (PERTURBED[5:], BARCODES, "refused"),  # none that every table has
+        (PERTURBED, [f"c{i}" for i in range(30)], "refused"),
+        ([f"cell{i}" for i in range(30)], GUIDES, "told"),
+        ([f"P{i % 4}{'ABCDEFGH'[i % 8]}{i}" for i in range(96)], GUIDES, "told"),
+        (PERTURBED, ENTREZ, "told"),
+        ([f"ENSG{i:011d}" for i in range(40)], ENTREZ, "told"),
+        ([*PERTURBED[:6], *(f"donor_{i}_of_many" for i in range(30))], [f"p{i}" for i in range(9)], ""),
+        (PERTURBED, ["GATA2", "MYCN", "KLF4", "SOX2", "NANOG", "LIN28A"], ""),
+        (BARCODES, GUIDES, ""),
+        (BARCODES, PERTURBED, ""),
+        ([f"cell{i}" for i in range(30)], ENTREZ, ""),
+        ([], GUIDES, ""),
+    ],
+)
+def test_only_tables_that_are_surely_turned_are_refused(
+    rows: list[str], columns: list[str], outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = open_raw(named(rows, columns))
+    if outcome == "refused":
+        with pytest.raises(InputError, match=r"genes seem to be in rows: .*adata\.T"):
+            _ = raw.obs
+        return
+    assert len(raw.obs) == len(rows)
+    assert ("genes seem to be in rows" in caplog.text) == (outcome == "told")
+
+
+def test_a_file_without_cells_is_told_so(tmp_path: Path) -> None:
+    named([], ["g1", "g2"]).write_h5ad(tmp_path / "a.h5ad")
+    assert inspect(tmp_path / "a.h5ad")["notes"] == ["there are no cells: write the file again, with them."]
+
+
 def test_ten_x_parts_are_checked(cells: ad.AnnData, tmp_path: Path) -> None:
     for name, said in (("data", "data is a group"), ("shape", "shape is a group"), ("barcodes", "barcodes is a group")):
         path = write_tenx(cells, tmp_path / f"{name}.h5")
