@@ -270,6 +270,11 @@ def sum_moments(
         (N,) sum of each cell over the genes that pass.
     moments : list of Moments
         Of the genes that pass: ``x / total``, or ``base**x - 1`` for log values. Those of each technical batch, or of all cells.
+
+    Raises
+    ------
+    InputError
+        If the total of a cell is above 0 and below `SMALLEST_VALUE`, and values are not logarithms.
     """
     column = np.where(is_filtered, np.cumsum(is_filtered) - 1, -1)
     n_filtered = int(is_filtered.sum())
@@ -280,6 +285,7 @@ def sum_moments(
     moments = [Moments(*parts) for parts in zip(n_cells, *into, strict=True)]
     for start, block in read_blocks(raw, block_cells, "measuring genes"):
         total = cell_totals(block, is_filtered)
+        _refuse_tiny(raw, total, start, values.kind)
         totals[start : start + len(total)] = total
         data, scale = kernel_values(block.data), np.ones_like(total)
         if values.kind == "log":  # in the order and the precision of scanpy, which multiplies only by what is noted
@@ -312,6 +318,17 @@ def _refuse_beyond_numbers(raw: RawMatrix, census: Census) -> None:
         raise InputError(
             f"{raw.name}: {raw.matrix} holds {largest:g} for gene {raw.gene_names[gene]!r}, and no value is larger; expected amounts of RNA, "
             "from 1e-30 to 2^53. The file is damaged, write it again."
+        )
+
+
+def _refuse_tiny(raw: RawMatrix, total: NDArray[np.float64], start: int, kind: str) -> None:
+    """Refuse a cell whose total has no inverse, or one of few digits."""
+    is_tiny = (total > 0) & (total < SMALLEST_VALUE)
+    if kind != "log" and is_tiny.any():
+        cell = int(np.argmax(is_tiny))
+        raise InputError(
+            f"{raw.name}: {raw.matrix} of cell {raw.cell_named(start + cell)} (number {start + cell}) sums to {total[cell]:g}; no cell has "
+            "so little RNA. The file is damaged, write it again."
         )
 
 

@@ -394,3 +394,13 @@ def test_values_that_are_no_amounts_of_rna_are_refused(value: float) -> None:
     adata = ad.AnnData(np.array([[0.0, value], [value, 0.0]]))
     with pytest.raises(InputError, match=r"X holds .* for gene '0', and no value is larger; expected amounts of RNA"):
         measure(open_raw(adata), IngestConfig())
+
+
+def test_one_cell_with_hardly_any_rna_is_named() -> None:
+    values = np.random.default_rng(0).random((20, 30))
+    values[7] = 0
+    values[7, 3] = 5e-324  # has no inverse
+    with pytest.raises(
+        InputError, match=r"X of cell '7' \(number 7\) sums to 4\.94066e-324; no cell has so little RNA"
+    ):
+        measure(open_raw(ad.AnnData(values)), IngestConfig(kind="linear"))
