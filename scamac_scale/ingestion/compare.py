@@ -192,13 +192,16 @@ def _other_values(space: GeneSpace, verdict: Verdict, look: Look) -> str:
 
 
 def _may_be_chance(space: GeneSpace, verdict: Verdict, look: Look) -> bool:
-    """Whether cells are too few to tell; not where values are too large for logarithms, or logarithms of one total."""
+    """Whether cells are too few to tell; not where values are too large for logarithms, or both are logarithms of one total."""
     found, fit = look.evidence, space.values
     if found.n_fraction + found.n_counts >= FEW_CELLS or found.largest > LOG_MAX_DETECTED:
         return False
     if verdict.kind == "counts":  # whole logarithms are of counts that were not scaled
         return fit is not None and fit.seen == "log" and fit.total is None
-    return bool(verdict.conflict) or verdict.kind != "log" or verdict.total is None
+    is_total = (
+        verdict.total is not None and fit is not None and fit.total is not None
+    )  # else two cells may agree by chance
+    return bool(verdict.conflict) or verdict.kind != "log" or not is_total
 
 
 def _record_of(verdict: Verdict) -> ValueRecord:

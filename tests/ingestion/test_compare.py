@@ -206,6 +206,17 @@ def test_a_few_shallow_cells_of_logarithms_are_not_taken_for_other_values(n_gene
         open_source(ad.AnnData(sparse.csr_matrix(x[:2] * 30), var=pd.DataFrame(index=names)), space)
 
 
+def test_two_cells_of_some_genes_may_agree_on_a_total_in_another_base_by_chance() -> None:
+    whole = logged(cells())[:, :80].copy()
+    space = fitted(whole)
+    assert space.values is not None
+    assert space.values.total is None
+    two = whole[:2].X.toarray()
+    sums = (2.0**two - 1).sum(axis=1)
+    two[1] = np.log2(1 + (2.0 ** two[1] - 1) * sums[0] / sums[1])
+    open_source(ad.AnnData(sparse.csr_matrix(two.astype(np.float32)), var=whole.var), space).close()
+
+
 def test_stores_are_compared_by_what_they_noted() -> None:
     other = replace(LOGS, values=fitted(logged(cells(), 1e6)).values)
     with pytest.raises(InputError, match=r"s\.zarr holds logarithms of 1,000,000 a cell, .* --accept values"):
