@@ -37,6 +37,8 @@ MAX_LOST = 0.05
 """Share of the total that genes which are not there may have had in the fit."""
 MAX_LOST_GENES = 0.2
 """Share of the genes that may be missing, where their share of the total is not known."""
+PADDED = 0.5
+"""Share of the total beyond chance that genes which are zero everywhere may have had in the fit: cells of one real type lacked up to 0.4."""
 MAX_APART = 0.1
 """Totals of log values that differ by more, as a share, are others."""
 FAR, VERY_FAR = 2.0, 50.0
@@ -263,7 +265,8 @@ def _compare_genes(
         logger.warning("%s: %s", raw.name, doubt)
     is_missing = ~_is_there(columns)
     is_zero = _zero_genes(columns, names, look) & ~is_missing
-    if _lost(space, is_zero) - _unseen(space, look) <= MAX_LOST:
+    share_zero = _lost(space, is_zero) - _unseen(space, look)
+    if share_zero <= MAX_LOST:
         is_zero[:] = False  # cells of few types, or of few counts, lack some
     told = _counted(is_missing, is_zero)
     if not told:
@@ -292,7 +295,7 @@ def _compare_genes(
         else f"they are {_lost(space, is_lost):.1%} of these genes"
     )
     text = f"{raw.name}: of the {len(space.filtered)} genes that a cell's total is the sum of, {told}; {share}"
-    if _lost(space, is_missing) > (MAX_LOST if is_known else MAX_LOST_GENES):
+    if _lost(space, is_missing) > (MAX_LOST if is_known else MAX_LOST_GENES) or share_zero > PADDED:
         _refuse(
             f"{text}, so that all values would be larger than in the fit. Give the cells with all their genes",
             "totals",
