@@ -14,6 +14,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.durable.foreign import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -35,14 +37,7 @@ DAMAGED = ".damaged"
 """Ends the name of a file that was set aside."""
 _UNSEALED = "0" * 64
 _BLOCK_BYTES = 2**20
-_KINDS: dict[Callable[[int], bool], str] = {
-    stat.S_ISLNK: "a link, which is not followed",
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
+_OWN_KINDS = {stat.S_IFLNK: "a link, which is not followed", stat.S_IFDIR: "a folder"}
 
 
 def _sha256(content: bytes | str) -> str:
@@ -93,7 +88,7 @@ def _check_mode(mode: int) -> None:
 
 def kind_of(mode: int) -> str:
     """Say what a mode of `lstat` stands for, in words."""
-    return next((words for is_kind, words in _KINDS.items() if is_kind(mode)), "no plain file")
+    return (KINDS | _OWN_KINDS).get(stat.S_IFMT(mode), "no plain file")
 
 
 def read_plain(path: Path, limit: int = MAX_BYTES) -> bytes:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from scamac_scale.cells.genes import locate_genes
+from scamac_scale.ingestion.orientation import BARCODE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 SOME = 1000
 """Names that are looked at, spread over a list."""
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G)\d{6,}(?:\.\d+)?$")
-_BARCODE = re.compile(r"(?:.*[_:#-])?[ACGTN]{10,}(?:[-_.].*)?$")
 _SPECIES = {"ENSG": ", human", "ENSMUSG": ", mouse", "ENSRNOG": ", rat", "ENSDARG": ", zebrafish"}
 
 
@@ -42,7 +42,7 @@ def described(names: Sequence[str]) -> str:
         return "no names"
     if are_positions(names):
         return f"positions ({names[0]}, {names[1]}, ...)"
-    if _most(_BARCODE.match(name) is not None for name in some):
+    if _most(BARCODE.fullmatch(name) is not None for name in some):
         return f"barcodes of cells ({some[0]})"
     found = Counter(match.group(1) for match in map(_ENSEMBL.match, some) if match)
     if found.total() * 2 > len(some):

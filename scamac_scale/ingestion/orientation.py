@@ -35,7 +35,8 @@ _GENE_ID = re.compile(
     r"ENS[A-Z]{0,4}[GT]\d{6,}(\.\d+)?|FBgn\d{7}|WBGene\d{8}|AT[1-5CM]G\d{5}|Y[A-P][LR]\d{3}[WC](-[A-Z])?|ZDB-GENE-\d+-\d+",
     re.IGNORECASE,
 )
-_BARCODE = re.compile(r"(.*[^A-Za-z])?[ACGTN]{10,}([^A-Za-z].*)?")
+BARCODE = re.compile(r"(.*[^A-Za-z])?[ACGTN]{10,}([^A-Za-z].*)?")
+"""Of a cell or a droplet, with what programs put around it."""
 _SYMBOL = re.compile(
     "ACTB|ACTG1|B2M|CALM1|CD3D|CD3E|CD74|CST3|EEF1A1|EEF2|EPCAM|FAU|FTH1|FTL|GAPDH|GNLY|H3F3A|HBA1|HBB|HMGB1|HSP90AA1|HSPA5|HSPA8|"
     "LGALS1|LYZ|MALAT1|MKI67|MS4A1|MYL6|NEAT1|NKG7|NPM1|PABPC1|PECAM1|PPBP|PPIA|PTPRC|S100A8|S100A9|TMSB10|TMSB4X|TPT1|TUBA1B|TUBB|"
@@ -68,8 +69,8 @@ def refuse_genes_as_rows(cells: Sequence[str] | pd.Index[str], genes: Sequence[s
     beside numbers (pseudobulks of perturbed genes, and genes of NCBI).
     """
     rows, columns = _spread(cells), _spread(genes)
-    have_barcodes = _share(_BARCODE, columns) > MOST
-    if _are_genes(genes, columns, have_stems=True) or (have_barcodes and _share(_BARCODE, rows) > MOST):
+    have_barcodes = _share(BARCODE, columns) > MOST
+    if _are_genes(genes, columns, have_stems=True) or (have_barcodes and _share(BARCODE, rows) > MOST):
         return
     are_rows_genes = _are_genes(cells, rows, have_stems=have_barcodes)
     if not (are_rows_genes or have_barcodes) or not rows:
