@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.config import ScamacConfig
+from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError, OutputError
 
@@ -74,7 +74,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
     with clock.step("copy", f"PBMC of Zheng et al. (2017), which scanpy carries -> {raw.name}", adata.n_obs):
         adata.write_h5ad(raw)
     known = replace(config, n_clusters=adata.obs[PBMC_LABEL].nunique())
-    scores = [_pipeline(clock, raw, PBMC_LABEL, adata.n_obs, known)]
+    scores = [_pipeline(clock, raw, PBMC_LABEL, adata.n_obs, known, IngestConfig(kind="log"))]
     if n_cells is not None:
         from scamac_scale.simulation import simulate
 
@@ -82,7 +82,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
         with clock.step("simulate", f"{n_cells:,} cells of {ATLAS_TYPES} types", n_cells):
             simulate(atlas, n_cells, n_types=ATLAS_TYPES, seed=config.seed)
         streamed = replace(config, n_clusters=ATLAS_TYPES, loader=replace(config.loader, cache="none"))
-        scores.append(_pipeline(clock, atlas, ATLAS_LABEL, n_cells, streamed))
+        scores.append(_pipeline(clock, atlas, ATLAS_LABEL, n_cells, streamed, IngestConfig()))
     result, store = folder / "pbmc.result.zarr", folder / "pbmc.store.zarr"
     return {
         "results": [entry["result"] for entry in scores],
@@ -167,14 +167,16 @@ def read_pbmc() -> ad.AnnData:
     return ad.AnnData(adata.raw.X, obs=adata.obs[[PBMC_LABEL]], var=adata.raw.var[[]])
 
 
-def _pipeline(clock: _Clock, raw: Path, label: str, n_cells: int, config: ScamacConfig) -> dict[str, Any]:
+def _pipeline(
+    clock: _Clock, raw: Path, label: str, n_cells: int, config: ScamacConfig, values: IngestConfig
+) -> dict[str, Any]:
     """Ingest, train, predict and evaluate one file; every result lies beside it."""
     from scamac_scale.api import ScAMAC, evaluate, ingest
 
     base = raw.with_suffix("")
     store, run, result = (base.with_name(f"{base.name}.{name}") for name in ("store.zarr", "run", "result.zarr"))
     with clock.step("ingest", f"{raw.name} -> {store.name}", n_cells):
-        ingest(raw, store)
+        ingest(raw, store, values)
     with clock.step("train", f"{store.name} -> {run.name}, {config.n_clusters} clusters", n_cells):
         model = ScAMAC(config=config).fit(store, run=run)
     with clock.step("predict", f"{store.name} -> {result.name}", n_cells):
