@@ -92,13 +92,13 @@ def test_each_start_of_the_script_gives_its_tasks_a_secret_of_their_own(tmp_path
     )
     (tmp_path / "srun").chmod(0o755)
     environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1"}
-    for more in ({}, {}, {"SCAMAC_JOB_SECRET_FILE": "/home/me/secret"}):
+    for more in ({}, {}, {"SCAMAC_JOB_SECRET_FILE": "/secrets/job"}):
         subprocess.run(["bash", SBATCH, "store", "run"], env={**environ, **more}, check=False)
     first, second, file = (tmp_path / "secrets").read_text().splitlines()
     assert re.fullmatch("[0-9a-f]{64}", first)
     assert re.fullmatch("[0-9a-f]{64}", second)
     assert first != second
-    assert file == "/home/me/secret"
+    assert file == "/secrets/job"
 
 
 # ---------------------------------------------------------------------- Kubernetes
