@@ -1,4 +1,4 @@
-"""The public face: fit, predict, save and load a model; ingest, simulate, evaluate and inspect files.
+"""The public face: fit, predict, save and load a model; ingest, simulate, resample, evaluate and inspect files.
 
 Everything heavy is imported when it is called.
 """
@@ -13,7 +13,8 @@ from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, jo
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
+from scamac_scale.simulation.resampled import resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
 
-__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
+__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "resample", "simulate"]
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 MAX_OPTIONS = 9
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api.py", "tl.py"}
+FOR_USERS = {"api.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -53,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     # data
     "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
     "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
-    "simulation": {"durable", "errors", "host", "progress", "randomness"},
+    "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
     # where the two sides meet
