@@ -19,9 +19,10 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import open_file
+from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
-from scamac_scale.ingestion.raw import RawMatrix, Recipe, nothing
+from scamac_scale.ingestion.raw import RawMatrix, Recipe, closing, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 
 if TYPE_CHECKING:
@@ -174,12 +175,11 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
     layers = group.get("layers", {})
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
-    rows = _open_element(place.values(), f"{name}: {matrix}", place.python)
+    rows = _open_element(place.values(), f"{name}: {matrix}")
     _check_counts(
         rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
     )
     genes = read_names(place.var(), f"{name}: var")
-    close = getattr(group, "close", nothing)
     return RawMatrix(
         name,
         path,
@@ -187,7 +187,7 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
         tuple(genes),
         rows,
         lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
-        close,
+        closing(rows, group),
         _base_of(_uns(group) or {}),
     )
 
@@ -246,7 +246,7 @@ def _choose_matrix(name: str, matrix: str, own: dict[str, _Place], layers: dict[
     raise InputError(f"{name} has no {what} (ingest.matrix); known are {', '.join(known) or 'none'}.")
 
 
-def _open_element(element: Group, name: str, place: str) -> Rows:
+def _open_element(element: Group, name: str) -> Rows:
     """Open one matrix of an HDF5 file or a zarr group."""
     if is_array(element):
         check_array(element, name)
@@ -264,18 +264,15 @@ def _open_element(element: Group, name: str, place: str) -> Rows:
     kind = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
     if not isinstance(kind, str) or kind not in ("csc", "csc_matrix", "csr", "csr_matrix"):
         raise InputError(f"{name} is stored as {kind!r}; expected a dense array or a CSR matrix.")
-    if kind in ("csc", "csc_matrix"):
-        raise InputError(
-            f"{name} is stored by genes (CSC), and cells cannot be read from it without reading all of it; convert it "
-            f"once: {place} = {place}.tocsr(), then adata.write_h5ad(...) under a new name."
-        )
     if "encoding-type" in attributes:
-        check_encoding(element, name, ("csr_matrix",))
+        check_encoding(element, name, ("csr_matrix", "csc_matrix"))
     shape = _two_numbers(attributes.get("shape", attributes.get("h5sparse_shape")), name)
     indptr, indices, data = (part_of(element, key, name) for key in ("indptr", "indices", "data"))
     for key, part in (("indptr", indptr), ("indices", indices), ("data", data)):
         if key != "indptr" or data.shape != (0,):  # without values it is all zeros
             refuse_gaps(part, f"{name}/{key}")
+    if kind in ("csc", "csc_matrix"):
+        return open_csc((indptr, indices, data), shape, name)
     return SparseRows.check((indptr, indices, data), shape, name)
 
 
@@ -312,7 +309,7 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
         own["raw"] = _Place(lambda: adata.raw.X, lambda: adata.raw.var, "adata.raw.X")
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
-    rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}", place.python)
+    rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}")
     return RawMatrix(
         IN_MEMORY,
         None,
@@ -320,6 +317,7 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
         tuple(place.var().index.astype(str)),
         rows,
         lambda: _named(adata.obs),
+        closing(rows),
         noted_base=_base_of(adata.uns),
     )
 
@@ -330,7 +328,7 @@ def _named(obs: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _open_values(values: Any, name: str, place: str) -> Rows:
+def _open_values(values: Any, name: str) -> Rows:
     from scipy import sparse
 
     if sparse.issparse(values):
@@ -339,7 +337,7 @@ def _open_values(values: Any, name: str, place: str) -> Rows:
     if isinstance(values, np.ndarray):
         return _dense(np.asarray(values), name)
     if hasattr(values, "group"):  # a backed sparse matrix
-        return _open_element(values.group, name, place)
+        return _open_element(values.group, name)
     if type(values).__module__.startswith(("h5py", "zarr")):
         return _dense(values, name)
     raise InputError(f"{name} is a {type(values).__name__}; expected a NumPy array or a SciPy sparse matrix.")
