@@ -193,6 +193,8 @@ class RawMatrix:
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
     recipe
         How another process opens the same; None where none can (values in memory).
+    read_var
+        Reads the table of the genes, whose columns may name them, too.
     """
 
     name: str
@@ -204,6 +206,7 @@ class RawMatrix:
     close: Callable[[], None] = nothing
     noted_base: float | None = None
     recipe: Recipe | None = None
+    read_var: Callable[[], pd.DataFrame] | None = None
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""

@@ -79,6 +79,10 @@ class Unsorted:
         To stand behind the name in the log, such as ``is stored by genes (CSC)``.
     read
         Hands all of them out, once from the beginning, in pieces of about `CHUNK_VALUES`.
+    is_summed
+        Whether several values of one place are meant to be summed; otherwise this is warned of.
+    n_likely
+        How many values are not zero, about, where that is less than `n_values`.
     """
 
     name: str
@@ -87,6 +91,8 @@ class Unsorted:
     dtype: np.dtype[Any]
     why: str
     read: Callable[[], Iterator[Entries]]
+    is_summed: bool = False
+    n_likely: int | None = None
 
 
 @dataclass(eq=False)
@@ -168,7 +174,8 @@ def transpose(source: Unsorted) -> SparseRows:
     """
     n_cells, n_genes = source.shape
     is_small = source.n_values <= BUCKET_VALUES
-    n_buckets = 1 if is_small else min(-(-source.n_values // BUCKET_VALUES), _most_files(), max(1, n_cells))
+    n_likely = source.n_values if source.n_likely is None else source.n_likely
+    n_buckets = 1 if is_small else min(-(-max(1, n_likely) // BUCKET_VALUES), _most_files(), max(1, n_cells))
     width = max(1, -(-n_cells // n_buckets))
     n_buckets = max(1, -(-n_cells // width))
     dtype = value_dtype(source.dtype, source.name)
@@ -176,7 +183,7 @@ def transpose(source: Unsorted) -> SparseRows:
     cell_type = np.dtype(np.uint16 if width <= 2**16 else np.uint32 if width <= 2**32 else np.uint64)
     record = np.dtype([("cell", cell_type), ("gene", gene_type), ("value", dtype)])
     if not is_small:
-        _announce(source, source.n_values * (record.itemsize + 1))
+        _announce(source, n_likely, n_likely * (record.itemsize + 1))
     folder = Path(tempfile.gettempdir())
     with writing(folder), contextlib.ExitStack() as stack:
         files = [stack.enter_context(_scratch(is_small)) for _ in range(n_buckets)]
@@ -192,7 +199,7 @@ def transpose(source: Unsorted) -> SparseRows:
             file.close()
         np.cumsum(indptr, out=indptr)
         parts = _Array(genes, gene_type, int(indptr[-1])), _Array(values, dtype, int(indptr[-1]))
-    if doubles.n:
+    if doubles.n and not source.is_summed:
         doubles.tell(source.name)
     return SparseRows.check((indptr, *parts), source.shape, source.name)
 
@@ -207,15 +214,15 @@ def _most_files() -> int:
     return max(1, min(MOST_BUCKETS, soft // 3)) if soft > 0 else MOST_BUCKETS
 
 
-def _announce(source: Unsorted, n_bytes: int) -> None:
+def _announce(source: Unsorted, n_values: int, n_bytes: int) -> None:
     """Say what it costs, before; refuse where the disk has no room."""
     folder = Path(tempfile.gettempdir())
-    minutes = source.n_values * NS_PER_VALUE / 60e9
+    minutes = n_values * NS_PER_VALUE / 60e9
     logger.info(
         "%s %s: its %s values are sorted by cells once, in up to %.1f GB of scratch files in %s, which takes about %s",
         source.name,
         source.why,
-        f"{source.n_values:,}",
+        f"{n_values:,}",
         n_bytes / 1e9,
         folder,
         f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(1, round(60 * minutes))} seconds",
