@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
-from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.stamps import Stamp
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
@@ -73,45 +73,6 @@ def reason(error: Exception) -> str:
     """Tell what an error of a library says, in one line and not at length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= REASON_LETTERS else f"{text[:REASON_LETTERS]} ..."
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells a file or a folder from a changed one.
-
-    Attributes
-    ----------
-    path
-        Where it lies.
-    n_bytes
-        Of a file; of a folder the number of entries below it.
-    changed
-        When a file was changed, nanoseconds; of a folder a digest of names, sizes and times of all that is below it.
-    """
-
-    path: str
-    n_bytes: int
-    changed: int | str
-
-    @classmethod
-    def of(cls, path: str) -> Stamp:
-        """Look at a file or a folder; raises OSError where it cannot be seen."""
-        place = Path(path)
-        status = place.stat()
-        if not place.is_dir():
-            return cls(path, status.st_size, status.st_mtime_ns)
-        below = [(entry.relative_to(place), entry.stat()) for entry in sorted(place.rglob("*"))]
-        told = (f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in below)
-        return cls(path, len(below), sha256_of(*told))
-
-    def check(self) -> None:
-        """Look again; raises InputError if it is gone, or was changed."""
-        try:
-            found = Stamp.of(self.path)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be seen ({error.strerror or error}).") from error
-        if found != self:
-            raise InputError(f"{self.path} was changed since it was opened first; begin anew.")
 
 
 @dataclass(frozen=True)
