@@ -45,6 +45,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: Any = None,  # Any: a Client, which is not imported for its type
+    workers: int | None = None,
 ) -> Path:
     """Turn a raw file into a training store.
 
@@ -60,6 +62,10 @@ def ingest(
         Replace an existing store.
     resume
         Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
+    dask
+        Address of a dask scheduler, or a ``distributed.Client``: its workers read, check and select; the store is the same to the byte.
+    workers
+        Start so many dask workers on this machine instead.
 
     Returns
     -------
@@ -74,10 +80,12 @@ def ingest(
         If the store exists, cannot be written, or another job is writing it.
     ResumeError
         If what was begun is of another file or other settings.
+    ClusterError, LostRankError
+        If the cluster cannot do the work, or is lost.
     """
     from scamac_scale.ingestion.pipeline import ingest as write
 
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
+    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, dask=dask, workers=workers)
 
 
 @contextmanager

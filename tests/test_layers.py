@@ -51,8 +51,9 @@ ARROWS: dict[str, set[str]] = {
     "nn": {"config", "errors", "ops"},
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops"},
     # data
+    "cluster": {"__init__", "durable", "errors"},
     "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
-    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
+    "ingestion": {"cells", "cluster", "config", "durable", "errors", "host", "progress", "store"},
     "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
@@ -74,6 +75,8 @@ ARROWS: dict[str, set[str]] = {
 """``A: {B, ...}``: A imports B. A new arrow is a decision, made here."""
 
 HOMES = {
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
     "lightning": {"train"},
     "jsonargparse": {"cli"},
     "igraph": {"train"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
@@ -126,6 +126,7 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         "--ingest.batch_key.",
         **OPTIONAL,
     )
+    declare_workers(parser)
     parser.add_class_arguments(IngestConfig, "ingest")
 
 
@@ -141,7 +142,7 @@ def _ingest(args: Namespace) -> Result:
             raise ConfigError(f"--batch-key {key} and ingest.batch_key={config.batch_key} differ; give one of them.")
         config = replace(config, batch_key=key)
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(args.inputs[0], args.out, config, **options)
+    path = ingest(args.inputs[0], args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.engine.choose import engine_of
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.store import layout
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
+    from scamac_scale.cluster.connect import Client
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
+    from scamac_scale.store.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: Client | str | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Turn raw data into a training store.
 
@@ -65,6 +71,9 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
+    dask, workers
+        A dask cluster that reads, checks and selects, see `cluster.connect.connected`; None takes threads of this process. The store is
+        the same to the byte, and one that was stopped may go on without, or with another one.
 
     Returns
     -------
@@ -80,6 +89,8 @@ def ingest(
         If the data cannot be used.
     ResumeError
         If what was begun, or is complete, is of other data or settings, or the data is in memory.
+    ClusterError, LostRankError
+        If a cluster cannot do the work, or is lost; what was done is kept for `resume`.
 
     Notes
     -----
@@ -100,18 +111,20 @@ def ingest(
         plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
-        with atomic_folder(
-            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
-        ) as folder:
+        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        engines = engine_of(config.block_cells, dask, workers)
+        files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
+        with engines as engine, files as folder:
             journal = None if raw.path is None else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
-                _fill(folder, raw, config, path, journal)
+                _fill(folder, raw, config, path, journal, engine)
     return path
 
 
-def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
-    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+def _fill(
+    folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+) -> None:
+    found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
@@ -122,9 +135,10 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         inputs=(fingerprint(raw),),
     )
 
-    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
-        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
-            yield columns.raw_values(block)
+    def blocks(first: int) -> Iterator[Rows]:
+        with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
+            for _, rows in parts:
+                yield rows
 
     obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)

@@ -6,12 +6,13 @@ Nothing here knows a file format; ``open.py`` makes these.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.stamps import Stamp
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
@@ -74,6 +75,44 @@ def reason(error: Exception) -> str:
     return text if len(text) <= REASON_LETTERS else f"{text[:REASON_LETTERS]} ..."
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How another process opens the same `RawMatrix`; can be pickled.
+
+    Attributes
+    ----------
+    function
+        Of a module: ``function(*args) -> RawMatrix``.
+    args
+        Plain data: absolute paths, names, other recipes.
+    files
+        Files and folders that it reads, as absolute paths.
+    stamps
+        Of `files`, once `stamped`: what was changed since is refused.
+    """
+
+    function: Callable[..., RawMatrix]
+    args: tuple[Any, ...] = ()  # Any: plain data
+    files: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+
+    def stamped(self) -> Recipe:
+        """Look at all files as they are now; what `open` then refuses to find otherwise."""
+        return replace(self, stamps=tuple(map(Stamp.of, self.files)))
+
+    def open(self) -> RawMatrix:
+        """Open the input again.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be seen, was changed, or whatever the function refuses.
+        """
+        for stamp in self.stamps:
+            stamp.check()
+        return self.function(*self.args)
+
+
 @dataclass(frozen=True, eq=False)
 class RawMatrix:
     """Raw values of N cells by G genes, read by blocks of cells; a context manager.
@@ -96,6 +135,8 @@ class RawMatrix:
         Closes the file.
     noted_base
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
+    recipe
+        How another process opens the same; None where none can (values in memory).
     """
 
     name: str
@@ -106,6 +147,7 @@ class RawMatrix:
     read_obs: Callable[[], pd.DataFrame]
     close: Callable[[], None] = nothing
     noted_base: float | None = None
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""
