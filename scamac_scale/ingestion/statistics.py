@@ -20,6 +20,7 @@ from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.flavors.choose import check_flavor, choose_genes
 from scamac_scale.ingestion.flavors.filter import filter_genes
+from scamac_scale.ingestion.flavors.given import given_genes
 from scamac_scale.ingestion.flavors.sums import Candidates, Moments
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
 from scamac_scale.ingestion.names import name_doubts
@@ -144,6 +145,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     these take 16 bytes a gene and batch.
     """
     check_flavor(config.flavor, config.kind, f"{raw.name}: {raw.matrix}")
+    given = None if config.genes is None else given_genes(raw, config.genes)
     tech = tech_batches_of(raw, config)
     for doubt in name_doubts(raw):
         logger.warning("%s: %s", raw.name, doubt)
@@ -153,7 +155,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     found = KIND_RULES[config.kind](raw, census)
     kind = found.kind
     check_flavor(config.flavor, kind, f"{raw.name}: {raw.matrix}")
-    is_filtered = filter_genes(raw, census.n_expressing, config)
+    is_filtered = filter_genes(raw, census.n_expressing, config, given)
     joint = None if tech is None else tech.joint()
     totals, moments = sum_moments(raw, is_filtered, found, config.block_cells, joint)
     n_empty = int((totals == 0).sum())
@@ -170,7 +172,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     candidates = Candidates(
         raw, is_filtered, kind, target_sum, totals, moments, joint, config.n_genes, config.block_cells
     )
-    choice = choose_genes(candidates, config.flavor, tech)
+    choice = choose_genes(candidates, config.flavor, tech, given)
     chosen = filtered[choice.is_variable]
     var = choice.table[choice.is_variable].set_index(names[chosen])
     var.insert(0, "n_cells", census.n_expressing[chosen])

@@ -10,6 +10,7 @@ import numpy as np
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.flavors.cell_ranger import choose_cell_ranger
+from scamac_scale.ingestion.flavors.given import take_given
 from scamac_scale.ingestion.flavors.pearson_residuals import choose_pearson_residuals
 from scamac_scale.ingestion.flavors.seurat import choose_seurat
 from scamac_scale.ingestion.flavors.seurat_v3 import choose_seurat_v3, choose_seurat_v3_paper, import_loess
@@ -85,7 +86,9 @@ def check_flavor(name: str, kind: str, where: str) -> None:
         flavor.check()
 
 
-def choose_genes(candidates: Candidates, flavor: str, tech: TechBatches | None = None) -> Choice:
+def choose_genes(
+    candidates: Candidates, flavor: str, tech: TechBatches | None = None, given: NDArray[np.bool_] | None = None
+) -> Choice:
     """Choose genes, and tell the log.
 
     Parameters
@@ -96,6 +99,8 @@ def choose_genes(candidates: Candidates, flavor: str, tech: TechBatches | None =
         Of `FLAVORS`.
     tech
         The technical batches, for the log.
+    given
+        (G,) genes that are named, in place of a choice; None chooses.
 
     Returns
     -------
@@ -107,6 +112,8 @@ def choose_genes(candidates: Candidates, flavor: str, tech: TechBatches | None =
     InputError
         If no gene can be chosen.
     """
+    if given is not None:
+        return take_given(candidates, given)
     found = FLAVORS[flavor].choose(candidates)
     if tech is not None:
         _log_batches(candidates.raw, tech, found)

@@ -25,8 +25,10 @@ def min_cells(fraction: float, n_cells: int) -> int:
     return -(-share.numerator // share.denominator)
 
 
-def filter_genes(raw: RawMatrix, n_expressing: NDArray[np.int64], config: IngestConfig) -> NDArray[np.bool_]:
-    """Mark the genes that enough cells express.
+def filter_genes(
+    raw: RawMatrix, n_expressing: NDArray[np.int64], config: IngestConfig, given: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Mark the genes that enough cells express, and those that are named, if any cell does.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ def filter_genes(raw: RawMatrix, n_expressing: NDArray[np.int64], config: Ingest
         (G,) cells with a value above zero.
     config
         ``min_cells``, or ``min_cell_fraction`` where that is None.
+    given
+        (G,) genes that are named; None names none.
 
     Returns
     -------
@@ -52,6 +56,8 @@ def filter_genes(raw: RawMatrix, n_expressing: NDArray[np.int64], config: Ingest
         needed = min_cells(config.min_cell_fraction, raw.n_cells)
         setting = f"ingest.min_cell_fraction={config.min_cell_fraction}"
     is_filtered = n_expressing >= needed
+    if given is not None:
+        is_filtered |= given & (n_expressing > 0)
     if not is_filtered.any():
         most = int(n_expressing.max(initial=0))
         raise InputError(
