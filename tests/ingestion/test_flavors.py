@@ -20,7 +20,8 @@ from scipy import sparse
 
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, InputError, MissingExtraError
-from scamac_scale.ingestion import resume, statistics
+from scamac_scale.ingestion import resume
+from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.flavors import sums
 from scamac_scale.ingestion.flavors.cell_ranger import mad_table
 from scamac_scale.ingestion.flavors.choose import FLAVORS
@@ -220,10 +221,10 @@ def test_equal_percentiles_are_one_edge() -> None:
 
 
 def test_sums_do_not_lose_what_rounding_takes() -> None:
-    high, low = np.zeros((2, 1, 1))
+    into = np.zeros((2, 1, 1))
     for value in (1e16, 1.0, 1.0, -1e16):
-        sums.add_exactly(high, low, 0, 0, value)
-    assert (high + low).item() == 2.0
+        sums.add_exactly(into, 0, 0, value)
+    assert into.sum() == 2.0
 
 
 # --- batches that have no say
@@ -336,7 +337,7 @@ def test_the_cells_are_read_once_for_each_pass(
 
     monkeypatch.setattr(RawMatrix, "read_block", watched)
     measure(open_raw(atlas), replace(CONFIG, flavor=flavor, block_cells=200))
-    assert asked == [0, 200] * n_passes
+    assert sorted(asked) == sorted([0, 200] * n_passes)
 
 
 @pytest.mark.parametrize("flavor", OTHERS)
@@ -348,10 +349,9 @@ def test_what_was_chosen_comes_back_from_the_notes_and_stands_in_the_store(
     with open_raw(atlas) as raw:
         expected = measure(raw, config)
         journal = Journal(tmp_path, tmp_path / "b.zarr")
-        resume.measured(raw, config, journal)
-        monkeypatch.setattr(statistics, "read_blocks", None)
-        monkeypatch.setattr(sums, "read_blocks", None)
-        found = resume.measured(raw, config, journal)
+        resume.measured(raw, config, journal, LocalEngine(60))
+        monkeypatch.setattr(LocalEngine, "map", None)
+        found = resume.measured(raw, config, journal, LocalEngine(60))
     pd.testing.assert_frame_equal(found.var, expected.var, check_exact=True)
     np.testing.assert_array_equal(stored.var[COLUMNS[flavor]], expected.var[COLUMNS[flavor]])
     assert list(stored.var_names) == list(expected.gene_space.chosen)

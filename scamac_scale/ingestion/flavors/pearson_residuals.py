@@ -19,17 +19,18 @@ from scamac_scale.ingestion.flavors.sums import (
     Choice,
     Common,
     add_exactly,
-    empty_sums,
     fold,
     moments_of_batches,
     raw_moments,
+    summed,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scamac_scale.ingestion.flavors.sums import BlockSums, Candidates
+    from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.ingestion.flavors.sums import BlockSums, Candidates, Rows
 
 THETA = 100.0
 """Overdispersion of the negative binomial, shared by all genes, as in scanpy."""
@@ -100,17 +101,19 @@ def as_if_zeros(
     return found[:, place]
 
 
-def beyond_zeros(block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
+def beyond_zeros(index: int, block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
     """Sum over the values of a block by how much their residuals, and the squares of these, are beyond those of zeros."""
-    sums, local, values = empty_sums(block, start, common, 2)
+    genes, limits = common.of_batches, common.limits
     assert common.cells is not None
-    assert common.of_batches is not None
-    assert common.limits is not None
-    rows = (block.indptr, block.indices, values)
+    assert genes is not None
+    assert limits is not None
     totals = common.cells[start : start + block.shape[0]]
-    known = (totals, common.of_batches[sums.batches], common.limits[sums.batches], THETA)
-    _add_beyond(rows, common.column, local, known, sums.high, sums.low)
-    return sums
+
+    def add(rows: Rows, cells: IntArray, batch: int, into: NDArray[np.float64]) -> None:
+        limit, total = limits[batch]
+        _add_beyond(rows, cells, common.column, (totals, genes[batch], limit, total, THETA), into)
+
+    return summed(block, start, common, 2, add)
 
 
 @compiled
@@ -132,20 +135,16 @@ def _add_zeros(cells: Any, n_alike: Any, genes: Any, known: Any, into: Any) -> N
 
 
 @compiled
-def _add_beyond(
-    rows: Any, column: Any, local: Any, known: Any, high: Any, low: Any
-) -> None:  # pragma: no cover  compiled
+def _add_beyond(rows: Any, cells: Any, column: Any, known: Any, into: Any) -> None:  # pragma: no cover  compiled
     indptr, indices, data = rows
-    totals, genes, limits, theta = known
-    for row in range(len(indptr) - 1):
-        batch = local[row]
-        limit, total = limits[batch, 0], limits[batch, 1]
+    totals, genes, limit, total, theta = known
+    for row in cells:
         for at in range(indptr[row], indptr[row + 1]):
             gene = column[indices[at]]
             value = np.float64(data[at])
             if gene >= 0 and value > 0.0:
-                mu = genes[batch, gene] * totals[row] / total
+                mu = genes[gene] * totals[row] / total
                 residual = _residual(value, mu, limit, theta)
                 zero = _residual(0.0, mu, limit, theta)
-                add_exactly(high[0], low[0], batch, gene, residual - zero)
-                add_exactly(high[1], low[1], batch, gene, residual * residual - zero * zero)
+                add_exactly(into, 0, gene, residual - zero)
+                add_exactly(into, 1, gene, residual * residual - zero * zero)

@@ -14,13 +14,14 @@ import numpy as np
 from scamac_scale.errors import InputError, MissingExtraError
 from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.flavors.over_batches import choose_by_rank
-from scamac_scale.ingestion.flavors.sums import Choice, Common, empty_sums, fold, moments_of_batches, raw_moments
+from scamac_scale.ingestion.flavors.sums import Choice, Common, fold, moments_of_batches, raw_moments, summed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scamac_scale.ingestion.flavors.sums import BlockSums, Candidates, Moments
+    from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.ingestion.flavors.sums import BlockSums, Candidates, Moments, Rows
 
 SPAN = 0.3
 """Share of the genes that a local fit takes, as in scanpy and Seurat."""
@@ -154,26 +155,27 @@ def standardised(
     return np.asarray((1 / ((n - 1) * np.square(spread))) * (n * np.square(mean) + squared - 2 * total * mean))
 
 
-def clipped_sums(block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
+def clipped_sums(index: int, block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
     """Sum the counts of a block that are not beyond their limit, and their squares, and count the others."""
-    sums, local, values = empty_sums(block, start, common, 3)
-    assert common.of_batches is not None
-    limit = common.of_batches[sums.batches]
-    _add_clipped((block.indptr, block.indices, values), common.column, local, limit, sums.high)
-    return sums
+    limit = common.of_batches
+    assert limit is not None
+
+    def add(rows: Rows, cells: IntArray, batch: int, into: NDArray[np.float64]) -> None:
+        _add_clipped(rows, cells, common.column, limit[batch], into[0])
+
+    return summed(block, start, common, 3, add)
 
 
 @compiled
-def _add_clipped(rows: Any, column: Any, local: Any, limit: Any, into: Any) -> None:  # pragma: no cover  compiled
+def _add_clipped(rows: Any, cells: Any, column: Any, limit: Any, into: Any) -> None:  # pragma: no cover  compiled
     indptr, indices, data = rows
-    for row in range(len(indptr) - 1):
-        batch = local[row]
+    for row in cells:
         for at in range(indptr[row], indptr[row + 1]):
             gene = column[indices[at]]
             if gene >= 0:
                 value = np.float64(data[at])
-                if value > limit[batch, gene]:
-                    into[2, batch, gene] += 1.0
+                if value > limit[gene]:
+                    into[2, gene] += 1.0
                 else:
-                    into[0, batch, gene] += value
-                    into[1, batch, gene] += value * value
+                    into[0, gene] += value
+                    into[1, gene] += value * value

@@ -5,6 +5,7 @@ Sums carry their rounding error along (two numbers each), so that they do not de
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.normalise import kernel_values
-from scamac_scale.ingestion.raw import read_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
 
 
@@ -86,8 +87,8 @@ class Candidates:
         (N,) technical batch of each cell, 0 to T - 1; None has none.
     n_genes
         How many are asked for.
-    block_cells
-        Cells held at a time.
+    engine
+        Maps over the blocks of `raw`.
     """
 
     raw: RawMatrix
@@ -98,7 +99,7 @@ class Candidates:
     moments: list[Moments]
     tech: IntArray | None
     n_genes: int
-    block_cells: int
+    engine: Engine
 
     @property
     def names(self) -> list[str]:
@@ -138,19 +139,24 @@ class Choice(NamedTuple):
 
 
 class BlockSums(NamedTuple):
-    """Sums over the cells of one block.
+    """Sums over the cells of one block, of each technical batch it has and of the genes that these express.
 
     Attributes
     ----------
     batches
         (B,) the technical batches that occur in the block.
-    high, low
-        (k, B, F) k sums for each of them and each gene, and the rounding errors of these.
+    ends
+        (B + 1,) where each begins in what follows, and the end of the last.
+    genes
+        (n,) of the F that are summed.
+    sums
+        (2, k, n) k sums, and what rounding took from each.
     """
 
-    batches: NDArray[np.int64]
-    high: NDArray[np.float64]
-    low: NDArray[np.float64]
+    batches: IntArray
+    ends: IntArray
+    genes: IntArray
+    sums: NDArray[np.float64]
 
 
 class Common(NamedTuple):
@@ -181,7 +187,10 @@ class Common(NamedTuple):
 
 
 def fold(
-    candidates: Candidates, function: Callable[[sparse.csr_matrix, int, Common], BlockSums], common: Common, label: str
+    candidates: Candidates,
+    function: Callable[[int, sparse.csr_matrix, int, Common], BlockSums],
+    common: Common,
+    label: str,
 ) -> NDArray[np.float64]:
     """Pass over all cells once more and add up what a function finds in each block.
 
@@ -190,7 +199,7 @@ def fold(
     candidates
         Where the cells lie.
     function
-        Pure, of a block (cells, G), its first cell and `common`.
+        A pure function of a module, of the number of a block, the block (cells, G), its first cell and `common`.
     common
         What it is told.
     label
@@ -203,46 +212,82 @@ def fold(
     """
     n_batches, n_genes = candidates.shape
     high = low = np.zeros((0, n_batches, n_genes))
-    for start, block in read_blocks(candidates.raw, candidates.block_cells, label):
-        found = function(block, start, common)
-        if not len(high):
-            high, low = np.zeros((2, len(found.high), n_batches, n_genes))
-        at = (slice(None), found.batches)
-        before, added = high[at], found.high
-        total = before + added
-        part = total - before
-        low[at] += (before - (total - part)) + (added - part) + found.low  # what rounding took
-        high[at] = total
+    with closing(candidates.engine.map(candidates.raw, function, common, label)) as parts:
+        for _, found in parts:
+            if not len(high):
+                high, low = np.zeros((2, found.sums.shape[1], n_batches, n_genes))
+            for batch, start, stop in zip(found.batches, found.ends[:-1], found.ends[1:], strict=True):
+                genes, (added, taken) = found.genes[start:stop], found.sums[:, :, start:stop]
+                before = high[:, batch, genes]
+                total = before + added
+                part = total - before
+                low[:, batch, genes] += (before - (total - part)) + (added - part) + taken  # what rounding took
+                high[:, batch, genes] = total
     return high + low
 
 
-def empty_sums(
-    block: sparse.csr_matrix, start: int, common: Common, n_sums: int
-) -> tuple[BlockSums, NDArray[np.int64], NDArray[Any]]:
-    """Make room for the sums of a block: zeros, (cells,) which of its batches each cell is of, and values for kernels."""
-    stop = start + block.shape[0]
-    if common.tech is None:
-        batches, local = np.zeros(1, np.int64), np.zeros(block.shape[0], np.int64)
-    else:
-        batches, local = np.unique(common.tech[start:stop], return_inverse=True)
-    high, low = np.zeros((2, n_sums, len(batches), common.n_genes))
-    return BlockSums(batches.astype(np.int64), high, low), local.astype(np.int64), kernel_values(block.data)
+Rows = tuple[Any, Any, Any]
+"""Row pointer, columns and values of a block, for kernels."""
 
 
-def raw_moments(block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
+def summed(
+    block: sparse.csr_matrix,
+    start: int,
+    common: Common,
+    n_sums: int,
+    add: Callable[[Rows, IntArray, int, NDArray[np.float64]], None],
+) -> BlockSums:
+    """Sum over the cells of a block, one technical batch after the other.
+
+    Parameters
+    ----------
+    block, start, common
+        As of `fold`.
+    n_sums
+        k.
+    add
+        Adds what it finds in some cells: given the rows of the block, which of them, their technical batch, and (2, k, F) sums and what
+        rounding took from these.
+
+    Returns
+    -------
+    BlockSums
+        Without the zeros of genes that no cell of a batch expresses.
+    """
+    n_cells = block.shape[0]
+    tech = np.zeros(n_cells, np.int64) if common.tech is None else common.tech[start : start + n_cells]
+    order = np.argsort(tech, kind="stable")
+    batches, first = np.unique(tech[order], return_index=True)
+    rows = (block.indptr, block.indices, kernel_values(block.data))
+    genes, sums = [np.zeros(0, np.int64)], [np.zeros((2, n_sums, 0))]
+    for batch, cells in zip(batches.tolist(), np.split(order, first[1:]), strict=True):
+        into = np.zeros((2, n_sums, common.n_genes))
+        add(rows, cells, batch, into)
+        genes.append(np.flatnonzero(into.any(axis=(0, 1))))
+        sums.append(into[:, :, genes[-1]])
+    ends = np.cumsum([len(part) for part in genes])
+    return BlockSums(batches, ends, np.concatenate(genes), np.concatenate(sums, axis=2))
+
+
+def raw_moments(index: int, block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
     """Sum the values of a block as they are, and their squares."""
-    sums, local, values = empty_sums(block, start, common, 2)
-    _add_values((block.indptr, block.indices, values), common.column, local, sums.high, sums.low)
-    return sums
+
+    def add(rows: Rows, cells: IntArray, batch: int, into: NDArray[np.float64]) -> None:
+        _add_values(rows, cells, common.column, into)
+
+    return summed(block, start, common, 2, add)
 
 
-def log_moments(block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
+def log_moments(index: int, block: sparse.csr_matrix, start: int, common: Common) -> BlockSums:
     """Sum ``log1p(x * scale)`` of a block with the scales of its cells, and their squares."""
     assert common.cells is not None
-    sums, local, values = empty_sums(block, start, common, 2)
     scale = np.repeat(common.cells[start : start + block.shape[0]], np.diff(block.indptr))
-    _add_values((block.indptr, block.indices, np.log1p(values * scale)), common.column, local, sums.high, sums.low)
-    return sums
+    logs = np.log1p(kernel_values(block.data) * scale)
+
+    def add(rows: Rows, cells: IntArray, batch: int, into: NDArray[np.float64]) -> None:
+        _add_values((*rows[:2], logs), cells, common.column, into)
+
+    return summed(block, start, common, 2, add)
 
 
 def moments_of_batches(candidates: Candidates, sums: NDArray[np.float64]) -> list[Moments]:
@@ -251,23 +296,22 @@ def moments_of_batches(candidates: Candidates, sums: NDArray[np.float64]) -> lis
 
 
 @compiled
-def add_exactly(high: Any, low: Any, batch: Any, gene: Any, value: Any) -> None:  # pragma: no cover  compiled
-    """Add a value to a sum, and what rounding takes from it to a second one (Knuth's two-sum); callable from other kernels."""
-    before = high[batch, gene]
+def add_exactly(into: Any, which: Any, gene: Any, value: Any) -> None:  # pragma: no cover  compiled
+    """Add a value to one of (2, k, F) sums, and what rounding takes from it (Knuth's two-sum); callable from other kernels."""
+    before = into[0, which, gene]
     total = before + value
     part = total - before
-    low[batch, gene] += (before - (total - part)) + (value - part)
-    high[batch, gene] = total
+    into[1, which, gene] += (before - (total - part)) + (value - part)
+    into[0, which, gene] = total
 
 
 @compiled
-def _add_values(rows: Any, column: Any, local: Any, high: Any, low: Any) -> None:  # pragma: no cover  compiled
+def _add_values(rows: Any, cells: Any, column: Any, into: Any) -> None:  # pragma: no cover  compiled
     indptr, indices, data = rows
-    for row in range(len(indptr) - 1):
-        batch = local[row]
+    for row in cells:
         for at in range(indptr[row], indptr[row + 1]):
             gene = column[indices[at]]
             if gene >= 0:
                 value = np.float64(data[at])
-                add_exactly(high[0], low[0], batch, gene, value)
-                add_exactly(high[1], low[1], batch, gene, value * value)
+                add_exactly(into, 0, gene, value)
+                add_exactly(into, 1, gene, value * value)
