@@ -108,7 +108,7 @@ def assert_as_scanpy(adata: ad.AnnData, flavor: str, key: str | None, config: In
 
 @pytest.mark.parametrize("key", [None, "donor", "chip"])
 @pytest.mark.parametrize("flavor", OTHERS)
-@pytest.mark.parametrize("n_genes", [20, 150, 300])
+@pytest.mark.parametrize("n_genes", [20, 150])
 def test_genes_and_statistics_are_those_of_scanpy(
     atlas: ad.AnnData, flavor: str, key: str | None, n_genes: int
 ) -> None:
@@ -127,7 +127,7 @@ def test_other_types_of_values_give_the_same(atlas: ad.AnnData, flavor: str, kin
 
 @pytest.mark.parametrize("key", [None, "donor"])
 @pytest.mark.parametrize("flavor", OTHERS)
-@pytest.mark.parametrize("block_cells", [1, 7, 400, 10_000])
+@pytest.mark.parametrize("block_cells", [7, 10_000])
 def test_the_block_size_changes_nothing(atlas: ad.AnnData, flavor: str, key: str | None, block_cells: int) -> None:
     config = replace(CONFIG, flavor=flavor, batch_key=key)
     expected, found = (measure(open_raw(atlas), replace(config, block_cells=size)) for size in (60, block_cells))
@@ -160,7 +160,7 @@ def test_logged_values_are_taken_as_they_are_by_cell_ranger(atlas: ad.AnnData) -
     assert (found.kind, found.chosen) == ("log", expected.chosen)
 
 
-SETS = [("pbmc3k_seurat", None), ("baron_mouse1_822", None), ("mix_cel_4batch", "batch"), ("marques2618", "batch")]
+SETS = [("baron_mouse1_822", None), ("marques2618", "batch")]
 
 
 @pytest.mark.skipif(not DATA, reason="SCAMAC_DATA names no folder of real data")
