@@ -17,6 +17,7 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
@@ -108,7 +109,12 @@ def ingest(
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = {
+            "layout": layout.VERSION,
+            "config": config.to_plain(),
+            "input": fingerprint(raw) | note_of_genes(config.genes),
+            "files": _files(raw),
+        }
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
@@ -132,7 +138,7 @@ def _fill(
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
     )
 
     def blocks(first: int) -> Iterator[Rows]:

@@ -137,6 +137,9 @@ class RawMatrix:
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
     recipe
         How another process opens the same; None where none can (values in memory).
+    read_vars
+        Reads the annotation of the genes: name and table of each file that the cells come from, indexed by the gene names in use;
+        none where a format has no such tables.
     """
 
     name: str
@@ -148,6 +151,7 @@ class RawMatrix:
     close: Callable[[], None] = nothing
     noted_base: float | None = None
     recipe: Recipe | None = None
+    read_vars: Callable[[], list[tuple[str, pd.DataFrame]]] = list
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""
