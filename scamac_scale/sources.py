@@ -22,6 +22,7 @@ from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
 from scamac_scale.progress import track
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
 
@@ -123,6 +124,8 @@ def open_source(
     """
     if isinstance(data, str | os.PathLike):
         data = place_of(data)
+    if isinstance(data, BucketPlace) and is_store(data):
+        data = StoreReader(data)
     kind = "store" if isinstance(data, StoreReader) or (isinstance(data, Path) and is_store(data)) else "raw"
     source = SOURCES[kind](data, gene_space, ingest or IngestConfig(), accepted)
     try:

@@ -43,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "ranks": {"errors"},
     "randomness": set(),
     "durable": {"cells", "errors", "ranks"},
-    "remote": {"errors"},
+    "remote": {"errors", "host"},
     # mathematics: tensors and arrays, nothing else; of the host, the way to compile
     "ops": {"errors", "host"},
     "losses": {"errors", "ops"},
@@ -52,11 +52,11 @@ ARROWS: dict[str, set[str]] = {
     "nn": {"config", "errors", "ops"},
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops"},
     # data
-    "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
+    "store": {"cells", "config", "durable", "errors", "progress", "randomness", "remote"},
     "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "remote", "store"},
     "simulation": {"durable", "errors", "host", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
-    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
+    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "remote", "store"},
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness"},

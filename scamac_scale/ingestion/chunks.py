@@ -209,7 +209,9 @@ def _begins_with_written_fill(array: Array) -> bool:
         return False
     found = chunk_files(array)
     first = array.metadata.encode_chunk_key((0,))
-    return found is not None and first in set(found.names(1)) and bool(_equals_fill(np.asarray(array[:size]), array).all())
+    return (
+        found is not None and first in set(found.names(1)) and bool(_equals_fill(np.asarray(array[:size]), array).all())
+    )
 
 
 # ------------------------------------------------------------------ what is to be thought of it

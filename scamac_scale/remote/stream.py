@@ -137,6 +137,4 @@ class ObjectFile(io.RawIOBase):
 
     def _read(self, number: int) -> bytes:
         start = number * BLOCK_BYTES
-        return self._bucket.read_range(
-            "", start, min(BLOCK_BYTES, self._entry.size - start), self._entry.etag
-        )
+        return self._bucket.read_range("", start, min(BLOCK_BYTES, self._entry.size - start), self._entry.etag)

@@ -21,8 +21,9 @@ from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
 from scamac_scale.store.obs import storable_frame
+from scamac_scale.store.places import SHARDS
 from scamac_scale.store.record import write_record
-from scamac_scale.store.shards import SHARDS, ShardWriter
+from scamac_scale.store.shards import ShardWriter
 from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:
