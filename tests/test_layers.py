@@ -43,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "ranks": {"errors"},
     "randomness": set(),
     "durable": {"cells", "errors", "ranks"},
+    "remote": {"errors"},
     # mathematics: tensors and arrays, nothing else; of the host, the way to compile
     "ops": {"errors", "host"},
     "losses": {"errors", "ops"},
@@ -78,6 +79,7 @@ HOMES = {
     "jsonargparse": {"cli"},
     "igraph": {"train"},
     "safetensors": {"fitted"},
+    "obstore": {"remote"},
     "torch": {"fitted", "infer", "loader", "losses", "metrics", "nn", "ops", "randomness", "ranks", "sweep", "train"}
     | {"api", "durable"},
 }
