@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
+    from scamac_scale.train.run.place import RunPlace
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
 
@@ -171,8 +172,8 @@ class ScAMAC:
         data
             Training store, or anything that `ingest` takes: such data is normalised on the fly.
         run
-            New folder for the settings, metrics, TensorBoard files, checkpoints and the model; None keeps nothing on disk. Several
-            processes (torchrun, srun) call this alike and share the folder.
+            New folder for the settings, metrics, TensorBoard files, checkpoints and the model, or a place for it in a bucket
+            (``s3://bucket/runs/1``); None keeps nothing. Several processes (torchrun, srun) call this alike and share the folder.
         ingest
             How raw data is read; a store brings its own.
         resume
@@ -205,14 +206,15 @@ class ScAMAC:
 
         from scamac_scale.durable.alike import check_alike
         from scamac_scale.train.run.folder import RunFolder, result_settings
+        from scamac_scale.train.run.place import find_run
 
-        run = at_home(run)
-        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), run)) is not None:
+        home = find_run(run)
+        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), home)) is not None:
             self._fitted = finished
             return self
         with self._joined(place) as world:
-            check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
-            with RunFolder(run, self.config, resume=resume, world=world) as folder:
+            check_alike({"run folder": str(home), "setting": result_settings(self.config)}, world)
+            with RunFolder(home, self.config, resume=resume, world=world) as folder:
                 self._fitted = self._fit(data, self._ingest_as_fitted(ingest), folder, world)
         return self
 
@@ -221,7 +223,7 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel | None:
+    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
         """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
@@ -390,7 +392,7 @@ class ScAMAC:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a model folder, such as ``RUN/model``."""
+        """Read a model folder, such as ``RUN/model`` or ``s3://bucket/runs/1/model``."""
         from scamac_scale.fitted import load_model
 
         fitted = load_model(path)

@@ -29,9 +29,7 @@ MIXED: dict[Action, float] = {"reset": 0.04, "stall": 0.03, "cut": 0.04, "lose":
 STALL_S = 0.5
 MOST_IN_A_ROW = 3
 """Faults of the same request that may follow one another: so every request comes through, in the end."""
-_SLOW_DOWN = (
-    b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
+_SLOW_DOWN = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _LIMIT = 2**16
 
 
