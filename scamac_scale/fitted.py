@@ -25,7 +25,7 @@ from scamac_scale.durable.plain import (
 )
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ops.fuzzy import Clusters
-from scamac_scale.remote.cache import fetched
+from scamac_scale.remote.copies import fetched
 from scamac_scale.remote.place import is_url, parse
 
 if TYPE_CHECKING:
