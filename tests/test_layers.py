@@ -53,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops", "remote"},
     # data
     "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
-    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
+    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "remote", "store"},
     "simulation": {"durable", "errors", "host", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},

@@ -17,6 +17,8 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import is_url, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scamac_scale.ingestion.rows import Rows
+    from scamac_scale.remote.place import BucketPlace
 
 REASON_LETTERS = 300
 """Of what a library says that are told; some print the whole array."""
@@ -96,6 +99,9 @@ class Stamp:
     @classmethod
     def of(cls, path: str) -> Stamp:
         """Look at a file or a folder; raises OSError where it cannot be seen."""
+        if is_url(path):
+            n_bytes, etag, _ = stamp_of(parse(path))
+            return cls(path, n_bytes, etag)
         place = Path(path)
         status = place.stat()
         if not place.is_dir():
@@ -179,7 +185,7 @@ class RawMatrix:
     """
 
     name: str
-    path: Path | None
+    path: Path | BucketPlace | None
     matrix: str
     gene_names: tuple[str, ...]
     rows: Rows

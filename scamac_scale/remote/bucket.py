@@ -6,6 +6,7 @@ from an older object of the same name is read with its etag.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -398,3 +399,37 @@ class Bucket:
 def open_bucket(place: str | os.PathLike[str] | BucketPlace, blames: type[ScamacError] = InputError) -> Bucket:
     """Open the objects at and below a place; see `Bucket`."""
     return Bucket(place, blames)
+
+
+def stamp_of(place: BucketPlace) -> tuple[int, str, bool]:
+    """Tell what lies at a place from what may lie there later.
+
+    Parameters
+    ----------
+    place
+        Of an object or of a folder.
+
+    Returns
+    -------
+    n_bytes : int
+        Of the object; of a folder the number of its objects.
+    etag : str
+        Of the object, without quotes; of a folder a digest of names, sizes and etags of all its objects.
+    is_object : bool
+        Whether it is an object.
+
+    Raises
+    ------
+    InputError
+        If there is nothing.
+    """
+    bucket = Bucket(place, InputError)
+    if (entry := bucket.find()) is not None:
+        return entry.size, entry.etag.strip('"'), True
+    entries = bucket.listing()
+    if not entries:
+        raise InputError(f"there is no object and no folder {place}.")
+    found = hashlib.sha256()
+    for entry in entries:
+        found.update(f"{entry.key} {entry.size} {entry.etag}\n".encode())
+    return len(entries), found.hexdigest(), False

@@ -6,8 +6,11 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.remote.bucket import Bucket
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY, TOKEN = "AKIATESTTESTTESTTEST", "never-to-be-seen-secret", "never-to-be-seen-token"
 
@@ -74,3 +77,12 @@ def serving() -> Iterator[ObjectServer]:
     """Serve for as long as the block runs."""
     with ObjectServer() as server:
         yield server
+
+
+def upload(path: Path, url: str) -> str:
+    """Put a file, or all files of a folder, to a URL; gives the URL."""
+    place = Bucket(url)
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            place.put("" if file == path else file.relative_to(path).as_posix(), file)
+    return url
