@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
 from scamac_scale.simulation import simulate
@@ -298,7 +297,7 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> Path: ...
+    ) -> Path | str: ...
 
     def predict(
         self,
@@ -312,7 +311,7 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> ad.AnnData | Path:
+    ) -> ad.AnnData | Path | str:
         """Predict cells, those of the fit or new ones.
 
         Parameters
@@ -320,7 +319,7 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to; None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
+            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
             on a disk that all of them see.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
@@ -341,8 +340,8 @@ class ScAMAC:
 
         Returns
         -------
-        AnnData or Path
-            Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
+        AnnData, Path or str
+            In memory, or where it lies. Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
             ``obsm["scamac_membership"]``, ``uns["scamac"]``; where technical batches are corrected, also
             ``obsm["X_scAMAC_uncorrected"]``.
 
@@ -360,13 +359,13 @@ class ScAMAC:
             If another process does not answer.
         """
         from scamac_scale.infer.options import PredictOptions, accepted_names
-        from scamac_scale.infer.output.table import check_target
+        from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
-        out = None if out is None else at_home(out)
+        home = None if out is None else find_out(out)
         options = PredictOptions(
             is_denoised=denoised,
             attention=attention,
@@ -374,15 +373,15 @@ class ScAMAC:
             denoised_batch=denoised_batch,
             accept=accepted_names(accept),
         )
-        check_ranks(out, place.world)
+        check_ranks(home, place.world)
         with self._joined(place) as world:
-            if out is not None:
-                from_first(lambda: None if resume and out.exists() else str(check_target(out)), world)
+            if home is not None:
+                from_first(lambda: home.check(resume=resume), world)
             with ExitStack() as stack:
                 ingest, accepted = IngestConfig(matrix=matrix), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
                 stack.enter_context(_on_device(fitted))
-                return predict(fitted, source, out, options, world=world, resume=resume)
+                return predict(fitted, source, home, options, world=world, resume=resume)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
-    "infer": BOTH_SIDES | {"host", "store"},
+    "infer": BOTH_SIDES | {"host", "remote", "store"},
     # what users call
     "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},

@@ -52,6 +52,7 @@ POINTS = dict.fromkeys(
         "bucket.run",  # the model is in the bucket, and the run not sealed yet
         "predict.block",  # a block of cells was written
         "predict.rename",  # the result is about to get its name
+        "bucket.result",  # all of the result is in the bucket, but for the object by which it is found
     )
 )
 """Every point, in the order of a run."""
