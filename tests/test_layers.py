@@ -62,7 +62,19 @@ ARROWS: dict[str, set[str]] = {
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
     "infer": BOTH_SIDES | {"host", "remote", "store"},
     # what users call
-    "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
+    "inspection": {
+        "cells",
+        "durable",
+        "errors",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "progress",
+        "remote",
+        "store",
+        "train",
+    },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
