@@ -21,9 +21,9 @@ from scamac_scale.train.run.folder import RunFolder
 from scamac_scale.train.run.latest import Latest, Part
 from scamac_scale.train.run.lease import Lease
 from scamac_scale.train.run.place import find_run
-from tests.support.bucket import ACCESS_KEY, SECRET_KEY, TOKEN
 from tests.support.chaos import Chaos, chaos
 from tests.support.command_line import QUICK as OPTIONS
+from tests.support.objects import SECRETS, Objects
 from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
@@ -45,35 +45,6 @@ def server(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     with chaos(object_server.address, shares={}) as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
         yield found
-
-
-class Objects:
-    """What lies in a bucket, as another program sees it."""
-
-    def __init__(self, server: ObjectServer, url: str) -> None:
-        self._client = server.client()
-        self._bucket, _, self._prefix = url.removeprefix("s3://").partition("/")
-
-    def names(self) -> list[str]:
-        found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix)
-        return sorted(each["Key"][len(self._prefix) + 1 :] for each in found.get("Contents", []))
-
-    def read(self, name: str) -> bytes:
-        found: bytes = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")["Body"].read()
-        return found
-
-    def write(self, name: str, content: bytes) -> None:
-        self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=content)
-
-    def delete(self, name: str) -> None:
-        self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
-
-    def latest(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.read("latest.json"))
-        return found
-
-    def checkpoints(self) -> list[str]:
-        return [name.rpartition("/")[2] for name in self.names() if name.endswith(".pt")]
 
 
 @pytest.fixture
@@ -189,9 +160,7 @@ def test_a_run_folder_that_was_copied_into_a_bucket_goes_on(
     with RunFolder(tmp_path / "run", QUICK) as local:
         for step in range(3):
             local.save(state(step))
-    for path in (tmp_path / "run").rglob("*"):
-        if path.is_file():
-            objects.write(str(path.relative_to(tmp_path / "run")), path.read_bytes())
+    objects.copy_from(tmp_path / "run")
     with pytest.raises(OutputError, match="add --resume"):
         opened(run)
     with opened(run, resume=True) as folder:
@@ -371,7 +340,7 @@ def test_a_checkpoint_that_cannot_be_put_is_kept_here_and_goes_on_from_here(
     assert "What was done is kept in" in text
     assert str(tmp_path / "work") in text
     assert "s3://" in text
-    assert not any(secret in text for secret in (SECRET_KEY, TOKEN, ACCESS_KEY, "Signature="))
+    assert not any(secret in text for secret in SECRETS)
     kept = list((tmp_path / "work").rglob("000001-*.pt"))
     assert len(kept) == 1
     aims.clear()
