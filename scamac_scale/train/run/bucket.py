@@ -121,11 +121,16 @@ class RunBucket:
         """Take the run for this process, when nothing is left that could refuse it."""
         self._own.take()
         self.copy.note(self._own.latest.token)
-        # what somebody put and did not come to name; what is newer may be of somebody who is at it now
+        self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        """Remove checkpoints that somebody put and did not come to name."""
         kept = {part.name for part in self._own.latest.checkpoints}
-        last = max((number_of(name) or 0 for name in kept), default=-1)
         names = {entry.key.rpartition("/")[2] for entry in self._bucket.listing(CHECKPOINT_FOLDER)}
-        self._remove(name for name in names - kept if (number := number_of(name)) is not None and number <= last)
+        strays = [name for name in sorted(names - kept) if number_of(name) is not None]
+        if strays:
+            self._own.check()  # after the listing: so none of them is of a process that has taken the run since
+            self._remove(strays)
 
     # ------------------------------------------------------------------ the fit
 
@@ -193,6 +198,7 @@ class RunBucket:
             self._own.write(self._own.latest.with_checkpoints(self._own.latest.checkpoints, None))
             self._own.put(RUN_FILE, (self.copy.folder / RUN_FILE).read_bytes())
             self._remove([CODES_FILE])
+            self._remove_strays()
         self._is_finished = True
 
     def leave(self) -> None:
