@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -28,13 +29,28 @@ def work_base() -> Path:
     """
     named = os.environ.get(VARIABLE)
     base = Path(named).absolute() if named else Path(tempfile.gettempdir())
-    found = private_folder(base)
+    # whoever names a folder knows who can write there: those of a container are often open to all
+    found = private_folder(base) or (_own_folder(base) if named else None)
     if found is None:
         raise OutputError(
-            f"{base} cannot hold the local copy of what lies in a bucket: it cannot be written, or others can put something in its place; "
+            f"{base} cannot hold the local copy of what lies in a bucket: it cannot be written, or others can put something in the place of ours; "
             f"set {VARIABLE} to a folder that you can write and others cannot."
         )
     return found
+
+
+def _own_folder(base: Path) -> Path | None:
+    """Make, or find, a folder of this user in one that others may write, too."""
+    folder = base / f"scamac-scale-{os.geteuid()}"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        about = folder.lstat()
+        is_own = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022
+        return folder if is_own and os.access(folder, os.W_OK | os.X_OK) else None
+    except OSError:
+        return None
 
 
 def work_folder(place: BucketPlace, kind: str) -> Path:
