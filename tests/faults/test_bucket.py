@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anndata as ad
+import numpy as np
 import pytest
 import yaml
 
@@ -163,9 +165,45 @@ def predicted(place: Place, url: str, name: str) -> Path:
     folder = place.folder / name
     objects = place.objects(url)
     for key in objects.names():
+        if not key:  # it is one object
+            folder.write_bytes(objects.read())
+            continue
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_bytes(objects.read(key))
     return folder
+
+
+def test_a_loss_that_is_not_finite_leaves_its_list_of_cells_in_the_bucket(place: Place) -> None:
+    run = f"{place.server.new_bucket()}/run"
+    ended = place.train("here", run, *OFTEN, fault="train.loss:20:nan")
+    assert ended.codes == [5], ended.errors
+    names = place.objects(run).names()
+    assert any(name.startswith("nonfinite-step-") for name in names), names
+    assert "metrics.csv" in names
+    assert place.objects(run).checkpoints()
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+def test_ranks_predict_into_a_bucket_what_one_does(place: Place, unbroken: Unbroken, suffix: str) -> None:
+    assert unbroken[1]
+    out, run = f"{place.server.new_bucket()}/result{suffix}", str(place.folder / "unbroken-1")
+    command = ("predict", "--run", run, "--input", str(place.store), "--out")
+    ended = place.run("here", *command, out, ranks=2, fault="bucket.result:1:kill")
+    assert 0 not in ended.codes, ended
+    for how in (("--resume",), ("--resume",)):  # the second time there is nothing left to do
+        ended = place.run("here", *command, out, *how, ranks=2)
+        assert ended.codes == [0, 0], ended.errors
+    ended = place.run("here", *command, str(place.folder / f"one{suffix}"))
+    assert ended.codes == [0], ended.errors
+    far, near = (read_result(path) for path in (predicted(place, out, f"two{suffix}"), place.folder / f"one{suffix}"))
+    for key in ("X_scAMAC", "scamac_membership"):
+        np.testing.assert_array_equal(far.obsm[key], near.obsm[key])
+
+
+def read_result(path: Path) -> ad.AnnData:
+    return ad.read_zarr(path) if path.is_dir() else ad.read_h5ad(path)
 
 
 @pytest.mark.slow
@@ -195,6 +233,9 @@ def test_from_an_input_to_a_result_nothing_but_the_bucket_is_shared(place: Place
     fetched, expected = predicted(place, f"{bucket}/out/result.zarr", "fetched.zarr"), place.folder / "all.zarr"
     for path in (path for path in expected.rglob("*") if path.is_file()):
         assert (fetched / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
+    there = place.objects(bucket)
+    for key in there.names():
+        assert not any(secret.encode() in there.read(key) for secret in SECRETS), key
     ended = place.run("reader", "evaluate", f"{bucket}/out/result.zarr", "--label", "cell_type")
     assert ended.codes == [0], ended.errors
     assert place.network.n_faults() > 20
