@@ -96,6 +96,8 @@ class Nursery:
         constants: dict[str, int] | None = None,
         limit_bytes: int | None = None,
         rank_1: tuple[str, ...] = (),
+        environ: dict[str, str] | None = None,
+        rank_1_environ: dict[str, str] | None = None,
     ) -> Ended:
         """Run one command in some ranks to its end.
 
@@ -115,6 +117,8 @@ class Nursery:
             Largest file that may be written.
         rank_1
             More arguments for that rank alone.
+        environ, rank_1_environ
+            More variables of the environment, of all and of that rank alone.
 
         Returns
         -------
@@ -131,6 +135,7 @@ class Nursery:
             "constants": constants or {},
             "limit_bytes": limit_bytes,
             "rank_1": list(rank_1),
+            "environ": [environ or {}, (environ or {}) | (rank_1_environ or {})],
             "errors": str(errors),
         }
         assert self._process.stdin is not None
@@ -202,6 +207,7 @@ def _be_rank(job: dict[str, Any], rank: int, port: int) -> int:
     errors = os.open(job["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for target, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, target)
+    os.environ.update(job["environ"][rank == 1])
     if job["fault"]:
         os.environ["SCAMAC_FAULT"] = job["fault"]
     if job["ranks"] > 1:
