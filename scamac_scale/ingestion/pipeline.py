@@ -24,6 +24,8 @@ from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store import layout
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
@@ -173,7 +175,7 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
 
 def _refuse_itself(raw: RawMatrix, path: Path) -> None:
     """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None:
+    if raw.path is None or isinstance(raw.path, BucketPlace):
         return
     source, target = raw.path.resolve(), path.resolve()
     if source == target or target in source.parents:
@@ -224,7 +226,10 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
-    if raw.path is not None:
+    if isinstance(raw.path, BucketPlace):
+        n_bytes, etag, is_object = stamp_of(raw.path)
+        about |= {"bytes": n_bytes if is_object else None, "etag": etag}
+    elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
@@ -232,7 +237,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
 
 def _files(raw: RawMatrix) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
-    if raw.path is None or raw.path.is_file():
-        return None
+    if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
+        return None  # the etag of a folder of objects is one of all of them
     files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
     return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

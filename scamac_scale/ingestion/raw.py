@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.stamps import Stamp
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
+from scamac_scale.remote.stamps import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scamac_scale.ingestion.rows import Rows
+    from scamac_scale.remote.place import BucketPlace
 
 REASON_LETTERS = 300
 """Of what a library says that are told; some print the whole array."""
@@ -143,7 +144,7 @@ class RawMatrix:
     """
 
     name: str
-    path: Path | None
+    path: Path | BucketPlace | None
     matrix: str
     gene_names: tuple[str, ...]
     rows: Rows
