@@ -60,7 +60,7 @@ def ingest(
     overwrite
         Replace an existing store.
     resume
-        Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
+        Go on from where an ingest of the same file and settings was stopped.
     dask
         Address of a dask scheduler, or a ``distributed.Client``, whose workers do the work: the store is the same to the byte.
     workers
@@ -119,8 +119,7 @@ class ScAMAC:
     Examples
     --------
     >>> model = ScAMAC(n_clusters=8).fit("atlas.h5ad")
-    >>> adata = model.predict("atlas.h5ad")
-    >>> adata.obs["scamac_cluster"], adata.obsm["X_scAMAC"]
+    >>> model.predict("atlas.h5ad").obs["scamac_cluster"]
     """
 
     def __init__(
@@ -327,8 +326,8 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
-            on a disk that all of them see.
+            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes call
+            this alike and write one output.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
