@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from tests.support.atlas import build_tiny_atlas
 from tests.support.bucket import ObjectServer
+from tests.support.nursery import Nursery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,3 +65,10 @@ def object_server(_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch)
 def bucket(object_server: ObjectServer) -> str:
     """URL of an empty bucket."""
     return object_server.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Commands as real processes, which may be killed."""
+    with Nursery(tmp_path_factory.mktemp("jobs")) as found:
+        yield found
