@@ -11,7 +11,7 @@ PACKAGE = TESTS.parent / "scamac_scale"
 MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
-MAX_OPTIONS = 9
+MAX_OPTIONS = 11
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
 FOR_USERS = {"api.py", "tl.py"}
 MAX_METHODS = 15
@@ -60,11 +60,22 @@ ARROWS: dict[str, set[str]] = {
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness"},
-    "infer": BOTH_SIDES | {"host", "store"},
+    "infer": BOTH_SIDES | {"cluster", "host", "store"},
     # what users call
     "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
-    "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
+    "api": {
+        "cluster",
+        "config",
+        "durable",
+        "errors",
+        "evaluation",
+        "fitted",
+        "infer",
+        "ingestion",
+        "inspection",
+        "ranks",
+    }
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
