@@ -13,8 +13,10 @@ import pytest
 from hypothesis import settings
 
 from tests.support.atlas import build_tiny_atlas
+from tests.support.cluster import Cluster, running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import anndata as ad
@@ -40,3 +42,10 @@ def _tiny_adata() -> ad.AnnData:
 def tiny_adata(_tiny_adata: ad.AnnData) -> ad.AnnData:
     """The same atlas in memory; each test gets its own copy."""
     return _tiny_adata.copy()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A dask scheduler with two workers, started once."""
+    with running(tmp_path_factory.mktemp("cluster"), "", "") as found:
+        yield found

@@ -82,7 +82,7 @@ def spread_over(
         return
     if not isinstance(data, str | os.PathLike):
         raise InputError(
-            f"workers cannot read a {type(data).__name__} in memory; write it to a file that all of them see."
+            f"workers cannot read {type(data).__name__} values in memory; write it to a file that all of them see."
         )
     with connected(dask, workers) as client:
         yield Spread(client, os.fspath(at_home(data)), ingest)

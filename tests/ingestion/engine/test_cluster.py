@@ -23,7 +23,6 @@ from tests.support.cluster import Cluster, running
 from tests.support.failing import contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIG = IngestConfig(n_genes=50, block_cells=16, batch_key="donor")
@@ -42,12 +41,6 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What threads of one process write."""
     return contents(ingest(atlas, tmp_path_factory.mktemp("local") / "s.zarr", CONFIG))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running(tmp_path_factory.mktemp("cluster"), "", "") as found:
-        yield found
 
 
 def test_a_store_is_the_same_to_the_byte(cluster: Cluster, atlas: Path, local: Any, tmp_path: Path) -> None:
@@ -173,7 +166,7 @@ def test_without_dask_it_is_said_what_to_install(atlas: Path, tmp_path: Path, mo
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(atlas: Path, local: Any, tmp_path: Path) -> None:
-    with running(tmp_path, "cluster.task:7:kill", "") as cluster:
+    with running(tmp_path, "cluster.task:2:kill", "") as cluster:
         with connected(cluster.address) as client:
             client.wait_for_workers(2, timeout=60)
         assert contents(ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)) == local
