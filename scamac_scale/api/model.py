@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from scamac_scale.train.run.place import RunPlace
 
 
-@contextmanager
-def _on_device(model: FittedModel) -> Iterator[None]:
-    """Lend a model to the GPU, where there is one and the settings allow it."""
-    import torch
-
-    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
-        yield
-        return
-    model.to("cuda")
-    try:
-        yield
-    finally:
-        model.to("cpu")
-
-
 class ScAMAC:
     """Clusters single cells with scAMAC, at any number of cells.
 
@@ -225,6 +210,8 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> ad.AnnData: ...
 
     @overload
@@ -240,6 +227,8 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> Path | str: ...
 
     def predict(
@@ -254,6 +243,8 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> ad.AnnData | Path | str:
         """Predict cells, those of the fit or new ones.
 
@@ -280,6 +271,8 @@ class ScAMAC:
             In what cells may differ from the fit, which is refused otherwise: ``values``, ``totals``, ``versions``; see `PredictOptions`.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
+        dask, workers
+            As of `ingest`: dask workers predict, on their CPUs; `data` is a path that they see, too.
 
         Returns
         -------
@@ -301,9 +294,11 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
+        from scamac_scale.fitted import on_gpu
         from scamac_scale.infer.options import PredictOptions, accepted_names
         from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
+        from scamac_scale.infer.spread import spread_over
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
@@ -323,8 +318,10 @@ class ScAMAC:
             with ExitStack() as stack:
                 ingest, accepted = IngestConfig(matrix=matrix), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
-                stack.enter_context(_on_device(fitted))
-                return predict(fitted, source, home, options, world=world, resume=resume)
+                spread = stack.enter_context(spread_over(data, ingest, dask, workers))
+                if spread is None:
+                    stack.enter_context(on_gpu(fitted))
+                return predict(fitted, source, home, options, world=world, resume=resume, spread=spread)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""
