@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
-from scamac_scale.ingestion.files import open_file
+from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.formats.gene_names import names_of
 from scamac_scale.ingestion.formats.lazy import in_memory, is_dask, open_dask
@@ -33,10 +33,11 @@ from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
+
+    from scamac_scale.remote.place import BucketPlace
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_col
     Parameters
     ----------
     data
-        Path of an ``.h5ad``, an AnnData zarr folder, a 10x ``.h5`` (versions 2 and 3), a loom (told apart by what is inside), a Matrix
+        Path or URL of an ``.h5ad``, an AnnData zarr folder, a 10x ``.h5`` (versions 2 and 3), a loom (told apart by what is inside), a Matrix
         Market file or a folder with one; or an AnnData: in memory, backed, or with an X of dask.
     matrix
         Where the values lie: ``X``, ``raw``, or the name of a layer; a layer of one of these two names is read where there
@@ -86,8 +87,8 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_col
     """
     if not isinstance(data, (str, os.PathLike)):
         return _open_anndata(data, matrix, gene_column)
-    path = at_home(data)
-    files = find_market(path)
+    path = place_of(data)
+    files = find_market(path) if isinstance(path, Path) else None
     if files is not None:
         with blamed(str(path), "it"):
             rows, var, obs = open_mtx(files, str(path), matrix)
@@ -95,14 +96,14 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_col
     else:
         with open_file(path, is_kept=True) as group:
             raw = _open_hdf5_or_zarr(group, path, matrix, gene_column)
-    where = os.path.abspath(path)
+    where = absolute_name(path)
     return replace(raw, recipe=Recipe(open_raw, (where, matrix, gene_column), (where,)))
 
 
-def _open_hdf5_or_zarr(group: Group, path: Path, matrix: str, gene_column: str | None) -> RawMatrix:
+def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
     """Open what an HDF5 file or a zarr folder holds, and look at the annotation: what is wrong with it is known before hours of work."""
     name = str(path)
-    if path.is_file() and is_loom(group):
+    if is_hdf5(group) and is_loom(group):
         loom = open_loom(group, name, matrix)
         column = None if loom.var.index.name is None else str(loom.var.index.name)
         if column is None and gene_column is None:
@@ -111,7 +112,7 @@ def _open_hdf5_or_zarr(group: Group, path: Path, matrix: str, gene_column: str |
                 f"{name}: its row_attrs do not name the genes (Gene), they are {known}; name one with ingest.gene_column."
             )
         raw = _raw_of(loom.rows, path, matrix, (loom.var, column, gene_column), lambda: loom.obs, group)
-    elif path.is_file() and is_tenx(group):
+    elif is_hdf5(group) and is_tenx(group):
         tenx = open_tenx(group, name, matrix)
         raw = _raw_of(tenx.rows, path, matrix, (tenx.var, "gene_symbols", gene_column), tenx.read_obs, group)
     else:
@@ -122,7 +123,7 @@ def _open_hdf5_or_zarr(group: Group, path: Path, matrix: str, gene_column: str |
 
 def _raw_of(
     rows: Rows,
-    path: Path,
+    path: Path | BucketPlace,
     matrix: str,
     genes: tuple[pd.DataFrame, str | None, str | None],
     read_obs: Callable[[], pd.DataFrame],
@@ -132,15 +133,16 @@ def _raw_of(
     name, (var, usual, asked) = str(path), genes
     column = asked or usual
     assert column is not None
+    names = names_of(var, column, name)
     return RawMatrix(
         name,
         path,
         matrix,
-        names_of(var, column, name),
+        names,
         rows,
         read_obs,
         closing(rows, group),
-        read_var=lambda: var,
+        read_vars=lambda: [(name, var.set_axis(list(names)))],
     )
 
 
@@ -162,7 +164,7 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         If it cannot be read.
     """
-    path = at_home(data)
+    path = place_of(data)
     with open_file(path) as group:
         _require_anndata(group, str(path))
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
@@ -190,7 +192,7 @@ def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
     """
     if not isinstance(data, (str, os.PathLike)):
         return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
-    path = at_home(data)
+    path = place_of(data)
     with open_file(path, is_kept=True) as group:
         _require_anndata(group, str(path))
         name = f"{path}: obsm[{key!r}]"
@@ -212,7 +214,7 @@ def _require_anndata(group: Group, name: str) -> None:
         raise InputError(f"{name} is not an AnnData file: it has no obs and var (it holds {held}).")
 
 
-def _open_group(group: Group, path: Path, matrix: str, gene_column: str | None) -> RawMatrix:
+def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
     """Open the AnnData that an HDF5 file or a zarr group holds."""
     name = str(path)
     _require_anndata(group, name)
@@ -244,7 +246,7 @@ def _open_group(group: Group, path: Path, matrix: str, gene_column: str | None) 
         lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
         closing(rows, group),
         _base_of(_uns(group) or {}),
-        read_var=read_var,
+        read_vars=lambda: [(name, read_var().set_axis(list(genes)))],
     )
 
 
@@ -381,12 +383,12 @@ def _open_anndata(adata: Any, matrix: str, gene_column: str | None) -> RawMatrix
         lambda: _named(in_memory(adata.obs)),
         closing(rows),
         noted_base=_base_of(adata.uns),
-        read_var=read_var,
+        read_vars=lambda: [(IN_MEMORY, read_var().set_axis(list(genes)))],
     )
 
 
-def _named(obs: pd.DataFrame) -> pd.DataFrame:
-    frame = obs.copy()
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    frame = table.copy()
     frame.index = frame.index.astype(str)
     return frame
 

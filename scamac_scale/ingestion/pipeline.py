@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,18 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store import layout
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
@@ -33,10 +38,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
+    from scamac_scale.cluster.connect import Client
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
+    from scamac_scale.store.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +56,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: Client | str | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Turn raw data into a training store.
 
@@ -65,6 +74,9 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
+    dask, workers
+        A dask cluster that reads, checks and selects, see `cluster.connect.connected`; None takes threads of this process. The store is
+        the same to the byte, and one that was stopped may go on without, or with another one.
 
     Returns
     -------
@@ -80,10 +92,12 @@ def ingest(
         If the data cannot be used.
     ResumeError
         If what was begun, or is complete, is of other data or settings, or the data is in memory.
+    ClusterError, LostRankError
+        If a cluster cannot do the work, or is lost; what was done is kept for `resume`.
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times; a flavor of genes may read it once or twice more. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
@@ -97,21 +111,28 @@ def ingest(
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = {
+            "layout": layout.VERSION,
+            "config": config.to_plain(),
+            "input": fingerprint(raw) | note_of_genes(config.genes),
+            "files": _files(raw),
+        }
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
-        with atomic_folder(
-            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
-        ) as folder:
+        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        engines = engine_of(config.block_cells, dask, workers)
+        files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
+        with engines as engine, files as folder:
             journal = None if raw.path is None else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
-                _fill(folder, raw, config, path, journal)
+                _fill(folder, raw, config, path, journal, engine)
     return path
 
 
-def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
-    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+def _fill(
+    folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+) -> None:
+    found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
@@ -119,12 +140,13 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
     )
 
-    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
-        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
-            yield columns.raw_values(block)
+    def blocks(first: int) -> Iterator[Rows]:
+        with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
+            for _, rows in parts:
+                yield rows
 
     obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
@@ -153,7 +175,7 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
 
 def _refuse_itself(raw: RawMatrix, path: Path) -> None:
     """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None:
+    if raw.path is None or isinstance(raw.path, BucketPlace):
         return
     source, target = raw.path.resolve(), path.resolve()
     if source == target or target in source.parents:
@@ -204,7 +226,10 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
-    if raw.path is not None:
+    if isinstance(raw.path, BucketPlace):
+        n_bytes, etag, is_object = stamp_of(raw.path)
+        about |= {"bytes": n_bytes if is_object else None, "etag": etag}
+    elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
@@ -212,7 +237,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
 
 def _files(raw: RawMatrix) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
-    if raw.path is None or raw.path.is_file():
-        return None
+    if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
+        return None  # the etag of a folder of objects is one of all of them
     files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
     return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

@@ -164,7 +164,9 @@ def test_prefixed_files_of_geo(counts: Any, tmp_path: Path) -> None:
     ranger(tmp_path, counts, prefix="GSM1_a_")
     np.testing.assert_array_equal(values(tmp_path), counts.toarray())
     ranger(tmp_path, 2 * counts, version=2, prefix="GSM1_b.")
-    with pytest.raises(InputError, match=r"holds 2 matrices with names of their own; give one of them: .*GSM1_b\.matrix"):
+    with pytest.raises(
+        InputError, match=r"holds 2 matrices with names of their own; give one of them: .*GSM1_b\.matrix"
+    ):
         open_raw(tmp_path)
     np.testing.assert_array_equal(values(tmp_path / "GSM1_b.matrix.mtx"), 2 * counts.toarray())
     (tmp_path / "GSM1_b.genes.tsv").unlink()
