@@ -16,6 +16,7 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.compare import compare_records
 from scamac_scale.ingestion.files import place_of
+from scamac_scale.ingestion.formats.gene_names import column_with
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.source import NormalisedSource
@@ -177,8 +178,12 @@ def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, a
 
 
 def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, accepted: Collection[str]) -> OpenSource:
-    raw = open_raw(data, ingest.matrix)
+    raw = open_raw(data, ingest.matrix, ingest.gene_column)
     try:
+        column = None if gene_space is None or ingest.gene_column else column_with(gene_space.chosen, raw)
+        if column is not None:
+            raw.close()
+            raw = open_raw(data, ingest.matrix, column)
         if gene_space is None:
             found = measure(raw, ingest)
             warn_of_droplets(found.totals, found.gene_space.kind, raw.name)

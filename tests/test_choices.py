@@ -71,7 +71,7 @@ PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", 
 }
 """Choices that no dict knows: the code asks for the name."""
 
-NAMELESS = {"ingest.matrix", "ingest.genes", "ingest.batch_key", "batch_key", "loader.balance_by"}
+NAMELESS = {"ingest.matrix", "ingest.genes", "ingest.gene_column", "ingest.batch_key", "batch_key", "loader.balance_by"}
 """Texts that are no choice: names of layers and columns, which the data has."""
 
 

@@ -44,6 +44,8 @@ class IngestConfig:
     boolean column of var marks. Null chooses them."""
     min_cells: int | None = None
     """A gene is kept if at least so many cells express it; takes the place of min_cell_fraction. Null takes the share."""
+    gene_column: str | None = None
+    """Column of var that names the genes, such as feature_name or gene_ids; repeated names are made unique. Null takes the index of var."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -83,6 +85,11 @@ class IngestConfig:
             f"ingest.genes={self.genes} names the genes, and ingest.flavor={self.flavor} would choose others; give one of them.",
         )
 
+        require(
+            self.gene_column is None or bool(self.gene_column.strip()),
+            "ingest.gene_column='' names no column of var; null takes its index.",
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """Return plain values that JSON can hold; what came later is left out at its default, as it was written before, to the byte."""
         values = asdict(self)
@@ -90,7 +97,7 @@ class IngestConfig:
 
 
 _DEFAULT_FRACTION = IngestConfig.min_cell_fraction
-_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells")}
+_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells", "gene_column")}
 """Settings that stores of earlier versions do not have, and their defaults."""
 
 

@@ -21,6 +21,7 @@ from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.formats.gene_names import names_of
+from scamac_scale.ingestion.formats.hints import tell_of_raw
 from scamac_scale.ingestion.formats.lazy import in_memory, is_dask, open_dask
 from scamac_scale.ingestion.formats.loom import is_loom, open_loom
 from scamac_scale.ingestion.formats.mtx import open_mtx
@@ -229,6 +230,8 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
     rows = _open_element(place.values(), f"{name}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_element(own["raw"].values(), f"{name}: raw"), name)
     _check_counts(
         rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
     )
@@ -368,6 +371,8 @@ def _open_anndata(adata: Any, matrix: str, gene_column: str | None) -> RawMatrix
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
     rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_values(own["raw"].values(), f"{IN_MEMORY}: raw"), IN_MEMORY)
 
     def read_var() -> pd.DataFrame:
         return _named(in_memory(place.var()))

@@ -104,7 +104,7 @@ def ingest(
     config = config or IngestConfig()
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
-    with open_raw(data, config.matrix) as raw:
+    with open_raw(data, config.matrix, config.gene_column) as raw:
         _refuse_itself(raw, path)
         _refuse_columns(raw, config)
         if resume and raw.path is None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 da = pytest.importorskip("dask.array")
 
 
-def blocks_of(matrix: Any, heights: tuple[int, ...], widths: tuple[int, ...], kind: Any) -> tuple[Any, list[tuple[int, int]]]:
+def blocks_of(
+    matrix: Any, heights: tuple[int, ...], widths: tuple[int, ...], kind: Any
+) -> tuple[Any, list[tuple[int, int]]]:
     """An array of dask whose chunks are made by `kind`, and a list of those that were computed."""
     computed: list[tuple[int, int]] = []
     tops, lefts = np.cumsum([0, *heights]), np.cumsum([0, *widths])
@@ -38,7 +40,12 @@ def blocks_of(matrix: Any, heights: tuple[int, ...], widths: tuple[int, ...], ki
     return made, computed
 
 
-KINDS = {"numpy": lambda part: part.toarray(), "csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "array": sparse.csr_array}
+KINDS = {
+    "numpy": lambda part: part.toarray(),
+    "csr": sparse.csr_matrix,
+    "csc": sparse.csc_matrix,
+    "array": sparse.csr_array,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,7 +89,10 @@ def test_unknown_sizes_and_broken_promises_are_refused(tiny_adata: ad.AnnData) -
     dense = da.from_array(tiny_adata.X.toarray(), chunks=(100, 200))
     tiny_adata.layers["short"] = da.map_blocks(lambda part: part[:-1], dense, dtype=np.float32, chunks=dense.chunks)
     tiny_adata.layers["flag"] = dense > 0
-    with open_raw(tiny_adata, "short") as raw, pytest.raises(InputError, match=r"a chunk of dask has shape \(99, 200\)"):
+    with (
+        open_raw(tiny_adata, "short") as raw,
+        pytest.raises(InputError, match=r"a chunk of dask has shape \(99, 200\)"),
+    ):
         raw.read_block(0, 1)
     with pytest.raises(InputError, match="values of type bool"):
         open_raw(tiny_adata, "flag")

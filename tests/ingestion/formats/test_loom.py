@@ -89,7 +89,10 @@ def put(name: str, value: Any) -> Callable[[Any], None]:
     ("change", "said"),
     [
         (without("row_attrs/Gene"), ""),
-        (lambda file: [without(f"row_attrs/{key}")(file) for key in ("Gene", "Accession")], r"row_attrs do not name the genes .*are nothing"),
+        (
+            lambda file: [without(f"row_attrs/{key}")(file) for key in ("Gene", "Accession")],
+            r"row_attrs do not name the genes .*are nothing",
+        ),
         (put("row_attrs/Gene", ["a"] * 3), r"row_attrs/Gene has shape \(3,\) for 25 genes"),
         (put("col_attrs/CellID", ["a"] * 3), r"col_attrs/CellID has shape \(3,\) for 70 cells"),
         (put("matrix", np.zeros((2, 3, 4))), "matrix has 3 dimensions; expected genes by cells"),
@@ -119,7 +122,7 @@ def test_chunks_that_were_never_written_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.loom", "r+") as file:
         del file["matrix"]
         file.create_dataset("matrix", (G, N), "f4", chunks=(8, 8))[:8] = 1
-    with pytest.raises(InputError, match="chunks of .*matrix are missing"):
+    with pytest.raises(InputError, match=r"chunks of .*matrix are missing"):
         open_raw(tmp_path / "a.loom")
 
 
@@ -130,5 +133,3 @@ def test_a_loom_without_names_of_cells_numbers_them(tmp_path: Path, caplog: pyte
     with open_raw(tmp_path / "a.loom") as raw:
         assert list(raw.obs.index[:3]) == ["0", "1", "2"]
     assert "cells have no names" in caplog.text
-
-
