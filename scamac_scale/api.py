@@ -44,26 +44,29 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
-) -> Path:
+    scratch: str | None = None,
+) -> Path | str:
     """Turn a raw file into a training store.
 
     Parameters
     ----------
     data
-        h5ad, AnnData zarr or 10x h5 of N cells, or an AnnData in memory.
+        h5ad, AnnData zarr or 10x h5 of N cells, by its path or URL (``s3://bucket/atlas.h5ad``), or an AnnData in memory.
     out
-        The store, a zarr folder.
+        The store, a zarr folder or its URL.
     config
         What the values are, where they lie, which genes are kept.
     overwrite
         Replace an existing store.
     resume
         Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
+    scratch
+        Folder of the local disk where a store is made that goes to a URL; None takes ``SCAMAC_WORK_DIR``, or that of temporary files.
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def ingest(
     """
     from scamac_scale.ingestion.pipeline import ingest as write
 
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
+    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, scratch=scratch)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import as_categories, split_key
 from scamac_scale.config import IngestConfig
-from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
+from scamac_scale.durable.atomic import absolute, atomic_folder, bytes_below, check_output, check_room
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
@@ -22,8 +22,9 @@ from scamac_scale.ingestion.raw import read_blocks
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.remote.bucket import stamp_of
-from scamac_scale.remote.place import BucketPlace
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 from scamac_scale.store import layout
+from scamac_scale.store.bucket import StoreBucket
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SMALL_SHARE = 0.2
+"""Of the space of values, that a compressed store takes at least."""
+
 
 @explained("ingest")
 def ingest(
@@ -51,7 +55,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
-) -> Path:
+    scratch: str | None = None,
+) -> Path | str:
     """Turn raw data into a training store.
 
     Parameters
@@ -59,7 +64,7 @@ def ingest(
     data
         An h5ad, an AnnData zarr or a 10x h5, or an AnnData in memory.
     out
-        Folder of the store.
+        Folder of the store, or a URL in object storage: then it is made on the local disk, and put there.
     config
         How the data is read, and how many genes are kept; None takes the defaults.
     overwrite
@@ -67,11 +72,13 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
+    scratch
+        Folder in which a store is made that goes to a URL; None takes ``SCAMAC_WORK_DIR``, or the folder for temporary files.
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------
@@ -90,6 +97,8 @@ def ingest(
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
+    if is_url(out):
+        return _ingest_there(data, StoreBucket(parse(out), scratch), config, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
@@ -99,7 +108,7 @@ def ingest(
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
@@ -110,6 +119,38 @@ def ingest(
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal)
     return path
+
+
+def _ingest_there(
+    data: str | os.PathLike[str] | AnnData, target: StoreBucket, config: IngestConfig, *, overwrite: bool, resume: bool
+) -> str:
+    """Make a store on the local disk, and put it into a bucket."""
+    if is_url(data) and (place := parse(data)) in (target.place, *_above(target.place)):
+        raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
+    with target.held():
+        if resume and target.is_there:
+            with open_raw(data, config.matrix) as raw:
+                plan = _plan(raw, config)
+            if _is_finished(target.place, plan, is_replaced=overwrite):
+                target.forget()
+                return str(target.place)
+        target.check(overwrite=overwrite)
+        ingest(
+            data, target.path, config, overwrite=True, resume=resume
+        )  # what is complete there, and is another, is scratch
+        target.put(overwrite=overwrite)
+    return str(target.place)
+
+
+def _above(place: BucketPlace) -> Iterator[BucketPlace]:
+    while place.key:
+        place = place.parent
+        yield place
+
+
+def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
+    """Say what is being done, so that work which was begun is told from other work."""
+    return {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
 
 
 def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
@@ -123,6 +164,7 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         config=config,
         inputs=(fingerprint(raw),),
     )
+    _check_room(folder, header)
 
     def blocks(first: int) -> Iterator[sparse.csr_matrix]:
         for _, block in read_blocks(raw, config.block_cells, "writing store", first):
@@ -132,7 +174,14 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
-def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
+def _check_room(folder: Path, header: StoreHeader) -> None:
+    """Refuse a disk that cannot hold the store, before hours of writing; what lies there of it already counts."""
+    share = 1.0 if header.config.profile == "fast" else SMALL_SHARE
+    n_bytes = int(header.n_values * (header.value_dtype.itemsize + 2) * share) - bytes_below(folder.parent)
+    check_room(folder, max(n_bytes, 0))
+
+
+def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
@@ -143,7 +192,8 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         raise
     different = list(differences(found, {key: plan[key] for key in found}))
     if not different:
-        discard(path, if_plan=plan)
+        if isinstance(path, Path):
+            discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
         return True
     if not is_replaced:

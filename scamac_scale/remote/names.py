@@ -18,8 +18,8 @@ def below(path: str | Path, name: str) -> str:
     return str(parse(path) / name) if is_url(path) else str(at_home(path) / name)
 
 
-def has_partial(out: str | Path) -> bool:
-    """Tell whether a writer of an output that was stopped has left something to go on with."""
+def has_partial(out: str | Path, scratch: str | None = None) -> bool:
+    """Tell whether a writer of an output that was stopped has left something to go on with, in `scratch` where one was named."""
     if not is_url(out):
         return partial_folder(out).is_dir()
-    return any(work_folder(parse(out), "results").iterdir())
+    return any(any(work_folder(parse(out), kind, scratch).iterdir()) for kind in ("results", "stores"))

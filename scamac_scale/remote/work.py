@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 VARIABLE = "SCAMAC_WORK_DIR"
 
 
-def work_base() -> Path:
-    """Find the folder below which all work on objects is done: in ``SCAMAC_WORK_DIR``, else in that of temporary files.
+def work_base(named: str | None = None) -> Path:
+    """Find the folder below which all work on objects is done: in `named`, else ``SCAMAC_WORK_DIR``, else that of temporary files.
 
     Raises
     ------
     OutputError
         If it cannot be made or written, or others can write there.
     """
-    named = os.environ.get(VARIABLE)
+    named = named or os.environ.get(VARIABLE)
     base = Path(named).absolute() if named else Path(tempfile.gettempdir())
     # whoever names a folder knows who can write there: those of a container are often open to all
     found = private_folder(base) or (_own_folder(base) if named else None)
@@ -53,7 +53,7 @@ def _own_folder(base: Path) -> Path | None:
         return None
 
 
-def work_folder(place: BucketPlace, kind: str) -> Path:
+def work_folder(place: BucketPlace, kind: str, base: str | None = None) -> Path:
     """Make the folder for one place in a bucket.
 
     Parameters
@@ -62,6 +62,8 @@ def work_folder(place: BucketPlace, kind: str) -> Path:
         In the bucket.
     kind
         Of the work, such as ``runs``.
+    base
+        Folder below which it goes; None as of `work_base`.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def work_folder(place: BucketPlace, kind: str) -> Path:
     OutputError
         As `work_base`.
     """
-    folder = work_base() / kind / f"{place.name[:60]}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
+    folder = work_base(base) / kind / f"{place.name[:60]}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
     try:
         with suppress(FileExistsError):
             folder.mkdir(parents=True, mode=0o700)
