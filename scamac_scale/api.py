@@ -1,4 +1,4 @@
-"""The public face: fit, predict, save and load a model; ingest, simulate, evaluate and inspect files.
+"""The public face: fit, predict, save and load a model; ingest, simulate, resample, evaluate and inspect files.
 
 Everything heavy is imported when it is called.
 """
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
+from scamac_scale.simulation.resampled import resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,15 +27,14 @@ if TYPE_CHECKING:
     from scamac_scale.train.run.folder import RunFolder
     from scamac_scale.train.run.place import RunPlace
 
-__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
+__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "resample", "simulate"]
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
     """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
     from scamac_scale.inspection import inspect as look
 
-    found: dict[str, Any] = look(path, verify=verify)
-    return found
+    return look(path, verify=verify)
 
 
 def ingest(
@@ -44,14 +44,15 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    scratch: str | None = None,
+    dask: Any = None,  # Any: a Client, which is not imported for its type
+    workers: int | None = None,
 ) -> Path | str:
     """Turn a raw file into a training store.
 
     Parameters
     ----------
     data
-        h5ad, AnnData zarr or 10x h5 of N cells, by its path or URL (``s3://bucket/atlas.h5ad``), or an AnnData in memory.
+        h5ad, AnnData zarr or 10x h5 of N cells, by path or URL (``s3://...``), or an AnnData in memory.
     out
         The store, a zarr folder or its URL.
     config
@@ -59,9 +60,11 @@ def ingest(
     overwrite
         Replace an existing store.
     resume
-        Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
-    scratch
-        Folder of the local disk where a store is made that goes to a URL; None takes ``SCAMAC_WORK_DIR``, or that of temporary files.
+        Go on from where an ingest of the same file and settings was stopped.
+    dask
+        Address of a dask scheduler, or a ``distributed.Client``, whose workers do the work: the store is the same to the byte.
+    workers
+        Start so many dask workers on this machine instead.
 
     Returns
     -------
@@ -76,10 +79,12 @@ def ingest(
         If the store exists, cannot be written, or another job is writing it.
     ResumeError
         If what was begun is of another file or other settings.
+    ClusterError, LostRankError
+        If the cluster cannot do the work, or is lost.
     """
     from scamac_scale.ingestion.pipeline import ingest as write
 
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, scratch=scratch)
+    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, dask=dask, workers=workers)
 
 
 @contextmanager
@@ -114,8 +119,7 @@ class ScAMAC:
     Examples
     --------
     >>> model = ScAMAC(n_clusters=8).fit("atlas.h5ad")
-    >>> adata = model.predict("atlas.h5ad")
-    >>> adata.obs["scamac_cluster"], adata.obsm["X_scAMAC"]
+    >>> model.predict("atlas.h5ad").obs["scamac_cluster"]
     """
 
     def __init__(
@@ -322,8 +326,8 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
-            on a disk that all of them see.
+            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes call
+            this alike and write one output.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
@@ -419,8 +423,7 @@ def evaluate(
     data
         Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
     label
-        Column of obs with the labels; cells without one, or with the text of a missing value ("nan", "NA", "None", ...), are left
-        out of scores by label, and counted.
+        Column of obs with the labels; cells without one, or with the text of a missing value, are left out of scores, and counted.
     key
         Column of obs with the clusters.
     batch_key

@@ -198,6 +198,7 @@ def _look_at_store(path: Path | BucketPlace, is_verified: bool) -> Found:
             "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
             "ingest": store.config,
         }
+        found |= {name: store.config[name] for name in ("flavor", "genes", "min_cells") if name in store.config}
         if columns := split_key(store.batch_key):
             levels = find_tech_batches(obs, columns, where=f"{path}: obs").counts
             found["batches"] = [{"column": column, "levels": n} for column, n in zip(columns, levels, strict=True)]

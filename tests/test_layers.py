@@ -13,7 +13,7 @@ MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 MAX_OPTIONS = 9
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api.py", "tl.py"}
+FOR_USERS = {"api.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -52,9 +52,10 @@ ARROWS: dict[str, set[str]] = {
     "nn": {"config", "errors", "ops"},
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops", "remote"},
     # data
+    "cluster": {"__init__", "durable", "errors"},
     "store": {"cells", "config", "durable", "errors", "progress", "randomness", "remote"},
-    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "remote", "store"},
-    "simulation": {"durable", "errors", "host", "progress", "randomness"},
+    "ingestion": {"cells", "cluster", "config", "durable", "errors", "host", "progress", "remote", "store"},
+    "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "remote", "store"},
     # where the two sides meet
@@ -87,6 +88,8 @@ ARROWS: dict[str, set[str]] = {
 """``A: {B, ...}``: A imports B. A new arrow is a decision, made here."""
 
 HOMES = {
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
     "lightning": {"train"},
     "jsonargparse": {"cli"},
     "igraph": {"train"},

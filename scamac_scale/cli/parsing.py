@@ -130,6 +130,20 @@ def declare_ranks(parser: ArgumentParser) -> None:
     )
 
 
+def declare_workers(parser: ArgumentParser) -> None:
+    """Add the options of a command whose work a dask cluster may do."""
+    parser.add_argument(
+        "--dask",
+        type=str | None,
+        default=None,
+        metavar="ADDRESS",
+        help="Address of a dask scheduler, such as tcp://host:8786, whose workers do the work. See docs/dask.md.",
+    )
+    parser.add_argument(
+        "--workers", type=int | None, default=None, metavar="N", help="Start so many dask workers on this machine."
+    )
+
+
 def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: type | None) -> None:
     """Let ``--resume`` take the settings of its run for defaults, where no ``--config`` is named; options that are given go before them.
 

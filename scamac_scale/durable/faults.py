@@ -37,6 +37,7 @@ POINTS = dict.fromkeys(
         "ingest.note",  # it is written how far the ingest has come, but not yet in its place
         "ingest.commit",  # all is written, but for the commit record
         "ingest.rename",  # the store is about to get its name
+        "cluster.task",  # a worker of a cluster has done a task
         "train.step",  # a gradient step was taken
         "train.loss",  # the loss of a block of cells is known (nan)
         "train.sweep",  # a batch of a sweep was added

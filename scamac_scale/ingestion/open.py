@@ -190,6 +190,7 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str) -> RawMatri
         lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
         close,
         _base_of(_uns(group) or {}),
+        read_vars=lambda: [(name, read_frame(place.var(), f"{name}: var", _uns(group)).set_axis(genes))],
     )
 
 
@@ -322,11 +323,12 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
         rows,
         lambda: _named(adata.obs),
         noted_base=_base_of(adata.uns),
+        read_vars=lambda: [(IN_MEMORY, _named(place.var()))],
     )
 
 
-def _named(obs: pd.DataFrame) -> pd.DataFrame:
-    frame = obs.copy()
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    frame = table.copy()
     frame.index = frame.index.astype(str)
     return frame
 

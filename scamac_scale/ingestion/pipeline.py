@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,14 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, bytes_below, check_output, check_room
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.remote.bucket import stamp_of
@@ -32,14 +36,16 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
+    from scamac_scale.cluster.connect import Client
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
+    from scamac_scale.store.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +61,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    scratch: str | None = None,
+    dask: Client | str | None = None,
+    workers: int | None = None,
 ) -> Path | str:
     """Turn raw data into a training store.
 
@@ -72,8 +79,9 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
-    scratch
-        Folder in which a store is made that goes to a URL; None takes ``SCAMAC_WORK_DIR``, or the folder for temporary files.
+    dask, workers
+        A dask cluster that reads, checks and selects, see `cluster.connect.connected`; None takes threads of this process. The store is
+        the same to the byte, and one that was stopped may go on without, or with another one.
 
     Returns
     -------
@@ -89,6 +97,8 @@ def ingest(
         If the data cannot be used.
     ResumeError
         If what was begun, or is complete, is of other data or settings, or the data is in memory.
+    ClusterError, LostRankError
+        If a cluster cannot do the work, or is lost; what was done is kept for `resume`.
 
     Notes
     -----
@@ -98,7 +108,8 @@ def ingest(
     """
     config = config or IngestConfig()
     if is_url(out):
-        return _ingest_there(data, StoreBucket(parse(out), scratch), config, overwrite=overwrite, resume=resume)
+        make = partial(ingest, data, config=config, resume=resume, dask=dask, workers=workers)
+        return _ingest_there(data, StoreBucket(parse(out)), config, make, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
@@ -111,18 +122,24 @@ def ingest(
         plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
-        with atomic_folder(
-            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
-        ) as folder:
+        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        engines = engine_of(config.block_cells, dask, workers)
+        files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
+        with engines as engine, files as folder:
             journal = None if raw.path is None else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
-                _fill(folder, raw, config, path, journal)
+                _fill(folder, raw, config, path, journal, engine)
     return path
 
 
 def _ingest_there(
-    data: str | os.PathLike[str] | AnnData, target: StoreBucket, config: IngestConfig, *, overwrite: bool, resume: bool
+    data: str | os.PathLike[str] | AnnData,
+    target: StoreBucket,
+    config: IngestConfig,
+    make: Callable[..., object],
+    *,
+    overwrite: bool,
+    resume: bool,
 ) -> str:
     """Make a store on the local disk, and put it into a bucket."""
     if is_url(data) and (place := parse(data)) in (target.place, *_above(target.place)):
@@ -135,9 +152,7 @@ def _ingest_there(
                 target.forget()
                 return str(target.place)
         target.check(overwrite=overwrite)
-        ingest(
-            data, target.path, config, overwrite=True, resume=resume
-        )  # what is complete there, and is another, is scratch
+        make(target.path, overwrite=True)  # what is complete there, and is another, is scratch
         target.put(overwrite=overwrite)
     return str(target.place)
 
@@ -150,11 +165,18 @@ def _above(place: BucketPlace) -> Iterator[BucketPlace]:
 
 def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
     """Say what is being done, so that work which was begun is told from other work."""
-    return {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        "input": fingerprint(raw) | note_of_genes(config.genes),
+        "files": _files(raw),
+    }
 
 
-def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
-    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+def _fill(
+    folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+) -> None:
+    found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
@@ -162,13 +184,14 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
     )
     _check_room(folder, header)
 
-    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
-        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
-            yield columns.raw_values(block)
+    def blocks(first: int) -> Iterator[Rows]:
+        with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
+            for _, rows in parts:
+                yield rows
 
     obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.remote.place import is_url, parse
-from scamac_scale.remote.work import work_folder
+from scamac_scale.remote.work import work_folder, working_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,4 +22,5 @@ def has_partial(out: str | Path, scratch: str | None = None) -> bool:
     """Tell whether a writer of an output that was stopped has left something to go on with, in `scratch` where one was named."""
     if not is_url(out):
         return partial_folder(out).is_dir()
-    return any(any(work_folder(parse(out), kind, scratch).iterdir()) for kind in ("results", "stores"))
+    with working_in(scratch):
+        return any(any(work_folder(parse(out), kind).iterdir()) for kind in ("results", "stores"))

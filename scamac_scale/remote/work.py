@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,20 +14,37 @@ from scamac_scale.errors import OutputError
 from scamac_scale.host.places import private_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scamac_scale.remote.place import BucketPlace
 
 VARIABLE = "SCAMAC_WORK_DIR"
 
 
-def work_base(named: str | None = None) -> Path:
-    """Find the folder below which all work on objects is done: in `named`, else ``SCAMAC_WORK_DIR``, else that of temporary files.
+@contextmanager
+def working_in(folder: str | None) -> Iterator[None]:
+    """Have work on objects be done in a folder, while the block runs; None changes nothing."""
+    before = os.environ.get(VARIABLE)
+    if folder:
+        os.environ[VARIABLE] = folder
+    try:
+        yield
+    finally:
+        if folder:
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+
+def work_base() -> Path:
+    """Find the folder below which all work on objects is done: in ``SCAMAC_WORK_DIR``, else in that of temporary files.
 
     Raises
     ------
     OutputError
         If it cannot be made or written, or others can write there.
     """
-    named = named or os.environ.get(VARIABLE)
+    named = os.environ.get(VARIABLE)
     base = Path(named).absolute() if named else Path(tempfile.gettempdir())
     # whoever names a folder knows who can write there: those of a container are often open to all
     found = private_folder(base) or (_own_folder(base) if named else None)
@@ -53,7 +70,7 @@ def _own_folder(base: Path) -> Path | None:
         return None
 
 
-def work_folder(place: BucketPlace, kind: str, base: str | None = None) -> Path:
+def work_folder(place: BucketPlace, kind: str) -> Path:
     """Make the folder for one place in a bucket.
 
     Parameters
@@ -62,8 +79,6 @@ def work_folder(place: BucketPlace, kind: str, base: str | None = None) -> Path:
         In the bucket.
     kind
         Of the work, such as ``runs``.
-    base
-        Folder below which it goes; None as of `work_base`.
 
     Returns
     -------
@@ -75,7 +90,7 @@ def work_folder(place: BucketPlace, kind: str, base: str | None = None) -> Path:
     OutputError
         As `work_base`.
     """
-    folder = work_base(base) / kind / f"{place.name[:60]}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
+    folder = work_base() / kind / f"{place.name[:60]}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
     try:
         with suppress(FileExistsError):
             folder.mkdir(parents=True, mode=0o700)

@@ -47,8 +47,6 @@ class StoreBucket:
     ----------
     place
         Of the store.
-    scratch
-        Folder in which it is made; None takes ``SCAMAC_WORK_DIR``, or the folder for temporary files.
 
     Attributes
     ----------
@@ -65,12 +63,12 @@ class StoreBucket:
         If there is no place where it can be made; of all methods: if the bucket cannot be read or written.
     """
 
-    def __init__(self, place: BucketPlace, scratch: str | None = None) -> None:
+    def __init__(self, place: BucketPlace) -> None:
         if not place.key:
             raise ConfigError(f"{place} is a bucket; name the store in it, such as {place}/atlas.store.zarr.")
         self.place = place
         self._bucket, self._above = Bucket(place, OutputError), Bucket(place.parent, OutputError)
-        self._home = work_folder(place, KIND, scratch)
+        self._home = work_folder(place, KIND)
         self.path = self._home / place.name
         self._note = f".{place.name}.writing.json"
 

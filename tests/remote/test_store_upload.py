@@ -201,7 +201,9 @@ def test_overwriting_replaces_a_store_and_nothing_else(
         assert Objects(object_server, bucket).names() == before
 
 
-def test_what_cannot_be_written_is_refused_before_any_work(source: str, bucket: str, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused_before_any_work(
+    source: str, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigError, match="name the store in it"):
         ingest(source, bucket, CONFIG)
     with pytest.raises(OutputError, match="no bucket"):
@@ -211,8 +213,9 @@ def test_what_cannot_be_written_is_refused_before_any_work(source: str, bucket: 
     with pytest.raises(InputError, match="no object"):
         ingest(f"{bucket}/nothing.h5ad", f"{bucket}/x.store.zarr", CONFIG)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="file"):
-        ingest(source, f"{bucket}/x.store.zarr", CONFIG, scratch=str(tmp_path / "file"))
+    out = f"{bucket}/x.store.zarr"
+    assert main(["ingest", source, "--out", out, "--scratch", str(tmp_path / "file" / "x")]) == 4
+    assert "file/x" in capsys.readouterr().err
 
 
 def test_from_the_command_line_with_a_scratch_folder(
