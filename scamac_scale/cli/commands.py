@@ -13,6 +13,7 @@ from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, r
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
+from scamac_scale.remote.work import working_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,8 +114,18 @@ def _simulate(args: Namespace) -> Result:
 
 
 def _declare_ingest(parser: ArgumentParser) -> None:
-    parser.add_argument("inputs", type=str, nargs="+", metavar="INPUT", help="An h5ad, AnnData zarr or 10x h5.")
-    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
+    parser.add_argument(
+        "inputs", type=str, nargs="+", metavar="INPUT", help="Path or URL of an h5ad, AnnData zarr or 10x h5."
+    )
+    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder or its URL.", **OPTIONAL)
+    parser.add_argument(
+        "--scratch",
+        type=str,
+        metavar="DIR",
+        help="Folder in which a store for object storage is made before it is put there; SCAMAC_WORK_DIR, or that of "
+        "temporary files, where none is named.",
+        **OPTIONAL,
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
     parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
     parser.add_argument(
@@ -142,7 +153,8 @@ def _ingest(args: Namespace) -> Result:
             raise ConfigError(f"--batch-key {key} and ingest.batch_key={config.batch_key} differ; give one of them.")
         config = replace(config, batch_key=key)
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(args.inputs[0], args.out, config, dask=args.dask, workers=args.workers, **options)
+    with working_in(getattr(args, "scratch", None)):
+        path = ingest(args.inputs[0], args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
 
 
