@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import open_file
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
-from scamac_scale.ingestion.raw import RawMatrix, nothing
+from scamac_scale.ingestion.raw import RawMatrix, Recipe, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
             raw = RawMatrix(str(path), path, matrix, genes, rows, read_obs, group.close)
         else:
             raw = _open_group(group, path, matrix)
+        where = os.path.abspath(path)
+        raw = replace(raw, recipe=Recipe(open_raw, (where, matrix), (where,)))
         _ = raw.obs  # what is wrong with it is known before hours of work
         return raw
 

@@ -6,11 +6,13 @@ Nothing here knows a file format; ``open.py`` makes these.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
@@ -18,7 +20,6 @@ from scamac_scale.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
@@ -74,6 +75,83 @@ def reason(error: Exception) -> str:
     return text if len(text) <= REASON_LETTERS else f"{text[:REASON_LETTERS]} ..."
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What tells a file or a folder from a changed one.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    n_bytes
+        Of a file; of a folder the number of entries below it.
+    changed
+        When a file was changed, nanoseconds; of a folder a digest of names, sizes and times of all that is below it.
+    """
+
+    path: str
+    n_bytes: int
+    changed: int | str
+
+    @classmethod
+    def of(cls, path: str) -> Stamp:
+        """Look at a file or a folder; raises OSError where it cannot be seen."""
+        place = Path(path)
+        status = place.stat()
+        if not place.is_dir():
+            return cls(path, status.st_size, status.st_mtime_ns)
+        below = [(entry.relative_to(place), entry.stat()) for entry in sorted(place.rglob("*"))]
+        told = (f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in below)
+        return cls(path, len(below), sha256_of(*told))
+
+    def check(self) -> None:
+        """Look again; raises InputError if it is gone, or was changed."""
+        try:
+            found = Stamp.of(self.path)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be seen ({error.strerror or error}).") from error
+        if found != self:
+            raise InputError(f"{self.path} was changed since it was opened first; begin anew.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How another process opens the same `RawMatrix`; can be pickled.
+
+    Attributes
+    ----------
+    function
+        Of a module: ``function(*args) -> RawMatrix``.
+    args
+        Plain data: absolute paths, names, other recipes.
+    files
+        Files and folders that it reads, as absolute paths.
+    stamps
+        Of `files`, once `stamped`: what was changed since is refused.
+    """
+
+    function: Callable[..., RawMatrix]
+    args: tuple[Any, ...] = ()  # Any: plain data
+    files: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+
+    def stamped(self) -> Recipe:
+        """Look at all files as they are now; what `open` then refuses to find otherwise."""
+        return replace(self, stamps=tuple(map(Stamp.of, self.files)))
+
+    def open(self) -> RawMatrix:
+        """Open the input again.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be seen, was changed, or whatever the function refuses.
+        """
+        for stamp in self.stamps:
+            stamp.check()
+        return self.function(*self.args)
+
+
 @dataclass(frozen=True, eq=False)
 class RawMatrix:
     """Raw values of N cells by G genes, read by blocks of cells; a context manager.
@@ -96,6 +174,8 @@ class RawMatrix:
         Closes the file.
     noted_base
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
+    recipe
+        How another process opens the same; None where none can (values in memory).
     """
 
     name: str
@@ -106,6 +186,7 @@ class RawMatrix:
     read_obs: Callable[[], pd.DataFrame]
     close: Callable[[], None] = nothing
     noted_base: float | None = None
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""

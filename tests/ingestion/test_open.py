@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import pickle
+import shutil
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -19,7 +23,6 @@ from tests.support.formats import write_tenx, write_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from scamac_scale.ingestion.raw import RawMatrix
 
@@ -283,3 +286,46 @@ def test_a_layer_may_have_the_name_of_another_matrix(
         np.testing.assert_array_equal(dense(raw), 2 * expected)
         assert raw.n_genes == 200
     assert caplog.text == ""
+
+
+def test_a_recipe_opens_the_same_input_in_another_process(tiny_atlas: Path) -> None:
+    with open_raw(tiny_atlas) as raw:
+        assert raw.recipe is not None
+        recipe = pickle.loads(pickle.dumps(raw.recipe.stamped()))
+        with recipe.open() as again:
+            assert again.gene_names == raw.gene_names
+            assert (again.read_block(3, 9) != raw.read_block(3, 9)).nnz == 0
+
+
+def test_values_in_memory_have_no_recipe(tiny_adata: ad.AnnData) -> None:
+    assert open_raw(tiny_adata).recipe is None
+
+
+@pytest.mark.parametrize("change", ["touched", "longer", "gone"])
+def test_a_recipe_refuses_a_file_that_was_changed(tiny_atlas: Path, tmp_path: Path, change: str) -> None:
+    path = Path(shutil.copy(tiny_atlas, tmp_path / "a.h5ad"))
+    with open_raw(path) as raw:
+        assert raw.recipe is not None
+        recipe = raw.recipe.stamped()
+    if change == "touched":
+        os.utime(path, ns=(1, 1))
+    elif change == "longer":
+        before = path.stat().st_mtime_ns
+        path.write_bytes(path.read_bytes() + b"x")
+        os.utime(path, ns=(before, before))
+    else:
+        path.unlink()
+    with pytest.raises(InputError, match=r"a\.h5ad (was changed|cannot be seen)"):
+        recipe.open()
+
+
+def test_a_recipe_sees_a_changed_file_inside_a_folder(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    write_zarr(tiny_adata, path)
+    with open_raw(path) as raw:
+        assert raw.recipe is not None
+        recipe = raw.recipe.stamped()
+    recipe.open().close()
+    os.utime(next(file for file in path.rglob("*") if file.is_file()), ns=(1, 1))
+    with pytest.raises(InputError, match="was changed"):
+        recipe.open()
