@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError, PlanError
 from scamac_scale.ingestion import rows as rows_module
 from scamac_scale.ingestion.open import open_raw, read_obs
+from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import read_blocks
 from tests.support.formats import write_tenx, write_zarr
 
@@ -329,3 +332,17 @@ def test_a_recipe_sees_a_changed_file_inside_a_folder(tiny_adata: ad.AnnData, tm
     os.utime(next(file for file in path.rglob("*") if file.is_file()), ns=(1, 1))
     with pytest.raises(InputError, match="was changed"):
         recipe.open()
+
+
+def test_names_and_columns_that_were_written_as_bytes_are_text(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    path = as_h5ad(tiny_adata, tmp_path)
+    with h5py.File(path, "r+") as file:
+        for place in ("obs/_index", "obs/depth", "var/_index"):
+            n = len(file[place])
+            del file[place]
+            file[place] = np.array([f"n{at}" for at in range(n)], dtype="S8")
+            file[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    ingest(path, tmp_path / "store", IngestConfig(n_genes=30, shuffle=False))
+    found = ad.read_zarr(tmp_path / "store")
+    assert list(found.obs_names) == list(found.obs["depth"]) == [f"n{at}" for at in range(300)]
+    assert set(found.var_names) <= {f"n{at}" for at in range(200)}
