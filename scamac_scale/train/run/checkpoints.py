@@ -108,10 +108,9 @@ class Checkpoints:
                 reach("checkpoint.write")
                 file.write(content[half:])
         reach("checkpoint.prune")
-        for damaged in self._damaged:
-            damaged.unlink(missing_ok=True)
-        for old in self._files()[:-KEPT]:
-            old.path.unlink(missing_ok=True)
+        for old in (*self._damaged, *(file.path for file in self._files()[:-KEPT])):
+            if not old.is_dir():  # which is nobody's checkpoint, and may hold anything
+                old.unlink(missing_ok=True)
         return path
 
     def has_progress(self) -> bool:
@@ -136,6 +135,8 @@ class Checkpoints:
         files = self._files()
         for file in reversed(files):
             try:
+                if file.path.is_dir():
+                    raise ValueError("it is a folder")
                 state = _read(file)
             except (*_ODD, TypeError, AttributeError, OverflowError, AssertionError, MemoryError) as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -53,7 +53,7 @@ def write_report(path: Path, config: ScamacConfig, content: dict[str, Any]) -> N
     }
     files = SEALED_FILES if content["finished"] else ()
     digests = {name: digest_of_file(path / name) for name in files if os.path.lexists(path / name)}
-    with atomic_file(path / RUN_FILE) as partial:
+    with atomic_file(path / RUN_FILE, is_result=bool(content["finished"])) as partial:
         partial.write_text(sealed({**about, **content, "files": digests}, indent=2))
 
 
