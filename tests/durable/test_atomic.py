@@ -272,7 +272,7 @@ def test_an_error_leaves_what_was_there_whatever_call_fails(
     prepare()
     for state, error in failures(lambda: put("new"), home, errno.EIO, is_lasting=is_lasting):
         expected = "new" if error is None else "old" if is_old_there else ""
-        if expected == "old" and not out.exists():  # it failed between two renames, and all later: the next puts it back
+        if expected == "old" and not out.exists():  # the first of two renames went well, and nothing after it
             assert is_lasting
             assert not can_exchange
             with pytest.raises(OutputError, match="already there"), atomic_folder(out):
