@@ -60,7 +60,9 @@ class Evidence:
     largest
         Largest value.
     sample
-        (`SAMPLE_CELLS`, `WIDTH`) a uniform sample of the cells with a fraction, of which the first `n_sampled` are filled.
+        (at most `room`, `WIDTH`) a uniform sample of the cells with a fraction.
+    room
+        Cells of the sample, at most `SAMPLE_CELLS`.
     """
 
     n_cells: int = 0
@@ -72,6 +74,7 @@ class Evidence:
     largest: float = 0.0
     count_totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, WIDTH)))
+    room: int = field(default_factory=lambda: SAMPLE_CELLS)
 
     def fold(self, block: sparse.csr_matrix, per_cell: NDArray[np.int64], start: int) -> None:
         """Add a block of cells.
@@ -94,7 +97,7 @@ class Evidence:
         self.n_counts += int(is_counts.sum())
         if self.count_cell < 0 and is_counts.any():
             self.count_cell = start + int(is_counts.argmax())
-        first = np.flatnonzero(is_counts)[: SAMPLE_CELLS - len(self.count_totals)]
+        first = np.flatnonzero(is_counts)[: self.room - len(self.count_totals)]
         if first.size:
             totals = np.asarray(block[first].sum(axis=1), dtype=np.float64).ravel()
             self.count_totals = np.concatenate([self.count_totals, totals])
@@ -106,15 +109,15 @@ class Evidence:
         """Draw from cells with a fraction, each with the same chance whatever the blocks."""
         numbers = self.n_fraction + np.arange(len(rows))
         self.n_fraction += len(rows)
-        slots = np.where(numbers < SAMPLE_CELLS, numbers, _scrambled(numbers) % (numbers + 1).astype(np.uint64))
-        is_drawn = slots < SAMPLE_CELLS
+        slots = np.where(numbers < self.room, numbers, _scrambled(numbers) % (numbers + 1).astype(np.uint64))
+        is_drawn = slots < self.room
         if not is_drawn.any():
             return
         found = np.zeros((int(is_drawn.sum()), WIDTH))
         found[:, CELL] = rows[is_drawn]
         _measure(block.indptr, kernel_values(block.data), found)
         found[:, CELL] += start
-        filled = min(self.n_fraction, SAMPLE_CELLS)
+        filled = min(self.n_fraction, self.room)
         if filled > len(self.sample):
             self.sample = np.vstack([self.sample, np.zeros((filled - len(self.sample), WIDTH))])
         self.sample[slots[is_drawn].astype(np.int64)] = found
@@ -129,7 +132,7 @@ class Evidence:
         number = {
             name: int(noted[name])
             for name in cls.__dataclass_fields__
-            if name not in ("largest", "count_totals", "sample")
+            if name not in ("largest", "count_totals", "sample") and name in noted
         }
         return cls(
             **number,

@@ -15,10 +15,11 @@ from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.many.opening import open_inputs
+from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.normalise import GeneColumns
-from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.raw import FILE_ROW, Part, read_blocks
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.store import layout
@@ -29,7 +30,7 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @explained("ingest")
 def ingest(
-    data: str | os.PathLike[str] | AnnData,
+    data: str | os.PathLike[str] | AnnData | Sequence[str | os.PathLike[str] | AnnData],
     out: str | os.PathLike[str],
     config: IngestConfig | None = None,
     *,
@@ -55,7 +56,7 @@ def ingest(
     Parameters
     ----------
     data
-        An h5ad, an AnnData zarr or a 10x h5, or an AnnData in memory.
+        An h5ad, an AnnData zarr or a 10x h5, an AnnData in memory, a glob, a manifest, or a list of these; see docs/many.md.
     out
         Folder of the store.
     config
@@ -83,34 +84,37 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times, and once before where cells are left out by their values. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
-    with open_raw(data, config.matrix) as raw:
-        _refuse_itself(raw, path)
+    with open_inputs(data, config) as raw:
+        inputs = raw.parts or (raw,)
+        _refuse_itself(inputs, path)
         _refuse_columns(raw, config)
-        if resume and raw.path is None:
+        in_memory = [part.name for part in inputs if part.path is None]
+        if resume and in_memory:
             raise ResumeError(
-                f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
+                f"{in_memory[0]} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = _plan(inputs, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
+        kept = () if in_memory else (KeyboardInterrupt, ResumeError)
         with atomic_folder(
             path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
         ) as folder:
-            journal = None if raw.path is None else Journal.open(folder, plan, path)
+            journal = None if in_memory else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal)
     return path
 
 
-def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
+def _fill(folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
+    raw = without_poor(whole, config, journal)
     found = measure(raw, config) if journal is None else measured(raw, config, journal)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
@@ -119,7 +123,7 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=tuple(fingerprint(part) for part in whole.parts or (whole,)),
     )
 
     def blocks(first: int) -> Iterator[sparse.csr_matrix]:
@@ -130,16 +134,33 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
+def _plan(inputs: Sequence[RawMatrix | Part], config: IngestConfig) -> dict[str, Any]:  # Any: plain values
+    """Say what is being done, so that something else can be told."""
+    files = [_files(part) for part in inputs]
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        **_inputs_of_plan([fingerprint(part) for part in inputs]),
+        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
+    }
+
+
+def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if len(found) == 1:
+        return {"input": dict(found[0])}
+    return {"n_inputs": len(found), "input": {str(number): dict(about) for number, about in enumerate(found)}}
+
+
 def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
-            found = {"layout": layout.VERSION, "config": store.config, "input": dict(*store.inputs[:1])}
+            found = {"layout": layout.VERSION, "config": store.config, **_inputs_of_plan(store.inputs or [{}])}
     except StoreError:
         if is_replaced:
             return False
         raise
-    different = list(differences(found, {key: plan[key] for key in found}))
+    different = list(differences(found, {key: plan.get(key) for key in (*found, *plan) if key != "files"}))
     if not different:
         discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
@@ -151,15 +172,17 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
     return False
 
 
-def _refuse_itself(raw: RawMatrix, path: Path) -> None:
-    """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None:
-        return
-    source, target = raw.path.resolve(), path.resolve()
-    if source == target or target in source.parents:
-        raise OutputError(f"{path} would replace the input {raw.path}; choose another name.")
-    if source in target.parents:
-        raise OutputError(f"{path} lies inside the input {raw.path}; choose another folder.")
+def _refuse_itself(inputs: Sequence[RawMatrix | Part], path: Path) -> None:
+    """Refuse to replace an input by its own store: it would be lost."""
+    target = path.resolve()
+    for part in inputs:
+        if part.path is None:
+            continue
+        source = part.path.resolve()
+        if source == target or target in source.parents:
+            raise OutputError(f"{path} would replace the input {part.path}; choose another name.")
+        if source in target.parents:
+            raise OutputError(f"{path} lies inside the input {part.path}; choose another folder.")
 
 
 def _refuse_columns(raw: RawMatrix, config: IngestConfig) -> None:
@@ -172,7 +195,7 @@ def _refuse_columns(raw: RawMatrix, config: IngestConfig) -> None:
             )
 
 
-_OURS = (layout.TOTAL, layout.SOURCE_ROW)
+_OURS = (layout.TOTAL, layout.SOURCE_ROW, FILE_ROW)
 
 
 def _observations(raw: RawMatrix, found: RawStatistics, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -183,7 +206,7 @@ def _observations(raw: RawMatrix, found: RawStatistics, columns: tuple[str, ...]
     return as_categories(raw.obs, columns).assign(**ours)
 
 
-def fingerprint(raw: RawMatrix) -> dict[str, Any]:
+def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     """Describe an input so that a changed one can be told.
 
     Parameters
@@ -194,7 +217,8 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name, matrix, cells, genes, stored values, SHA-256 of the gene names, and for a file its bytes and time.
+        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; where not all cells are taken
+        ``taken``, SHA-256 of the rows of those that obs was asked for.
     """
     about: dict[str, Any] = {
         "name": raw.name,
@@ -204,13 +228,15 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
+    if isinstance(raw, Part) and raw.taken is not None:
+        about["taken"] = raw.taken
     if raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
 
 
-def _files(raw: RawMatrix) -> str | None:
+def _files(raw: RawMatrix | Part) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
     if raw.path is None or raw.path.is_file():
         return None

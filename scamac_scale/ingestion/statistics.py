@@ -20,6 +20,7 @@ from scamac_scale.errors import InputError
 from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
+from scamac_scale.ingestion.many.agreement import evidence_of, fold_each, refuse_disagreement
 from scamac_scale.ingestion.names import name_doubts
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.ingestion.raw import read_blocks
@@ -69,6 +70,8 @@ class Census:
         The first value that is not whole; None if there is none.
     evidence
         What the cells tell of what their values are.
+    of_inputs
+        The same of each input alone, where there are several.
     """
 
     n_cells: int
@@ -76,6 +79,7 @@ class Census:
     largest: NDArray[np.float64]
     fraction: Entry | None
     evidence: Evidence
+    of_inputs: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,7 @@ def measure(raw: RawMatrix, config: IngestConfig, census: Census | None = None) 
     if census is None:
         census = take_census(raw, config.block_cells)
     _refuse_beyond_numbers(raw, census)
+    refuse_disagreement(raw, census.of_inputs, config.kind)
     found = KIND_RULES[config.kind](raw, census)
     kind = found.kind
     is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
@@ -228,7 +233,7 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
     n_expressing = np.zeros(raw.n_genes, dtype=np.int64)
     largest = np.zeros(raw.n_genes, dtype=np.float64)
     fraction: Entry | None = None
-    evidence = Evidence()
+    evidence, of_inputs = Evidence(), evidence_of(raw)
     for start, block in read_blocks(raw, block_cells, "checking values"):
         per_cell = np.empty((block.shape[0], 3), np.int64)
         wrong = count_block((block.indptr, block.indices, kernel_values(block.data)), n_expressing, largest, per_cell)
@@ -243,7 +248,8 @@ def take_census(raw: RawMatrix, block_cells: int) -> Census:
         if fraction is None and broken.size:
             fraction = _entry(block, int(broken[0]), start)
         evidence.fold(block, per_cell, start)
-    return Census(raw.n_cells, n_expressing, largest, fraction, evidence)
+        fold_each(of_inputs, raw, block, per_cell, start)
+    return Census(raw.n_cells, n_expressing, largest, fraction, evidence, of_inputs)
 
 
 def sum_moments(
