@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
 from scamac_scale.simulation.drawn import simulate
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
+    from scamac_scale.train.run.place import RunPlace
 
 __all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "resample", "simulate"]
 
@@ -34,8 +34,7 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
     """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
     from scamac_scale.inspection import inspect as look
 
-    found: dict[str, Any] = look(path, verify=verify)
-    return found
+    return look(path, verify=verify)
 
 
 def ingest(
@@ -45,6 +44,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: Any = None,  # Any: a Client, which is not imported for its type
+    workers: int | None = None,
 ) -> Path:
     """Turn a raw file into a training store.
 
@@ -59,7 +60,11 @@ def ingest(
     overwrite
         Replace an existing store.
     resume
-        Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
+        Go on from where an ingest of the same file and settings was stopped.
+    dask
+        Address of a dask scheduler, or a ``distributed.Client``, whose workers do the work: the store is the same to the byte.
+    workers
+        Start so many dask workers on this machine instead.
 
     Returns
     -------
@@ -74,10 +79,12 @@ def ingest(
         If the store exists, cannot be written, or another job is writing it.
     ResumeError
         If what was begun is of another file or other settings.
+    ClusterError, LostRankError
+        If the cluster cannot do the work, or is lost.
     """
     from scamac_scale.ingestion.pipeline import ingest as write
 
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
+    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, dask=dask, workers=workers)
 
 
 @contextmanager
@@ -112,8 +119,7 @@ class ScAMAC:
     Examples
     --------
     >>> model = ScAMAC(n_clusters=8).fit("atlas.h5ad")
-    >>> adata = model.predict("atlas.h5ad")
-    >>> adata.obs["scamac_cluster"], adata.obsm["X_scAMAC"]
+    >>> model.predict("atlas.h5ad").obs["scamac_cluster"]
     """
 
     def __init__(
@@ -172,8 +178,8 @@ class ScAMAC:
         data
             Training store, or anything that `ingest` takes: such data is normalised on the fly.
         run
-            New folder for the settings, metrics, TensorBoard files, checkpoints and the model; None keeps nothing on disk. Several
-            processes (torchrun, srun) call this alike and share the folder.
+            New folder for the settings, metrics, TensorBoard files, checkpoints and the model, or a place for it in a bucket
+            (``s3://bucket/runs/1``); None keeps nothing. Several processes (torchrun, srun) call this alike and share the folder.
         ingest
             How raw data is read; a store brings its own.
         resume
@@ -206,14 +212,15 @@ class ScAMAC:
 
         from scamac_scale.durable.alike import check_alike
         from scamac_scale.train.run.folder import RunFolder, result_settings
+        from scamac_scale.train.run.place import find_run
 
-        run = at_home(run)
-        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), run)) is not None:
+        home = find_run(run)
+        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), home)) is not None:
             self._fitted = finished
             return self
         with self._joined(place) as world:
-            check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
-            with RunFolder(run, self.config, resume=resume, world=world) as folder:
+            check_alike({"run folder": str(home), "setting": result_settings(self.config)}, world)
+            with RunFolder(home, self.config, resume=resume, world=world) as folder:
                 self._fitted = self._fit(data, self._ingest_as_fitted(ingest), folder, world)
         return self
 
@@ -222,7 +229,7 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel | None:
+    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
         """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
@@ -297,7 +304,7 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> Path: ...
+    ) -> Path | str: ...
 
     def predict(
         self,
@@ -311,7 +318,7 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> ad.AnnData | Path:
+    ) -> ad.AnnData | Path | str:
         """Predict cells, those of the fit or new ones.
 
         Parameters
@@ -319,8 +326,8 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to; None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
-            on a disk that all of them see.
+            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes call
+            this alike and write one output.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
@@ -340,8 +347,8 @@ class ScAMAC:
 
         Returns
         -------
-        AnnData or Path
-            Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
+        AnnData, Path or str
+            In memory, or where it lies. Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
             ``obsm["scamac_membership"]``, ``uns["scamac"]``; where technical batches are corrected, also
             ``obsm["X_scAMAC_uncorrected"]``.
 
@@ -359,13 +366,13 @@ class ScAMAC:
             If another process does not answer.
         """
         from scamac_scale.infer.options import PredictOptions, accepted_names
-        from scamac_scale.infer.output.table import check_target
+        from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
-        out = None if out is None else at_home(out)
+        home = None if out is None else find_out(out)
         options = PredictOptions(
             is_denoised=denoised,
             attention=attention,
@@ -373,15 +380,15 @@ class ScAMAC:
             denoised_batch=denoised_batch,
             accept=accepted_names(accept),
         )
-        check_ranks(out, place.world)
+        check_ranks(home, place.world)
         with self._joined(place) as world:
-            if out is not None:
-                from_first(lambda: None if resume and out.exists() else str(check_target(out)), world)
+            if home is not None:
+                from_first(lambda: home.check(resume=resume), world)
             with ExitStack() as stack:
                 ingest, accepted = IngestConfig(matrix=matrix), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
                 stack.enter_context(_on_device(fitted))
-                return predict(fitted, source, out, options, world=world, resume=resume)
+                return predict(fitted, source, home, options, world=world, resume=resume)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""
@@ -391,7 +398,7 @@ class ScAMAC:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a model folder, such as ``RUN/model``."""
+        """Read a model folder, such as ``RUN/model`` or ``s3://bucket/runs/1/model``."""
         from scamac_scale.fitted import load_model
 
         fitted = load_model(path)

@@ -19,6 +19,7 @@ from scamac_scale.config import (
 )
 from scamac_scale.durable.differences import plain
 from scamac_scale.errors import ConfigError
+from scamac_scale.ingestion.flavors.choose import FLAVORS
 from scamac_scale.ingestion.many.genes import JOINS
 from scamac_scale.ingestion.statistics import KIND_RULES
 from scamac_scale.loader.device import DENSIFY
@@ -41,6 +42,7 @@ from scamac_scale.train.start import WEIGHT_STARTS
 
 HOMES: dict[str, Mapping[str, object]] = {
     "ingest.kind": KIND_RULES,
+    "ingest.flavor": FLAVORS,
     "ingest.profile": PROFILES,
     "ingest.join": JOINS,
     "model.encoder_activation": ACTIVATIONS,
@@ -72,7 +74,7 @@ PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", 
 """Choices that no dict knows: the code asks for the name."""
 
 NAMELESS = {"ingest.matrix", "ingest.batch_key", "batch_key", "loader.balance_by"} | {
-    f"ingest.{name}" for name in ("columns", "where", "cells", "mito_prefix")
+    f"ingest.{name}" for name in ("genes", "columns", "where", "cells", "mito_prefix")
 }
 """Texts that are no choice: names of layers, columns and files, which the data has."""
 

@@ -43,41 +43,58 @@ ARROWS: dict[str, set[str]] = {
     "ranks": {"errors"},
     "randomness": set(),
     "durable": {"cells", "errors", "ranks"},
+    "remote": {"durable", "errors", "host"},
     # mathematics: tensors and arrays, nothing else; of the host, the way to compile
     "ops": {"errors", "host"},
     "losses": {"errors", "ops"},
     "metrics": {"errors"},
     # model
     "nn": {"config", "errors", "ops"},
-    "fitted": {"cells", "config", "durable", "errors", "nn", "ops"},
+    "fitted": {"cells", "config", "durable", "errors", "nn", "ops", "remote"},
     # data
-    "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
-    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
+    "cluster": {"__init__", "durable", "errors"},
+    "store": {"cells", "config", "durable", "errors", "progress", "randomness", "remote"},
+    "ingestion": {"cells", "cluster", "config", "durable", "errors", "host", "progress", "remote", "store"},
     "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
-    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
+    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "remote", "store"},
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
-    "train": BOTH_SIDES | {"host", "losses", "randomness"},
-    "infer": BOTH_SIDES | {"host", "store"},
+    "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
+    "infer": BOTH_SIDES | {"host", "remote", "store"},
     # what users call
-    "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
+    "inspection": {
+        "cells",
+        "durable",
+        "errors",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "progress",
+        "remote",
+        "store",
+        "train",
+    },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
-    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks"},
+    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},
     "__init__": {"api", "config", "tl"},
     "__main__": {"cli"},
 }
 """``A: {B, ...}``: A imports B. A new arrow is a decision, made here."""
 
 HOMES = {
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
     "lightning": {"train"},
     "jsonargparse": {"cli"},
     "igraph": {"train"},
     "safetensors": {"fitted"},
+    "obstore": {"remote"},
     "torch": {"fitted", "infer", "loader", "losses", "metrics", "nn", "ops", "randomness", "ranks", "sweep", "train"}
     | {"api", "durable"},
 }

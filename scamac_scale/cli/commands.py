@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
+from scamac_scale.remote.names import below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +147,7 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         help="Take the cells that a text file names, one a line, or input and name with a tab between; the same as --ingest.cells.",
         **OPTIONAL,
     )
+    declare_workers(parser)
     parser.add_class_arguments(IngestConfig, "ingest")
 
 
@@ -163,7 +164,7 @@ def _ingest(args: Namespace) -> Result:
             raise ConfigError(f"--{name.replace('_', '-')} {value} and ingest.{name}={said} differ; give one of them.")
         config = replace(config, **{name: value})
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(_one_or_all(args.inputs), args.out, config, **options)
+    path = ingest(_one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
 
 
@@ -213,7 +214,7 @@ def _train(args: Namespace) -> Result:
 
     report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
-    return {"run": args.run, "model": str(at_home(args.run) / "model"), **report, **note}
+    return {"run": args.run, "model": below(args.run, "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:
@@ -266,7 +267,7 @@ def _predict(args: Namespace) -> Result:
     from scamac_scale.api import ScAMAC, inspect
 
     require(args, "run", "input", "out")
-    model = ScAMAC.load(at_home(args.run) / "model")
+    model = ScAMAC.load(below(args.run, "model"))
     options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)

@@ -163,8 +163,11 @@ def _pick(
     indptr: NDArray[np.int64], indices: NDArray[Any], target: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover  compiled
     picked = np.zeros(len(indptr), dtype=np.int64)
-    entries = np.empty(len(indices), dtype=np.int64)
-    columns = np.empty(len(indices), dtype=np.int64)
+    n_kept = 0
+    for entry in range(len(indices)):
+        n_kept += target[indices[entry]] >= 0
+    entries = np.empty(n_kept + 1, dtype=np.int64)  # counted first: several threads pick at a time, and few are kept
+    columns = np.empty(n_kept + 1, dtype=np.int64)
     n = 0
     for row in range(len(indptr) - 1):
         for entry in range(indptr[row], indptr[row + 1]):

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
-from scamac_scale.ingestion.files import open_file
+from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
 from scamac_scale.ingestion.raw import RawMatrix, Recipe, nothing
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+    from scamac_scale.remote.place import BucketPlace
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
     Parameters
     ----------
     data
-        Path of an ``.h5ad``, an AnnData zarr folder or a 10x ``.h5`` (versions 2 and 3; told apart by what is inside),
+        Path or URL of an ``.h5ad``, an AnnData zarr folder or a 10x ``.h5`` (versions 2 and 3; told apart by what is inside),
         or an AnnData, in memory or backed.
     matrix
         Where the values lie: ``X``, ``raw``, or the name of a layer; a layer of one of these two names is read where there
@@ -79,14 +80,14 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
         return _open_anndata(data, matrix)
     from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 
-    path = at_home(data)
+    path = place_of(data)
     with open_file(path, is_kept=True) as group:
-        if path.is_file() and is_tenx(group):
+        if is_hdf5(group) and is_tenx(group):
             genes, rows, read_obs = open_tenx(group, str(path), matrix)
             raw = RawMatrix(str(path), path, matrix, genes, rows, read_obs, group.close)
         else:
             raw = _open_group(group, path, matrix)
-        where = os.path.abspath(path)
+        where = absolute_name(path)
         raw = replace(raw, recipe=Recipe(open_raw, (where, matrix), (where,)))
         _ = raw.obs  # what is wrong with it is known before hours of work
         return raw
@@ -110,7 +111,7 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         If it cannot be read.
     """
-    path = at_home(data)
+    path = place_of(data)
     with open_file(path) as group:
         _require_anndata(group, str(path))
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
@@ -138,7 +139,7 @@ def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
     """
     if not isinstance(data, (str, os.PathLike)):
         return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
-    path = at_home(data)
+    path = place_of(data)
     with open_file(path, is_kept=True) as group:
         _require_anndata(group, str(path))
         name = f"{path}: obsm[{key!r}]"
@@ -160,7 +161,7 @@ def _require_anndata(group: Group, name: str) -> None:
         raise InputError(f"{name} is not an AnnData file: it has no obs and var (it holds {held}).")
 
 
-def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
+def _open_group(group: Group, path: Path | BucketPlace, matrix: str) -> RawMatrix:
     """Open the AnnData that an HDF5 file or a zarr group holds."""
     name = str(path)
     _require_anndata(group, name)
@@ -189,6 +190,7 @@ def _open_group(group: Group, path: Path, matrix: str) -> RawMatrix:
         lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
         close,
         _base_of(_uns(group) or {}),
+        read_vars=lambda: [(name, read_frame(place.var(), f"{name}: var", _uns(group)).set_axis(genes))],
     )
 
 
@@ -321,11 +323,12 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
         rows,
         lambda: _named(adata.obs),
         noted_base=_base_of(adata.uns),
+        read_vars=lambda: [(IN_MEMORY, _named(place.var()))],
     )
 
 
-def _named(obs: pd.DataFrame) -> pd.DataFrame:
-    frame = obs.copy()
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    frame = table.copy()
     frame.index = frame.index.astype(str)
     return frame
 

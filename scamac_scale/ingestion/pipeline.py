@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,20 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import FILE_ROW, Part, read_blocks
+from scamac_scale.ingestion.passes import select_block
+from scamac_scale.ingestion.raw import FILE_ROW, Part
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store import layout
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
@@ -34,10 +40,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
+    from scamac_scale.cluster.connect import Client
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
+    from scamac_scale.store.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +58,8 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: Client | str | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Turn raw data into a training store.
 
@@ -66,6 +76,9 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
+    dask, workers
+        A dask cluster that reads, checks and selects, see `cluster.connect.connected`; None takes threads of this process. The store is
+        the same to the byte, and one that was stopped may go on without, or with another one.
 
     Returns
     -------
@@ -81,6 +94,8 @@ def ingest(
         If the data cannot be used.
     ResumeError
         If what was begun, or is complete, is of other data or settings, or the data is in memory.
+    ClusterError, LostRankError
+        If a cluster cannot do the work, or is lost; what was done is kept for `resume`.
 
     Notes
     -----
@@ -103,19 +118,21 @@ def ingest(
         plan = _plan(inputs, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if in_memory else (KeyboardInterrupt, ResumeError)
-        with atomic_folder(
-            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
-        ) as folder:
+        kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        engines = engine_of(config.block_cells, dask, workers)
+        files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
+        with engines as engine, files as folder:
             journal = None if in_memory else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
-                _fill(folder, raw, config, path, journal)
+                _fill(folder, raw, config, path, journal, engine)
     return path
 
 
-def _fill(folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
-    raw = without_poor(whole, config, journal)
-    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+def _fill(
+    folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+) -> None:
+    raw = without_poor(whole, config, engine, journal)
+    found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
@@ -123,12 +140,13 @@ def _fill(folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journ
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=tuple(fingerprint(part) for part in whole.parts or (whole,)),
+        inputs=tuple(fingerprint(part) | note_of_genes(config.genes) for part in whole.parts or (whole,)),
     )
 
-    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
-        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
-            yield columns.raw_values(block)
+    def blocks(first: int) -> Iterator[Rows]:
+        with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
+            for _, rows in parts:
+                yield rows
 
     obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
@@ -136,19 +154,20 @@ def _fill(folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journ
 
 def _plan(inputs: Sequence[RawMatrix | Part], config: IngestConfig) -> dict[str, Any]:  # Any: plain values
     """Say what is being done, so that something else can be told."""
+    note = note_of_genes(config.genes)
     files = [_files(part) for part in inputs]
     return {
         "layout": layout.VERSION,
         "config": config.to_plain(),
-        **_inputs_of_plan([fingerprint(part) for part in inputs]),
+        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
         "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
     }
 
 
 def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(found) == 1:
-        return {"input": dict(found[0])}
-    return {"n_inputs": len(found), "input": {str(number): dict(about) for number, about in enumerate(found)}}
+        return {"input": found[0]}
+    return {"n_inputs": len(found), "input": {str(number): about for number, about in enumerate(found)}}
 
 
 def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
@@ -160,7 +179,7 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         if is_replaced:
             return False
         raise
-    different = list(differences(found, {key: plan.get(key) for key in (*found, *plan) if key != "files"}))
+    different = list(differences(found, {key: value for key, value in plan.items() if key != "files"}))
     if not different:
         discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
@@ -176,7 +195,7 @@ def _refuse_itself(inputs: Sequence[RawMatrix | Part], path: Path) -> None:
     """Refuse to replace an input by its own store: it would be lost."""
     target = path.resolve()
     for part in inputs:
-        if part.path is None:
+        if part.path is None or isinstance(part.path, BucketPlace):
             continue
         source = part.path.resolve()
         if source == target or target in source.parents:
@@ -217,8 +236,8 @@ def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; where not all cells are taken
-        ``taken``, SHA-256 of the rows of those that obs was asked for.
+        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; where obs says which cells
+        are taken ``taken``, SHA-256 of their rows.
     """
     about: dict[str, Any] = {
         "name": raw.name,
@@ -230,7 +249,10 @@ def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     }
     if isinstance(raw, Part) and raw.taken is not None:
         about["taken"] = raw.taken
-    if raw.path is not None:
+    if isinstance(raw.path, BucketPlace):
+        n_bytes, etag, is_object = stamp_of(raw.path)
+        about |= {"bytes": n_bytes if is_object else None, "etag": etag}
+    elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
@@ -238,7 +260,7 @@ def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
 
 def _files(raw: RawMatrix | Part) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
-    if raw.path is None or raw.path.is_file():
-        return None
+    if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
+        return None  # the etag of a folder of objects is one of all of them
     files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
     return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from scamac_scale.remote.place import BucketPlace
+
 Group = Any
 """An h5py or zarr group."""
 
@@ -88,6 +90,11 @@ def say_of_file(path: Path, error: OSError) -> str:
             head = file.read(HEAD_BYTES)
     except OSError as wrong:
         return f"{path} cannot be read: {wrong.strerror}; ask its owner for the right to read it, or name another file."
+    return say_of_head(path, head, n_bytes, text)
+
+
+def say_of_head(path: Path | BucketPlace, head: bytes, n_bytes: int, text: str) -> str:
+    """Say why something that begins so cannot be opened as HDF5; `text` is what HDF5 said."""
     if not n_bytes:
         return f"{path} is empty: it was never written, or never arrived; copy or write it again."
     kind = _kind_of_file(path, head)
@@ -99,7 +106,7 @@ def say_of_file(path: Path, error: OSError) -> str:
     return f"{path} cannot be opened as HDF5 because it is {kind}; expected a complete .h5ad or 10x .h5 file."
 
 
-def _kind_of_file(path: Path, head: bytes) -> str | None:
+def _kind_of_file(path: Path | BucketPlace, head: bytes) -> str | None:
     if head.startswith(b"\x89HDF"):
         return None  # damaged or truncated
     for start, kind in MAGIC.items():

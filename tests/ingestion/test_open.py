@@ -291,6 +291,20 @@ def test_a_layer_may_have_the_name_of_another_matrix(
     assert caplog.text == ""
 
 
+def test_names_and_columns_that_were_written_as_bytes_are_text(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    path = as_h5ad(tiny_adata, tmp_path)
+    with h5py.File(path, "r+") as file:
+        for place in ("obs/_index", "obs/depth", "var/_index"):
+            n = len(file[place])
+            del file[place]
+            file[place] = np.array([f"n{at}" for at in range(n)], dtype="S8")
+            file[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    ingest(path, tmp_path / "store", IngestConfig(n_genes=30, shuffle=False))
+    found = ad.read_zarr(tmp_path / "store")
+    assert list(found.obs_names) == list(found.obs["depth"]) == [f"n{at}" for at in range(300)]
+    assert set(found.var_names) <= {f"n{at}" for at in range(200)}
+
+
 def test_a_recipe_opens_the_same_input_in_another_process(tiny_atlas: Path) -> None:
     with open_raw(tiny_atlas) as raw:
         assert raw.recipe is not None
@@ -332,17 +346,3 @@ def test_a_recipe_sees_a_changed_file_inside_a_folder(tiny_adata: ad.AnnData, tm
     os.utime(next(file for file in path.rglob("*") if file.is_file()), ns=(1, 1))
     with pytest.raises(InputError, match="was changed"):
         recipe.open()
-
-
-def test_names_and_columns_that_were_written_as_bytes_are_text(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
-    path = as_h5ad(tiny_adata, tmp_path)
-    with h5py.File(path, "r+") as file:
-        for place in ("obs/_index", "obs/depth", "var/_index"):
-            n = len(file[place])
-            del file[place]
-            file[place] = np.array([f"n{at}" for at in range(n)], dtype="S8")
-            file[place].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    ingest(path, tmp_path / "store", IngestConfig(n_genes=30, shuffle=False))
-    found = ad.read_zarr(tmp_path / "store")
-    assert list(found.obs_names) == list(found.obs["depth"]) == [f"n{at}" for at in range(300)]
-    assert set(found.var_names) <= {f"n{at}" for at in range(200)}

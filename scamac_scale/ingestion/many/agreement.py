@@ -6,56 +6,23 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion.evidence import SAMPLE_CELLS, Evidence
 from scamac_scale.ingestion.kinds import Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-    from scipy import sparse
-
+    from scamac_scale.ingestion.evidence import Evidence
     from scamac_scale.ingestion.raw import Part, RawMatrix
 
 logger = logging.getLogger(__name__)
 
-ALL_SAMPLES = 8 * SAMPLE_CELLS
-"""Cells that are looked at closely, of all inputs together; `FEW_SAMPLES` of each at least."""
-FEW_SAMPLES = 512
 MAX_APART = 0.1
 """Totals of logarithms that differ by more, as a share, are others."""
 SURE_CELLS = 5
 """Cells of an input from which on its values are no chance."""
 TOLD = 3
 """Inputs of each kind that are named, at most."""
-
-
-def evidence_of(raw: RawMatrix) -> tuple[Evidence, ...]:
-    """Begin to gather evidence of each input; none where there is only one."""
-    if len(raw.parts) < 2:
-        return ()
-    room = min(SAMPLE_CELLS, max(FEW_SAMPLES, ALL_SAMPLES // len(raw.parts)))
-    return tuple(Evidence(room=room) for _ in raw.parts)
-
-
-def fold_each(
-    found: Sequence[Evidence], raw: RawMatrix, block: sparse.csr_matrix, per_cell: NDArray[np.int64], start: int
-) -> None:
-    """Add a block to the evidence of the inputs that its cells are from; see `Evidence.fold`."""
-    if not found:
-        return
-    starts = np.cumsum([0, *(part.n_taken for part in raw.parts)])
-    stop = start + block.shape[0]
-    for number in range(int(np.searchsorted(starts, start, side="right")) - 1, len(found)):
-        low, high = max(start, int(starts[number])), min(stop, int(starts[number + 1]))
-        if starts[number] >= stop:
-            break
-        if low < high:
-            own = block if high - low == block.shape[0] else block[low - start : high - start]
-            found[number].fold(own, per_cell[low - start : high - start], low)
 
 
 def refuse_disagreement(raw: RawMatrix, found: Sequence[Evidence], asked: str) -> None:

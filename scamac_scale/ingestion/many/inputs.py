@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.many.manifest import is_manifest, read_manifest
+from scamac_scale.remote.patterns import glob as glob_objects
+from scamac_scale.remote.patterns import is_pattern
+from scamac_scale.remote.place import BucketPlace, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,8 +48,10 @@ def is_list(data: Any) -> bool:  # Any: as of `list_inputs`
     """Whether this names inputs by way of a list, a glob or a manifest, and is not one itself."""
     if isinstance(data, (list, tuple)):
         return True
-    if not isinstance(data, (str, os.PathLike)) or _is_address(data):
+    if not isinstance(data, (str, os.PathLike)):
         return False
+    if _is_address(data):
+        return is_pattern(str(data))
     path = at_home(data)
     return is_manifest(path) or _is_glob(path)
 
@@ -83,12 +88,20 @@ def list_inputs(data: Any) -> tuple[OneInput, ...]:  # Any: as said below
 def _single(entry: Any) -> Iterator[OneInput]:  # Any: as of `list_inputs`
     if isinstance(entry, (list, tuple)):
         raise InputError("an input is a list within a list; give one list of files.")
+    if isinstance(entry, BucketPlace):
+        entry = str(entry)
     if not isinstance(entry, (str, os.PathLike)):
         yield OneInput(entry, IN_MEMORY)
         return
     name = os.fspath(entry)
     if _is_address(entry):
-        yield OneInput(name, name)
+        if is_pattern(name):
+            found = glob_objects(name)
+            if not found:
+                raise InputError(f"nothing has a name like {name}; check the bucket and the pattern.")
+            yield from (OneInput(str(place), str(place)) for place in found)
+        else:
+            yield OneInput(name, name)
         return
     path = at_home(entry)
     if is_manifest(path):
@@ -104,8 +117,8 @@ def _single(entry: Any) -> Iterator[OneInput]:  # Any: as of `list_inputs`
         yield OneInput(path, name)
 
 
-def _is_address(entry: str | os.PathLike[str]) -> bool:
-    return isinstance(entry, str) and "://" in entry
+def _is_address(entry: object) -> bool:
+    return isinstance(entry, str) and is_url(entry)
 
 
 def _is_glob(path: Path) -> bool:

@@ -134,6 +134,7 @@ def _stack(
         handles.close,
         _noted_base(parts),
         _recipe(handles, parts, joint),
+        lambda: handles.vars([part.name for part in parts]),
         tuple(parts),
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.kinds import judge
 from scamac_scale.ingestion.many.opening import take_cells
-from scamac_scale.ingestion.normalise import cell_totals, kernel_values
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.normalise import cell_totals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scamac_scale.config import IngestConfig
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.store.journal import Journal
 
@@ -32,7 +34,7 @@ def asks_for_quality(config: IngestConfig) -> bool:
     return config.min_genes is not None or config.max_mito is not None
 
 
-def without_poor(raw: RawMatrix, config: IngestConfig, journal: Journal | None = None) -> RawMatrix:
+def without_poor(raw: RawMatrix, config: IngestConfig, engine: Engine, journal: Journal | None = None) -> RawMatrix:
     """Leave out cells of few genes, and of a large share of mitochondrial counts.
 
     Parameters
@@ -41,6 +43,8 @@ def without_poor(raw: RawMatrix, config: IngestConfig, journal: Journal | None =
         Open; closed with what is returned.
     config
         With `min_genes`, `max_mito` and `mito_prefix`.
+    engine
+        Maps over the blocks.
     journal
         Where the cells that are kept are noted, so that a later run need not look again; None notes nothing.
 
@@ -58,10 +62,44 @@ def without_poor(raw: RawMatrix, config: IngestConfig, journal: Journal | None =
     if not asks_for_quality(config):
         return raw
     noted = None if journal is None else journal.read(_GOOD)
-    picks = _good_cells(raw, config) if noted is None else noted["rows"]
+    picks = _good_cells(raw, config, engine) if noted is None else noted["rows"]
     if noted is None and journal is not None:
         journal.note(_GOOD, rows=picks)
     return take_cells(raw, picks)
+
+
+class Quality(NamedTuple):
+    """What `look_block` finds.
+
+    Attributes
+    ----------
+    n_genes
+        (B,) genes above zero of each cell.
+    total, mito
+        (B,) sum of each cell over all genes, and over mitochondrial ones.
+    evidence
+        Of what the values are.
+    wrong
+        Row, gene and value of the first one that is negative or not finite; then the rest means nothing.
+    """
+
+    n_genes: NDArray[np.int64]
+    total: NDArray[np.float64]
+    mito: NDArray[np.float64]
+    evidence: Evidence
+    wrong: tuple[int, int, float] | None = None
+
+
+def look_block(index: int, block: sparse.csr_matrix, start: int, wanted: tuple[NDArray[np.bool_], int]) -> Quality:
+    """Look at the cells of a block (B, G): marks of mitochondrial genes and the number of all cells are given."""
+    is_mito, n_cells = wanted
+    wrong, seen = count_block(block, np.zeros(block.shape[1], np.int64), np.zeros(block.shape[1]))
+    if wrong >= 0:
+        row = int(np.searchsorted(block.indptr, wrong, side="right")) - 1
+        entry = (start + row, int(block.indices[wrong]), float(block.data[wrong]))
+        return Quality(seen.n_filled, seen.total, seen.total, Evidence(), entry)
+    evidence = Evidence.of_block(block, seen, start, n_cells)
+    return Quality(seen.n_filled, seen.total, cell_totals(block, is_mito), evidence)
 
 
 def mito_genes(raw: RawMatrix, prefix: str) -> NDArray[np.bool_]:
@@ -78,29 +116,26 @@ def mito_genes(raw: RawMatrix, prefix: str) -> NDArray[np.bool_]:
     return is_mito
 
 
-def _good_cells(raw: RawMatrix, config: IngestConfig) -> NDArray[np.int64]:
-    is_mito = None if config.max_mito is None else mito_genes(raw, config.mito_prefix)
+def _good_cells(raw: RawMatrix, config: IngestConfig, engine: Engine) -> NDArray[np.int64]:
+    is_mito = np.zeros(raw.n_genes, bool) if config.max_mito is None else mito_genes(raw, config.mito_prefix)
     is_poor, is_dying = np.zeros(raw.n_cells, bool), np.zeros(raw.n_cells, bool)
-    n_expressing, largest = np.zeros(raw.n_genes, np.int64), np.zeros(raw.n_genes)
     evidence = Evidence()
-    all_genes = np.ones(raw.n_genes, bool)
-    for start, block in read_blocks(raw, config.block_cells, "looking at cells"):
-        per_cell = np.empty((block.shape[0], 3), np.int64)
-        wrong = count_block((block.indptr, block.indices, kernel_values(block.data)), n_expressing, largest, per_cell)
-        if wrong >= 0:
-            cell = start + int(np.searchsorted(block.indptr, wrong, side="right")) - 1
-            raise InputError(
-                f"{raw.name}: {raw.matrix} holds {block.data[wrong]:g} for cell {raw.cell_named(cell)} and gene "
-                f"{raw.gene_names[block.indices[wrong]]!r}; expected values that are finite and not negative."
-            )
-        stop = start + block.shape[0]
-        if config.min_genes is not None:
-            is_poor[start:stop] = per_cell[:, 2] < config.min_genes
-        if is_mito is not None and config.max_mito is not None:
-            evidence.fold(block, per_cell, start)
-            total, of_mito = cell_totals(block, all_genes), cell_totals(block, is_mito)
-            is_dying[start:stop] = (total <= 0) | (of_mito * 100 > config.max_mito * total)
-    if is_mito is not None:
+    with closing(engine.map(raw, look_block, (is_mito, raw.n_cells), "looking at cells")) as parts:
+        for start, part in parts:
+            if part.wrong is not None:
+                cell, gene, value = part.wrong
+                raise InputError(
+                    f"{raw.name}: {raw.matrix} holds {value:g} for cell {raw.cell_named(cell)} and gene {raw.gene_names[gene]!r}; "
+                    "expected values that are finite and not negative."
+                )
+            evidence.fold(part.evidence)
+            stop = start + len(part.total)
+            if config.min_genes is not None:
+                is_poor[start:stop] = part.n_genes < config.min_genes
+            if config.max_mito is not None:
+                is_dying[start:stop] = (part.total <= 0) | (part.mito * 100 > config.max_mito * part.total)
+    if config.max_mito is not None:
+        evidence.complete(raw.read_block, engine.block_cells)
         _refuse_logs(raw, config, evidence)
     return _kept(raw, config, is_poor, is_dying)
 

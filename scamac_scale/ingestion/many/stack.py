@@ -17,6 +17,7 @@ from scamac_scale.ingestion.csr import take_columns
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from scamac_scale.ingestion.raw import RawMatrix, Recipe
@@ -82,6 +83,14 @@ class Handles:
         """How the first inputs are opened again, in their order; None where one cannot be."""
         found = [self._recipes.get(number) for number in range(count)]
         return None if None in found else tuple(recipe for recipe in found if recipe is not None)
+
+    def vars(self, names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+        """Read the tables of genes of all inputs, which have these names; those without tables are left out."""
+        found: list[tuple[str, pd.DataFrame]] = []
+        for number, name in enumerate(names):
+            with self.use(number) as raw:
+                found += [(name, var) for _, var in raw.read_vars()]
+        return found
 
     def close(self) -> None:
         """Close all."""
