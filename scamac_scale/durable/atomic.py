@@ -156,7 +156,10 @@ def scratch_folder(
         except keeps_on:
             raise
         except BaseException:
-            _remove(partial)
+            with suppress(OSError):
+                _restore(partial, path)
+            if os.path.lexists(path) or not os.path.lexists(partial / _OLD):  # else the next writer puts it back
+                _remove(partial)
             raise
         with suppress(OSError):  # the output is in its place, whatever happens now
             partial.rename(_gone(partial))  # in one step: nobody takes half of it for work to go on with
@@ -202,7 +205,7 @@ def atomic_folder(
     Raises
     ------
     OutputError
-        As `check_output` and `scratch_folder`, and if flushing or renaming fails.
+        As `check_output` and `scratch_folder`, and if flushing or renaming fails; never once it has its name.
     """
     path = check_output(out, overwrite=overwrite, marker=marker)
     with scratch_folder(path, resumes=resumes, keeps_on=keeps_on) as partial:
@@ -213,10 +216,11 @@ def atomic_folder(
         yield new
         with writing(path):
             flush_tree(new)
+            flush(path.parent)  # whether the disk takes names at all is found out before there is one
             if rename_point is not None:
                 reach(rename_point)
             _move_into_place(new, path, overwrite=overwrite)
-            flush(path.parent)
+            flush_name(path)
 
 
 def _move_into_place(new: Path, path: Path, *, overwrite: bool) -> None:
@@ -234,7 +238,8 @@ def _move_into_place(new: Path, path: Path, *, overwrite: bool) -> None:
     except BaseException:
         old.rename(path)
         raise
-    old.rename(new)
+    with suppress(OSError):  # it is replaced; the old one goes with the partial folder
+        old.rename(new)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -285,7 +290,9 @@ def bytes_below(folder: Path) -> int:
 
 
 @contextmanager
-def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | None = None) -> Iterator[Path]:
+def atomic_file(
+    path: Path, *, partial: Path | None = None, rename_point: str | None = None, is_result: bool = False
+) -> Iterator[Path]:
     """Write a file that is complete or as it was, also when the machine stops.
 
     Parameters
@@ -296,6 +303,8 @@ def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | 
         Where it is written, in the same folder; None has a name of its own for each file.
     rename_point
         Of `faults.POINTS`: passed when it is on the disk, before it gets its name.
+    is_result
+        Whether it says that all work is done: then no error follows once it has its name, as of `atomic_folder`.
 
     Yields
     ------
@@ -306,10 +315,15 @@ def atomic_file(path: Path, *, partial: Path | None = None, rename_point: str | 
     try:
         yield partial
         flush(partial)
+        if is_result:
+            flush(path.parent)
         if rename_point is not None:
             reach(rename_point)
         partial.replace(path)
-        flush(path.parent)
+        if is_result:
+            flush_name(path)
+        else:
+            flush(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -321,6 +335,21 @@ def flush_tree(folder: Path) -> None:
         for name in files:
             flush(Path(parent) / name)
         flush(Path(parent))
+
+
+def flush_name(path: Path) -> None:
+    """Force the name that an output has just got to the disk; where the disk refuses, only say so.
+
+    The output is complete and in its place. An error now would tell of a failure that left a result.
+    """
+    try:
+        flush(path.parent)
+    except OSError as error:
+        _log.warning(
+            "%s is complete, but the disk does not confirm its name (%s); should the machine stop soon, see whether it is there",
+            path,
+            error.strerror or error,
+        )
 
 
 def flush(path: Path) -> None:

@@ -22,10 +22,11 @@ from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.host.memory import explained
 from scamac_scale.infer.attention import atlas_attention, scratch_bytes
 from scamac_scale.infer.options import PredictOptions
-from scamac_scale.infer.output.already_there import IDENTITY, is_finished
+from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
 from scamac_scale.infer.output.journal import identity
 from scamac_scale.infer.output.memory import MemoryOutput
+from scamac_scale.infer.output.place import OutPlace, find_out
 from scamac_scale.infer.output.table import (
     DENOISED_KEY,
     LATENT_KEY,
@@ -60,13 +61,13 @@ PLAIN = PredictOptions()
 def predict(
     model: FittedModel,
     source: OpenSource,
-    out: str | Path | None = None,
+    out: str | Path | OutPlace | None = None,
     options: PredictOptions = PLAIN,
     *,
     world: World = ALONE,
     resume: bool = False,
     spread: Spread | None = None,
-) -> ad.AnnData | Path:
+) -> ad.AnnData | Path | str:
     """Predict all cells of a source.
 
     Parameters
@@ -76,7 +77,7 @@ def predict(
     source
         N cells; its `obs` is carried over to the result, and its `source_rows` say where each row goes.
     out
-        Zarr or h5ad to stream to; None keeps the result in memory.
+        Zarr or h5ad to stream to, a path or a URL; None keeps the result in memory.
     options
         What is asked for.
     world
@@ -88,8 +89,8 @@ def predict(
 
     Returns
     -------
-    AnnData or Path
-        The result in memory, or where it lies; in the order of the input, whatever the order of the source.
+    AnnData, Path or str
+        The result in memory, or where it lies, by its path or URL; in the order of the input, whatever the order of the source.
 
     Raises
     ------
@@ -117,21 +118,21 @@ def predict(
     uns = {**description(model), "attention": attention}
     n_scratch = scratch_bytes(network, source.n_cells) if attention == "atlas" else 0
     output: MemoryOutput | DiskOutput
-    if out is None:
+    home = out if out is None or isinstance(out, OutPlace) else find_out(out)
+    if home is None:
         check_ranks(out, world)
         folder = Path(tempfile.gettempdir())
         check_room(folder, n_scratch)
         output = MemoryOutput(_table(model, source, options.is_denoised, world))
     else:
-        folder = Path(out).absolute().parent
+        folder = home.path.absolute().parent
         belongs = identity(model, source, **options.to_plain())
         uns[IDENTITY] = json.dumps(belongs)
         check_alike(belongs, world)
-        if resume and from_first(lambda: is_finished(Path(out), belongs), world):
-            logger.info("%s is finished; there is nothing to resume", out)
-            return Path(out)
+        if (state := from_first(lambda: home.look(belongs, resume=resume), world)) != "wanted":
+            return _put(home, world, is_done=state == "done")
         table = _table(model, source, options.is_denoised, world)
-        output = DiskOutput(out, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
+        output = DiskOutput(home.path, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
     plan = SweepPlan(source.n_cells, EMBED_CELLS, world)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -146,7 +147,8 @@ def predict(
                 _sweep(Predictor.make(model, source, options, output.table.widths, atlas), output, plan)
             else:
                 _sweep_by_workers(spread, model, options, output, plan)
-        return output.finish(model.n_clusters, uns)
+        found = output.finish(model.n_clusters, uns)
+    return found if home is None or home.bucket is None else _put(home, world)
 
 
 def _sweep(predictor: Predictor, output: MemoryOutput | DiskOutput, plan: SweepPlan) -> None:
@@ -181,7 +183,16 @@ def _sweep_by_workers(
             output.tick(turn)
 
 
-def check_ranks(out: str | Path | None, world: World) -> None:
+def _put(home: OutPlace, world: World, *, is_done: bool = False) -> Path | str:
+    """Put a result that is made into its bucket, if it belongs into one; where it is then."""
+    if is_done:
+        logger.info("%s is finished; there is nothing to resume", home)
+    elif home.bucket is not None:
+        from_first(home.bucket.put, world)
+    return home.found_at
+
+
+def check_ranks(out: object, world: World) -> None:
     """Refuse several ranks without an output in which they can meet."""
     if out is None and world.size > 1:
         raise ConfigError(f"{world.size} processes need an output on a disk that all of them see; name one.")

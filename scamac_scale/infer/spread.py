@@ -17,12 +17,12 @@ import torch
 from scamac_scale.cluster.connect import connected
 from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers
 from scamac_scale.durable.foreign import at_home
-from scamac_scale.durable.stamps import Stamp
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.predictor import Predicted, Predictor
 from scamac_scale.infer.tech_batches import tell_levels
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
+from scamac_scale.remote.stamps import Stamp
 from scamac_scale.sources import OpenSource, open_source
 
 if TYPE_CHECKING:

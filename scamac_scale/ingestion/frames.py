@@ -102,7 +102,7 @@ def read_names(element: Element, where: str) -> pd.Index[str]:
         return _read_records(element, where, None).index
     _require_table(element, where)
     names = _read_names(element, _key_of_names(element, where), where)
-    index: pd.Index[str] = pd.Index(np.asarray(names, dtype=object)).astype(str)
+    index: pd.Index[str] = _text(pd.Index(np.asarray(names, dtype=object)))
     return index
 
 
@@ -231,8 +231,14 @@ def _read(element: Element, place: str) -> Any:  # Any: what anndata returns
 
 def _named(frame: Any) -> pd.DataFrame:  # Any: what anndata returns
     named: pd.DataFrame = frame
-    named.index = named.index.astype(str)
+    named.index = _text(named.index)
     return named
+
+
+def _text(names: pd.Index[Any]) -> pd.Index[str]:
+    """Return names as text; such as were written as bytes are read as such."""
+    text: pd.Index[str] = (names.map(_decoded) if names.inferred_type in ("bytes", "mixed") else names).astype(str)
+    return text
 
 
 def _decoded(value: Any) -> Any:  # Any: of a record

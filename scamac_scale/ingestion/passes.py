@@ -16,8 +16,8 @@ from scamac_scale.errors import InputError
 from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.csr import take_columns
 from scamac_scale.ingestion.evidence import Evidence, count_block
+from scamac_scale.ingestion.flavors.sums import Moments
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
-from scamac_scale.ingestion.variable import Moments
 from scamac_scale.store.rows import tidied
 
 if TYPE_CHECKING:

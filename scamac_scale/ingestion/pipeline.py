@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,23 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import as_categories, split_key
 from scamac_scale.config import IngestConfig
-from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
+from scamac_scale.durable.atomic import absolute, atomic_folder, bytes_below, check_output, check_room
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 from scamac_scale.store import layout
+from scamac_scale.store.bucket import StoreBucket
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
@@ -31,7 +36,7 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
     from anndata import AnnData
@@ -44,6 +49,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SMALL_SHARE = 0.2
+"""Of the space of values, that a compressed store takes at least."""
+
 
 @explained("ingest")
 def ingest(
@@ -55,7 +63,7 @@ def ingest(
     resume: bool = False,
     dask: Client | str | None = None,
     workers: int | None = None,
-) -> Path:
+) -> Path | str:
     """Turn raw data into a training store.
 
     Parameters
@@ -63,7 +71,7 @@ def ingest(
     data
         An h5ad, an AnnData zarr or a 10x h5, or an AnnData in memory.
     out
-        Folder of the store.
+        Folder of the store, or a URL in object storage: then it is made on the local disk, and put there.
     config
         How the data is read, and how many genes are kept; None takes the defaults.
     overwrite
@@ -77,8 +85,8 @@ def ingest(
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------
@@ -94,11 +102,14 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times; a flavor of genes may read it once or twice more. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
+    if is_url(out):
+        make = partial(ingest, data, config=config, resume=resume, dask=dask, workers=workers)
+        return _ingest_there(data, StoreBucket(parse(out)), config, make, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
@@ -108,7 +119,7 @@ def ingest(
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
@@ -119,6 +130,47 @@ def ingest(
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal, engine)
     return path
+
+
+def _ingest_there(
+    data: str | os.PathLike[str] | AnnData,
+    target: StoreBucket,
+    config: IngestConfig,
+    make: Callable[..., object],
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> str:
+    """Make a store on the local disk, and put it into a bucket."""
+    if is_url(data) and (place := parse(data)) in (target.place, *_above(target.place)):
+        raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
+    with target.held():
+        if resume and target.is_there:
+            with open_raw(data, config.matrix) as raw:
+                plan = _plan(raw, config)
+            if _is_finished(target.place, plan, is_replaced=overwrite):
+                target.forget()
+                return str(target.place)
+        target.check(overwrite=overwrite)
+        make(target.path, overwrite=True)  # what is complete there, and is another, is scratch
+        target.put(overwrite=overwrite)
+    return str(target.place)
+
+
+def _above(place: BucketPlace) -> Iterator[BucketPlace]:
+    while place.key:
+        place = place.parent
+        yield place
+
+
+def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
+    """Say what is being done, so that work which was begun is told from other work."""
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        "input": fingerprint(raw) | note_of_genes(config.genes),
+        "files": _files(raw),
+    }
 
 
 def _fill(
@@ -132,8 +184,9 @@ def _fill(
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
     )
+    _check_room(folder, header)
 
     def blocks(first: int) -> Iterator[Rows]:
         with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
@@ -144,7 +197,14 @@ def _fill(
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
-def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
+def _check_room(folder: Path, header: StoreHeader) -> None:
+    """Refuse a disk that cannot hold the store, before hours of writing; what lies there of it already counts."""
+    share = 1.0 if header.config.profile == "fast" else SMALL_SHARE
+    n_bytes = int(header.n_values * (header.value_dtype.itemsize + 2) * share) - bytes_below(folder.parent)
+    check_room(folder, max(n_bytes, 0))
+
+
+def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
@@ -155,7 +215,8 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         raise
     different = list(differences(found, {key: plan[key] for key in found}))
     if not different:
-        discard(path, if_plan=plan)
+        if isinstance(path, Path):
+            discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
         return True
     if not is_replaced:
@@ -167,7 +228,7 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
 
 def _refuse_itself(raw: RawMatrix, path: Path) -> None:
     """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None:
+    if raw.path is None or isinstance(raw.path, BucketPlace):
         return
     source, target = raw.path.resolve(), path.resolve()
     if source == target or target in source.parents:
@@ -218,7 +279,10 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
-    if raw.path is not None:
+    if isinstance(raw.path, BucketPlace):
+        n_bytes, etag, is_object = stamp_of(raw.path)
+        about |= {"bytes": n_bytes if is_object else None, "etag": etag}
+    elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
@@ -226,7 +290,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
 
 def _files(raw: RawMatrix) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
-    if raw.path is None or raw.path.is_file():
-        return None
+    if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
+        return None  # the etag of a folder of objects is one of all of them
     files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
     return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import duplicates
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.stamps import Stamp
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
+from scamac_scale.remote.stamps import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scamac_scale.ingestion.rows import Rows
+    from scamac_scale.remote.place import BucketPlace
 
 REASON_LETTERS = 300
 """Of what a library says that are told; some print the whole array."""
@@ -34,6 +35,23 @@ REASON_LETTERS = 300
 
 def nothing() -> None:
     """Do nothing: closes what needs no closing."""
+
+
+def closing(*held: Any) -> Callable[[], None]:  # Any: what may have a method close
+    """Make one function that closes all that can be closed.
+
+    Parameters
+    ----------
+    held
+        Rows, files, groups; those without ``close`` are let be.
+    """
+    closes = [item.close for item in held if hasattr(item, "close")]
+
+    def close() -> None:
+        for one in closes:
+            one()
+
+    return close
 
 
 @contextlib.contextmanager
@@ -137,10 +155,13 @@ class RawMatrix:
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
     recipe
         How another process opens the same; None where none can (values in memory).
+    read_vars
+        Reads the annotation of the genes: name and table of each file that the cells come from, indexed by the gene names in use;
+        none where a format has no such tables.
     """
 
     name: str
-    path: Path | None
+    path: Path | BucketPlace | None
     matrix: str
     gene_names: tuple[str, ...]
     rows: Rows
@@ -148,6 +169,7 @@ class RawMatrix:
     close: Callable[[], None] = nothing
     noted_base: float | None = None
     recipe: Recipe | None = None
+    read_vars: Callable[[], list[tuple[str, pd.DataFrame]]] = list
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""

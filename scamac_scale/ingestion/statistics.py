@@ -1,7 +1,7 @@
 """Gene statistics in two passes over the cells: which genes pass, what the values are, which genes vary most.
 
-Pass one checks every value and counts; pass two sums (``passes.py``). Memory does not depend on the number of cells (but for
-8 bytes a cell: its total). The whole matrix is never held.
+Pass one checks every value and counts; pass two sums (``passes.py``); a flavor may add others (``flavors``). Memory does not depend
+on the number of cells (but for 8 bytes a cell: its total). The whole matrix is never held.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +17,13 @@ from scamac_scale.cells.genes import GeneSpace, ValueRecord
 from scamac_scale.cells.tech_batches import TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.engine.local import LocalEngine
+from scamac_scale.ingestion.flavors.choose import check_flavor, choose_genes
+from scamac_scale.ingestion.flavors.filter import filter_genes
+from scamac_scale.ingestion.flavors.given import given_genes
+from scamac_scale.ingestion.flavors.sums import Candidates
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
 from scamac_scale.ingestion.names import name_doubts
 from scamac_scale.ingestion.passes import SMALLEST_VALUE, Census, place_of, sum_moments, take_census
-from scamac_scale.ingestion.variable import Moments, choose_over_batches, dispersion_table, variable_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.engine.blocks import Engine
+    from scamac_scale.ingestion.flavors.sums import Moments
     from scamac_scale.ingestion.raw import RawMatrix
 
 logger = logging.getLogger(__name__)
@@ -56,8 +59,8 @@ class RawStatistics:
     largest
         Largest value of a chosen gene.
     var
-        (chosen genes) ``n_cells`` that express it, ``means``, ``dispersions``, ``dispersions_norm`` as in scanpy, with
-        technical batches ``highly_variable_nbatches``, too; gene names as its index.
+        (chosen genes) ``n_cells`` that express it, and what the flavor measures, named as in scanpy: ``means``, ``dispersions``,
+        ``dispersions_norm`` of the default; with technical batches ``highly_variable_nbatches``, too; gene names as its index.
     """
 
     gene_space: GeneSpace
@@ -78,7 +81,7 @@ def measure(
     raw
         (N, G) raw values.
     config
-        Kind, filter, number of genes, target, and cells held at a time.
+        Kind, filter, number of genes and how they are chosen, target, and cells held at a time.
     census
         Of `take_census`, where that was done already.
     engine
@@ -88,14 +91,17 @@ def measure(
     -------
     RawStatistics
         The chosen genes are those of ``sc.pp.filter_genes``, ``normalize_total``, ``log1p`` and
-        ``highly_variable_genes(flavor="seurat")``, with its ``batch_key`` where there are technical batches; where fewer
+        ``highly_variable_genes`` of the same flavor, with its ``batch_key`` where there are technical batches; where fewer
         pass than are asked for, all of them.
 
     Raises
     ------
     InputError
         If there are fewer than two cells, a value is negative or not finite (cell and gene are named), values are not of
-        the kind that was said, no gene is left, or a column of the batch key is no such column (before any pass).
+        the kind that was said or that the flavor needs, no gene is left, or a column of the batch key is no such column (before
+        any pass).
+    MissingExtraError
+        If the flavor needs scikit-misc, and it is not installed (before any pass).
 
     Notes
     -----
@@ -104,6 +110,8 @@ def measure(
     median total of the cells that have any, over the genes that pass. Filter and target do not look at technical batches;
     these take 16 bytes a gene and batch.
     """
+    check_flavor(config.flavor, config.kind, f"{raw.name}: {raw.matrix}")
+    given = None if config.genes is None else given_genes(raw, config.genes)
     tech = tech_batches_of(raw, config)
     for doubt in name_doubts(raw):
         logger.warning("%s: %s", raw.name, doubt)
@@ -113,30 +121,18 @@ def measure(
         _refuse_beyond_numbers(raw, census)
         found = KIND_RULES[config.kind](raw, census)
         kind = found.kind
-        is_filtered = _filter_genes(raw, census, config.min_cell_fraction)
+        check_flavor(config.flavor, kind, f"{raw.name}: {raw.matrix}")
+        is_filtered = filter_genes(raw, census.n_expressing, config, given)
         joint = None if tech is None else tech.joint()
         totals, moments = sum_moments(raw, is_filtered, found, blocks, joint)
-    n_empty = int((totals == 0).sum())
-    if n_empty:
-        logger.warning(
-            "%s: %d of %d cells have no counts in the genes that pass; they stay, as zeros",
-            raw.name,
-            n_empty,
-            raw.n_cells,
-        )
-    target_sum = _target_sum(raw, kind, totals, config.target_sum)
+        n_empty = _count_empty(raw, totals)
+        target_sum = _target_sum(raw, kind, totals, config.target_sum)
+        candidates = Candidates(raw, is_filtered, kind, target_sum, totals, moments, joint, config.n_genes, blocks)
+        choice = choose_genes(candidates, config.flavor, tech, given)
     filtered = np.flatnonzero(is_filtered)
     names = np.array(raw.gene_names, dtype=object)
-    scaled = (part if target_sum is None else part.scaled(target_sum) for part in moments)
-    if tech is None:
-        table = dispersion_table(next(scaled))
-        is_variable = variable_genes(table["dispersions_norm"].to_numpy(), config.n_genes)
-    else:
-        table, is_variable, silent = choose_over_batches(scaled, names[filtered].tolist(), config.n_genes)
-        _log_batches(raw, tech, len(moments), silent)
-    _log_choice(raw, is_variable, config.n_genes)
-    chosen = filtered[is_variable]
-    var = table[is_variable].set_index(names[chosen])
+    chosen = filtered[choice.is_variable]
+    var = choice.table[choice.is_variable].set_index(names[chosen])
     var.insert(0, "n_cells", census.n_expressing[chosen])
     return RawStatistics(
         GeneSpace(kind, target_sum, tuple(names[filtered]), tuple(names[chosen]), values=_record(found, moments)),
@@ -146,6 +142,19 @@ def measure(
         float(census.largest[chosen].max()),
         var,
     )
+
+
+def _count_empty(raw: RawMatrix, totals: NDArray[np.float64]) -> int:
+    """Count the cells whose total is 0, and say how many there are."""
+    n_empty = int((totals == 0).sum())
+    if n_empty:
+        logger.warning(
+            "%s: %d of %d cells have no counts in the genes that pass; they stay, as zeros",
+            raw.name,
+            n_empty,
+            raw.n_cells,
+        )
+    return n_empty
 
 
 def _record(found: Verdict, moments: Sequence[Moments]) -> ValueRecord:
@@ -208,26 +217,6 @@ def _require_log(raw: RawMatrix, census: Census) -> Verdict:
     return found
 
 
-def min_cells(fraction: float, n_cells: int) -> int:
-    """Count the cells that a share means: the smallest whole number at or above it, 0.05 being a twentieth exactly."""
-    share = Fraction(repr(float(fraction))) * n_cells
-    return -(-share.numerator // share.denominator)
-
-
-def _filter_genes(raw: RawMatrix, census: Census, fraction: float) -> NDArray[np.bool_]:
-    needed = min_cells(fraction, census.n_cells)
-    is_filtered = census.n_expressing >= needed
-    if not is_filtered.any():
-        most = int(census.n_expressing.max(initial=0))
-        raise InputError(
-            f"{raw.name}: no gene is left: none of {raw.n_genes} is above zero in at least {needed} of {census.n_cells} "
-            f"cells (ingest.min_cell_fraction={fraction}), the commonest is in {most}; lower it, take the filtered "
-            f"matrix if most cells are empty droplets, or check {raw.matrix}."
-        )
-    logger.info("%s: %d of %d genes are in at least %d cells", raw.name, is_filtered.sum(), raw.n_genes, needed)
-    return np.asarray(is_filtered)
-
-
 def _target_sum(raw: RawMatrix, kind: str, totals: NDArray[np.float64], asked: float | None) -> float | None:
     if kind == "log":
         if asked is not None:
@@ -239,32 +228,3 @@ def _target_sum(raw: RawMatrix, kind: str, totals: NDArray[np.float64], asked: f
     if not filled.size:
         raise InputError(f"{raw.name}: no cell is left: all {len(totals)} are empty; check {raw.matrix}.")
     return float(np.median(filled))
-
-
-def _log_batches(raw: RawMatrix, tech: TechBatches, n_batches: int, silent: Sequence[int]) -> None:
-    joint, what = tech.joint(), " x ".join(tech.columns)
-    logger.info("%s: genes are ranked in each of %d batches (%s)", raw.name, n_batches, what)
-    if silent:
-        cells = [int(np.argmax(joint == batch)) for batch in silent[:5]]
-        levels = [
-            " x ".join(names[code] for names, code in zip(tech.names, tech.codes[cell], strict=True)) for cell in cells
-        ]
-        logger.warning(
-            "%s: in %d of %d batches no gene varies (one cell, say): %s%s; they have no say in the choice of genes",
-            raw.name,
-            len(silent),
-            n_batches,
-            ", ".join(levels),
-            ", ..." if len(silent) > len(levels) else "",
-        )
-
-
-def _log_choice(raw: RawMatrix, is_variable: NDArray[np.bool_], asked: int) -> None:
-    n_chosen, n_filtered = int(is_variable.sum()), len(is_variable)
-    if n_chosen < asked:
-        logger.warning(
-            "%s: %d genes asked for, %d pass the filter and vary; all of them are taken", raw.name, asked, n_chosen
-        )
-    elif n_chosen > asked:
-        logger.info("%s: %d genes for %d asked, for some vary equally", raw.name, n_chosen, asked)
-    logger.info("%s: %d of %d genes chosen", raw.name, n_chosen, n_filtered)

@@ -25,8 +25,9 @@ def storable_frame(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Same rows. Numbers, booleans, nullable integers and booleans, strings and categories stay. Strings with missing
-        values become categories; dates, intervals and mixed objects become their text; objects that are all numbers or
-        all booleans become such. Slashes in column names become underscores, which is logged.
+        values become categories; dates, intervals and mixed objects become their text, bytes the text that they hold in
+        UTF-8; objects that are all numbers or all booleans become such. Slashes in column names become underscores, which
+        is logged.
 
     Raises
     ------
@@ -40,6 +41,13 @@ def storable_frame(frame: pd.DataFrame) -> pd.DataFrame:
     index = pd.Index(frame.index.astype(str), dtype=object).rename(_index_name(frame.index.name, names))
     columns = {name: _storable(frame.iloc[:, i]) for i, name in enumerate(names)}
     return pd.DataFrame(columns, index=index)
+
+
+def _as_text(value: Any) -> str:  # Any: whatever a table holds
+    """Return the text of a value; that of bytes is read as UTF-8, and those that are none stay apart from one another."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if type(value) is str else str(value)
 
 
 def _column_name(name: Any) -> str:  # Any: pandas allows every hashable
@@ -88,7 +96,7 @@ def _object(column: pd.Series[Any]) -> Any:  # Any: one of several arrays
 def _text(column: pd.Series[Any]) -> Any:  # Any: one of two arrays
     missing = column.isna().to_numpy()
     text = column.astype(object).to_numpy(copy=True)
-    text[~missing] = [value if type(value) is str else str(value) for value in text[~missing]]
+    text[~missing] = [_as_text(value) for value in text[~missing]]
     if not missing.any():
         return text
     text[missing] = None
@@ -100,7 +108,7 @@ def _categorical(column: pd.Series[Any]) -> pd.Categorical:
     kept = values.categories
     if isinstance(kept.dtype, np.dtype) and kept.dtype.kind in "biuf":
         return values
-    text = pd.Index([value if type(value) is str else str(value) for value in kept], dtype=object)
+    text = pd.Index([_as_text(value) for value in kept], dtype=object)
     if not text.is_unique:  # 1 and "1"
         names = np.array([*text, None], dtype=object)
         return pd.Categorical(names[values.codes])

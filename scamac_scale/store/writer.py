@@ -21,9 +21,10 @@ from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
 from scamac_scale.store.obs import storable_frame
+from scamac_scale.store.places import SHARDS
 from scamac_scale.store.record import write_record
 from scamac_scale.store.rows import RowForm, tidied
-from scamac_scale.store.shards import SHARDS, ShardWriter
+from scamac_scale.store.shards import ShardWriter
 from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from scamac_scale.nn.embed import EMBED_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.ranks.world import World
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.sweep import sweep
 from scamac_scale.train.clusters.code_table import CodeTable
@@ -153,10 +153,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ddp
-def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(1, 2), pytest.param((1, 4), marks=pytest.mark.slow)])
+def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path, sizes: tuple[int, ...]) -> None:
     expected = one_shot(store)
     expected_latent = None
-    for size in (1, 2, 4):
+    for size in sizes:
         folder = tmp_path / f"files {size}"
         folder.mkdir()
         found = (

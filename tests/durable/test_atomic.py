@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from scamac_scale.durable.atomic import atomic_folder, check_output, partial_folder
+from scamac_scale.durable.atomic import atomic_folder, check_output, partial_folder, writing
 from scamac_scale.durable.locks import lock_file
 from scamac_scale.errors import OutputError
 from scamac_scale.store.reader import StoreReader
+from tests.support.failing import failures
 from tests.support.stores import Written, counts, write
 
 if TYPE_CHECKING:
@@ -239,6 +240,48 @@ def test_overwriting_works_with_and_without_the_exchange_of_names(
             (folder / "file").write_text(content)
     assert (tmp_path / "a" / "file").read_text() == "2"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("is_old_there", [False, True])
+def test_an_error_leaves_what_was_there_whatever_call_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_old_there: bool,
+    can_exchange: bool,
+    is_lasting: bool,
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr("scamac_scale.durable.atomic._exchange", lambda first, second: False)
+    monkeypatch.setattr("scamac_scale.durable.atomic._REMOVE_WAIT_S", 0.0)
+    home = tmp_path / "home"
+    out = home / "a"
+
+    def prepare() -> None:
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+        if is_old_there:
+            put("old")
+
+    def put(content: str) -> None:
+        with atomic_folder(out, overwrite=True, marker="file") as folder, writing(out):
+            (folder / "file").write_text(content)
+
+    prepare()
+    for state, error in failures(lambda: put("new"), home, errno.EIO, is_lasting=is_lasting):
+        expected = "new" if error is None else "old" if is_old_there else ""
+        if expected == "old" and not out.exists():  # the first of two renames went well, and nothing after it
+            assert is_lasting
+            assert not can_exchange
+            with pytest.raises(OutputError, match="already there"), atomic_folder(out):
+                pass
+        assert error is None or isinstance(error, OutputError), state.failed
+        assert names(home) == (["a"] if expected else []), state.failed
+        assert not expected or (out / "file").read_text() == expected, state.failed
+        prepare()
+    assert "does not confirm its name" in caplog.text
 
 
 def test_an_output_whose_writer_was_killed_between_two_renames_is_put_back(tmp_path: Path) -> None:

@@ -25,11 +25,12 @@ from scamac_scale.errors import OutputError
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
 from tests.support.failing import contents, failures
-from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.stores import counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.nursery import Ended, Nursery
 
 OPTIONS = ("--ingest.n_genes", "100", "--ingest.block_cells", "20", "--ingest.shuffle_bytes", "9000", "--quiet")
 """15 blocks, 8 buckets, and a note after every third time that rows are dealt."""
@@ -50,9 +51,8 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with nursery(tmp_path_factory.mktemp("ingests") / "jobs") as jobs:
-        yield Place(tiny_atlas, jobs)
+def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Place:
+    return Place(tiny_atlas, jobs)
 
 
 WAYS = {"shuffled": (), "kept": ("--ingest.shuffle", "false"), "small": ("--ingest.profile", "small")}
@@ -86,9 +86,13 @@ def go_through(place: Place, out: Path, way: str, points: list[tuple[str, int]])
     assert done.codes == [0], done.errors
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "points", [[("read", 20), ("note", 3), ("shard", 20)], [("shard", 50), ("commit", 1), ("rename", 1)]], ids=str
+    ("way", "points"),
+    [
+        ("shuffled", [("read", 20), ("note", 3), ("shard", 20)]),
+        ("kept", [("shard", 50), ("commit", 1), ("rename", 1)]),
+        ("small", [("read", 20), ("shard", 50), ("rename", 1)]),
+    ],
 )
 def test_a_killed_ingest_goes_on_to_the_same_bytes(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]], way: str, points: list[tuple[str, int]]
@@ -98,7 +102,7 @@ def test_a_killed_ingest_goes_on_to_the_same_bytes(
     assert names(tmp_path) == ["a.zarr"]
 
 
-@pytest.mark.parametrize("first", [1, 2, 5])
+@pytest.mark.parametrize("first", [1, *(pytest.param(first, marks=pytest.mark.slow) for first in (2, 5))])
 def test_an_ingest_killed_while_it_deals_goes_on_to_the_same_bytes(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]], first: int
 ) -> None:
@@ -108,7 +112,7 @@ def test_an_ingest_killed_while_it_deals_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(6))
 def test_an_ingest_killed_at_any_three_points_goes_on_to_the_same_bytes(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]], seed: int
 ) -> None:
@@ -121,7 +125,7 @@ def test_an_ingest_killed_at_any_three_points_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(5))
 def test_an_ingest_killed_at_random_times_goes_on_to_the_same_bytes(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]], seed: int
 ) -> None:
@@ -156,15 +160,17 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(
     assert contents(out) == whole["shuffled"]
 
 
-@pytest.mark.parametrize("name", ["lengths", "indices/c/3", "data/c/0"])
-def test_shards_that_are_not_as_they_were_left_are_refused(place: Place, tmp_path: Path, name: str) -> None:
+def test_shards_that_are_not_as_they_were_left_are_refused(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "a.zarr"
     assert place.ingest(out, fault="ingest.shard:50:kill").codes == [-signal.SIGKILL]
-    (tmp_path / ".a.zarr.partial" / name).unlink()
-    done = place.ingest(out, "--resume")
-    assert done.codes == [2]
-    assert "is not as it was left; run again without resume, which begins anew." in done.errors
-    assert not out.exists()
+    for name in ("lengths", "indices/c/3", "data/c/0"):
+        shard = tmp_path / ".a.zarr.partial" / name
+        shard.rename(tmp_path / "away")
+        done = place.ingest(out, "--resume")
+        assert done.codes == [2], name
+        assert "is not as it was left; run again without resume, which begins anew." in done.errors
+        assert not out.exists()
+        (tmp_path / "away").rename(shard)
 
 
 def test_a_second_ingest_is_refused_and_told_of_the_first(place: Place, tmp_path: Path) -> None:
@@ -240,7 +246,7 @@ def memory_folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.parametrize(("number", "is_old_there"), [(ENOSPC, False), (EIO, True), (EACCES, True)])
+@pytest.mark.parametrize(("number", "is_old_there"), [(ENOSPC, False), (EIO, True)])
 def test_an_ingest_that_cannot_write_leaves_nothing_wrong(
     little: Path, memory_folder: Path, number: int, is_old_there: bool
 ) -> None:
@@ -252,12 +258,10 @@ def test_an_ingest_that_cannot_write_leaves_nothing_wrong(
 @pytest.mark.parametrize(
     ("number", "is_old_there", "is_lasting", "step"),
     [
-        (ENOSPC, True, False, 3),
-        (EIO, True, False, 7),
-        (EACCES, True, False, 7),
-        (ENOSPC, False, False, 11),
-        (ENOSPC, True, True, 11),
-        (ENOSPC, False, True, 11),
+        (ENOSPC, True, False, 7),
+        (EACCES, False, False, 13),
+        (EIO, True, True, 17),
+        (ENOSPC, False, True, 23),
     ],
 )
 def test_an_ingest_in_which_any_call_fails_leaves_nothing_wrong(

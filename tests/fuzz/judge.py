@@ -249,7 +249,7 @@ def _difference(found: ad.AnnData, expected: _Cells) -> str:
 def _same(ours: pd.Series, theirs: pd.Series) -> bool:
     """Tell whether two columns say the same; text in bytes is text."""
     texts = [
-        [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column]
+        [value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value) for value in column]
         for column in (ours, theirs)
     ]
     return texts[0] == texts[1]

@@ -22,7 +22,7 @@ from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.statistics import measure
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.store.journal import Journal
 from scamac_scale.store.reader import StoreReader
 from tests.support.failing import contents

@@ -20,10 +20,13 @@ from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion import statistics
 from scamac_scale.ingestion.engine.local import LocalEngine
+from scamac_scale.ingestion.flavors.filter import min_cells
+from scamac_scale.ingestion.flavors.over_batches import variable_genes
+from scamac_scale.ingestion.flavors.seurat import dispersion_table
+from scamac_scale.ingestion.flavors.sums import Moments
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import RawMatrix
-from scamac_scale.ingestion.statistics import Census, measure, min_cells
-from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes
+from scamac_scale.ingestion.statistics import Census, measure
 from scamac_scale.progress import show_progress
 
 DATA = os.environ.get("SCAMAC_DATA")

@@ -54,7 +54,9 @@ CHANGED: dict[str, tuple[Any, Any]] = {
     "intervals": (pd.cut(np.arange(6), [-1, 2, 6]), pd.Categorical(["(-1, 2]"] * 3 + ["(2, 6]"] * 3, ordered=True)),
     "categories of two types": (pd.Categorical(["1", 1, None] * 2), pd.Categorical(["1", "1", None] * 2)),
     "sparse": (pd.arrays.SparseArray([0, 0, 1, 0, 0, 2]), [0, 0, 1, 0, 0, 2]),
-    "bytes": ([b"a"] * 6, ["b'a'"] * 6),
+    "bytes": (["\xe9".encode(), b"a", b"a ", b"1.5", b"b", b"\xe9"], ["\xe9", "a", "a ", "1.5", "b", "\\xe9"]),
+    "bytes with missing": ([b"a", None] * 3, pd.Categorical(["a", None] * 3)),
+    "categories of bytes": (pd.Categorical([b"a", b"b", None] * 2), pd.Categorical(["a", "b", None] * 2)),
 }
 
 

@@ -14,11 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -26,17 +24,30 @@ TIMEOUT_S = 120
 IMPORTED = (
     *(
         f"scamac_scale.{name}"
-        for name in ("api", "fitted", "infer.predict", "ingestion.pipeline", "train.run.folder", "train.fit")
+        for name in (
+            "api",
+            "fitted",
+            "infer.predict",
+            "ingestion.pipeline",
+            "inspection",
+            "train.run.folder",
+            "train.fit",
+        )
     ),
     *(f"scamac_scale.cli.{name}" for name in ("main", "commands", "parsing", "show")),
     *(f"sklearn.{name}" for name in ("cluster", "neighbors", "utils")),
     *(
+        "attrs",
+        "docstring_parser",
         "igraph",
+        "numba.typed",
+        "safetensors.torch",
         "scipy.cluster.hierarchy",
         "scipy.sparse.linalg",
         "tensorboard.summary.writer.record_writer",
         "tensorboard.compat.proto.event_pb2",
         "torch.distributed",
+        "torch.fx.experimental.symbolic_shapes",
         "zarr",
         "anndata",
     ),
@@ -96,6 +107,8 @@ class Nursery:
         constants: dict[str, int] | None = None,
         limit_bytes: int | None = None,
         rank_1: tuple[str, ...] = (),
+        environ: dict[str, str] | None = None,
+        rank_1_environ: dict[str, str] | None = None,
     ) -> Ended:
         """Run one command in some ranks to its end.
 
@@ -115,6 +128,8 @@ class Nursery:
             Largest file that may be written.
         rank_1
             More arguments for that rank alone.
+        environ, rank_1_environ
+            More variables of the environment, of all and of that rank alone.
 
         Returns
         -------
@@ -131,6 +146,7 @@ class Nursery:
             "constants": constants or {},
             "limit_bytes": limit_bytes,
             "rank_1": list(rank_1),
+            "environ": [environ or {}, (environ or {}) | (rank_1_environ or {})],
             "errors": str(errors),
         }
         assert self._process.stdin is not None
@@ -139,17 +155,18 @@ class Nursery:
         return Ended(self._read(), errors.read_text())
 
 
-@contextmanager
-def nursery(folder: Path) -> Iterator[Nursery]:
-    """Give a nursery with a folder of its own."""
-    folder.mkdir()
-    with Nursery(folder) as found:
-        yield found
+def import_all() -> None:
+    """Import and look up what jobs need, before the first is forked off; starts no thread."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    from numba.core.registry import cpu_target
+
+    for context in (cpu_target.typing_context, cpu_target.target_context):
+        context.refresh()  # half a second, at the first kernel
 
 
 def _serve() -> None:
-    for module in IMPORTED:
-        importlib.import_module(module)
+    import_all()
     sys.stdout.write("null\n")
     sys.stdout.flush()
     for line in sys.stdin:
@@ -202,6 +219,8 @@ def _be_rank(job: dict[str, Any], rank: int, port: int) -> int:
     errors = os.open(job["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for target, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, target)
+    os.fsync = lambda handle: None  # a kill loses nothing that the system was given; a disk need not be waited for
+    os.environ.update(job["environ"][rank == 1])
     if job["fault"]:
         os.environ["SCAMAC_FAULT"] = job["fault"]
     if job["ranks"] > 1:

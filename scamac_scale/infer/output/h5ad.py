@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from scamac_scale.durable.atomic import bytes_below, check_output, check_room, flush, writing
+from scamac_scale.durable.atomic import bytes_below, check_output, check_room, flush, flush_name, writing
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import OutputError
 from scamac_scale.infer.output import convert
@@ -64,10 +64,11 @@ class Conversion:
                 reason = self._log.read_text().strip().splitlines()[-1:] or [f"code {self._child.returncode}"]
                 raise OutputError(f"{self._target} cannot be written: {reason[0]}; make room, or write .zarr.")
             flush(self._new)
+            flush(self._target.parent)  # whether the disk takes names is found out before there is one
             check_output(self._target)  # it may have appeared in the meantime
             reach("predict.rename")
             self._new.rename(self._target)
-            flush(self._target.parent)
+            flush_name(self._target)
 
     def end(self) -> None:
         """End a child that still runs."""

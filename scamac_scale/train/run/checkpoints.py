@@ -45,6 +45,18 @@ State = dict[str, Any]
 """Tensors, numbers, strings, None, and lists and dicts of them."""
 
 
+def number_of(name: str) -> int | None:
+    """Tell the number of a checkpoint by the name of its file; None where that is none of ours."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether the bytes of a checkpoint are those that its name stands for."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and digest_of_file(path)[:16] == match[3]
+
+
 class _File(NamedTuple):
     number: int
     path: Path
@@ -108,10 +120,9 @@ class Checkpoints:
                 reach("checkpoint.write")
                 file.write(content[half:])
         reach("checkpoint.prune")
-        for damaged in self._damaged:
-            damaged.unlink(missing_ok=True)
-        for old in self._files()[:-KEPT]:
-            old.path.unlink(missing_ok=True)
+        for old in (*self._damaged, *(file.path for file in self._files()[:-KEPT])):
+            if not old.is_dir():  # which is nobody's checkpoint, and may hold anything
+                old.unlink(missing_ok=True)
         return path
 
     def has_progress(self) -> bool:
@@ -136,6 +147,8 @@ class Checkpoints:
         files = self._files()
         for file in reversed(files):
             try:
+                if file.path.is_dir():
+                    raise ValueError("it is a folder")
                 state = _read(file)
             except (*_ODD, TypeError, AttributeError, OverflowError, AssertionError, MemoryError) as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -9,7 +9,9 @@ import torch
 
 from scamac_scale.errors import OutputError
 from scamac_scale.train.run.checkpoints import Checkpoints
+from scamac_scale.train.run.report import is_finished, write_report
 from tests.support.failing import failing, failures
+from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,3 +85,32 @@ def test_a_save_that_fails_anywhere_loses_nothing(tmp_path: Path, number: int, i
         assert len(list(folder.iterdir())) >= 1
         held.save(state(2), 2)
     assert n_failed >= 4  # open, write, flush, rename at least
+
+
+def test_a_folder_with_the_name_of_a_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = Checkpoints(tmp_path)
+    for step in (1, 2):
+        newest = held.save(state(step), step)
+    newest.unlink()
+    newest.mkdir()
+    found = held.newest()
+    assert found is not None
+    assert found["step"] == 1
+    assert f"{newest} cannot be used (it is a folder)" in caplog.text
+    for step in (3, 4, 5):
+        held.save(state(step), step)
+    assert [path.name.split("-")[2] for path in sorted(tmp_path.iterdir())] == ["2", "4", "5"]
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+def test_an_error_leaves_no_run_that_says_it_has_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_lasting: bool
+) -> None:
+    for found, error in failures(
+        lambda: write_report(tmp_path, QUICK, {"finished": True}), tmp_path, errno.EIO, is_lasting=is_lasting
+    ):
+        assert is_finished(tmp_path) is (error is None), found.failed
+        (tmp_path / "run.json").unlink(missing_ok=True)
+    assert "does not confirm its name" in caplog.text

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import is_url, parse
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells a file or a folder from a changed one.
+    """What tells a file, a folder or an object from a changed one.
 
     Attributes
     ----------
@@ -30,6 +32,9 @@ class Stamp:
     @classmethod
     def of(cls, path: str) -> Stamp:
         """Look at a file or a folder; raises OSError where it cannot be seen."""
+        if is_url(path):
+            n_bytes, etag, _ = stamp_of(parse(path))
+            return cls(path, n_bytes, etag)
         place = Path(path)
         status = place.stat()
         if not place.is_dir():
