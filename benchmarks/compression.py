@@ -39,7 +39,7 @@ def chunks_of(n_cells: int, n_genes: int) -> tuple[list[np.ndarray], list[np.nda
     """Whole chunks of counts and genes of a store, and the values per cell."""
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.pipeline import ingest
-    from scamac_scale.simulation import simulate
+    from scamac_scale.simulation.drawn import simulate
     from scamac_scale.store.layout import Sizes
     from scamac_scale.store.reader import StoreReader
 

@@ -20,7 +20,7 @@ from scamac_scale.config import IngestConfig, ScamacConfig
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.feed import Batch
 from scamac_scale.randomness import numpy_generator
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.train.clusters.centers import landmark_clusters
 from scamac_scale.train.clusters.code_table import CodeTable

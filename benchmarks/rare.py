@@ -131,7 +131,7 @@ def simulate_rare(sizes: Sizes, share: float, extra_markers: float, seed: int) -
     from scipy import sparse
 
     from scamac_scale.randomness import numpy_generator
-    from scamac_scale.simulation import DRAWN_CELLS, MARKER_LOG_FOLD, CellModel, draw_cells
+    from scamac_scale.simulation.drawn import DRAWN_CELLS, MARKER_LOG_FOLD, CellModel, draw_cells
 
     model = CellModel.draw(sizes.n_genes, sizes.n_common + sizes.n_rare, seed)
     weight = model.weight.copy()
@@ -152,13 +152,13 @@ def simulate_rare(sizes: Sizes, share: float, extra_markers: float, seed: int) -
     ]
     counts = sparse.vstack(
         [
-            sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=(len(cells.label), sizes.n_genes))
+            sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=(cells.n_cells, sizes.n_genes))
             for cells in drawn
         ],
         format="csr",
     )
     obs = pd.DataFrame(
-        {"cell_type": np.concatenate([cells.label for cells in drawn])},
+        {"cell_type": np.concatenate([cells.codes["cell_type"] for cells in drawn])},
         index=[f"cell{row}" for row in range(sizes.n_cells)],
     )
     var = pd.DataFrame(index=[f"gene{gene}" for gene in range(sizes.n_genes)])

@@ -49,7 +49,7 @@ def make_store(folder: Path, n_cells: int, n_genes: int) -> tuple[Path, float]:
 
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.pipeline import ingest
-    from scamac_scale.simulation import simulate
+    from scamac_scale.simulation.drawn import simulate
 
     began = time.perf_counter()
     atlas = simulate(folder / f"atlas-{n_cells}.zarr", n_cells, n_genes=n_genes, counts_per_gene=COUNTS_PER_GENE)

@@ -72,7 +72,7 @@ def compare(folder: Path, n_cells: int, n_genes: int, batch_cells: int, rounds: 
     """Run the rounds."""
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.pipeline import ingest
-    from scamac_scale.simulation import simulate
+    from scamac_scale.simulation.drawn import simulate
     from scamac_scale.train.recipe import pretrain
     from scamac_scale.train.state import FitState
 

@@ -76,7 +76,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
     known = replace(config, n_clusters=adata.obs[PBMC_LABEL].nunique())
     scores = [_pipeline(clock, raw, PBMC_LABEL, adata.n_obs, known, IngestConfig(kind="log"))]
     if n_cells is not None:
-        from scamac_scale.simulation import simulate
+        from scamac_scale.simulation.drawn import simulate
 
         atlas = folder / "atlas.zarr"
         with clock.step("simulate", f"{n_cells:,} cells of {ATLAS_TYPES} types", n_cells):

@@ -102,11 +102,15 @@ class LostRankError(ScamacError, ConnectionError):
     exit_code = 75
 
 
+class ClusterError(ScamacError, RuntimeError):
+    """A dask cluster that cannot do the work: workers of another version, that see other files, or die of it."""
+
+
 _BY_NAME: dict[str, type[ScamacError]] = {
     each.__name__: each
     for each in (
         *(ScamacError, ConfigError, InputError, ShapeError, StoreError, PlanError, MissingExtraError, OutputError),
-        *(ResumeError, LockedError, NumericalError, MemoryLimitError, StoppedError, LostRankError),
+        *(ResumeError, LockedError, NumericalError, MemoryLimitError, StoppedError, LostRankError, ClusterError),
     )
 }
 _EXIT_CODES = range(1, 256)

@@ -6,6 +6,7 @@ was written, or one that somebody has sealed again; what could make sense of nei
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,17 @@ from scamac_scale.durable.plain import (
 )
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ops.fuzzy import Clusters
+from scamac_scale.remote.copies import fetched
+from scamac_scale.remote.place import is_url, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
 
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.remote.place import BucketPlace
 
 FORMAT = "scamac_scale model"
 VERSION = 5
@@ -81,6 +86,21 @@ class FittedModel:
         self.clusters = self.clusters.to(device)
 
 
+@contextmanager
+def on_gpu(model: FittedModel) -> Iterator[None]:
+    """Lend a model to the GPU, where there is one and its settings allow it."""
+    import torch
+
+    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
+        yield
+        return
+    model.to("cuda")
+    try:
+        yield
+    finally:
+        model.to("cpu")
+
+
 def save_model(model: FittedModel, path: str | Path) -> Path:
     """Write a model folder, all or nothing.
 
@@ -103,6 +123,8 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
     """
     from safetensors.torch import save
 
+    if is_url(path):
+        raise OutputError(f"{path}: a model is saved on a disk; fit with run={path!r}, or copy the folder there.")
     path = at_home(path)
     if (path / DESCRIPTION_FILE).is_file() and not _is_ours(path / DESCRIPTION_FILE):
         raise OutputError(
@@ -135,7 +157,7 @@ def load_model(path: str | Path) -> FittedModel:
     Parameters
     ----------
     path
-        Written by `save_model`.
+        Written by `save_model`; or a URL of such a folder, such as ``s3://bucket/runs/1/model``, of which a local copy is kept by etag.
 
     Returns
     -------
@@ -151,6 +173,8 @@ def load_model(path: str | Path) -> FittedModel:
     -----
     No link, pipe or device is followed or opened. Of a model that was changed and sealed again, types, shapes and ranges are checked.
     """
+    if is_url(path):
+        return _load_fetched(parse(path))
     path = at_home(path)
     if path.is_symlink():
         raise InputError(f"{path} is a link; name the model folder that it leads to.")
@@ -162,6 +186,14 @@ def load_model(path: str | Path) -> FittedModel:
         raise InputError(f"{path} is damaged: it lacks {error}; train again.") from error
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {error}; train again.") from error
+
+
+def _load_fetched(place: BucketPlace) -> FittedModel:
+    copy = fetched(place, (WEIGHTS_FILE, DESCRIPTION_FILE), "model")
+    try:
+        return load_model(copy)
+    except InputError as error:  # of what lies there: the copy has its bytes
+        raise InputError(str(error).replace(str(copy), str(place))) from error
 
 
 def _is_ours(path: Path) -> bool:

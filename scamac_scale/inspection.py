@@ -16,6 +16,7 @@ from scamac_scale.durable.plain import bytes_below
 from scamac_scale.errors import InputError, StoreError
 from scamac_scale.host.memory import explained
 from scamac_scale.progress import track
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def inspect(path: str | Path, *, verify: bool = False) -> Found:
     Parameters
     ----------
     path
-        Training store, run folder, model folder, result of predict, or raw data.
+        Training store, run folder, model folder, result of predict, or raw data; or the URL of one.
     verify
         Read everything back and check it.
 
@@ -55,6 +56,8 @@ def inspect(path: str | Path, *, verify: bool = False) -> Found:
     StoreError
         If it is a damaged store.
     """
+    if is_url(path):
+        return _inspect_there(parse(path), verify)
     path = at_home(path)
     if odd := odd_kind(path):
         raise InputError(f"{path} is {odd}, which is not opened; name a store, run folder, model, result or atlas.")
@@ -142,7 +145,7 @@ def _is_model(path: Path) -> bool:
     return os.path.lexists(path / DESCRIPTION_FILE)
 
 
-def _look_at_model(path: Path, is_verified: bool) -> Found:
+def _look_at_model(path: Path | str, is_verified: bool) -> Found:
     from scamac_scale.fitted import load_model
 
     fitted = load_model(path)
@@ -168,13 +171,13 @@ def _look_at_model(path: Path, is_verified: bool) -> Found:
     return found
 
 
-def _is_store(path: Path) -> bool:
+def _is_store(path: Path | BucketPlace) -> bool:
     from scamac_scale.store.record import is_store
 
     return is_store(path)
 
 
-def _look_at_store(path: Path, is_verified: bool) -> Found:
+def _look_at_store(path: Path | BucketPlace, is_verified: bool) -> Found:
     from scamac_scale.cells.tech_batches import find_tech_batches, split_key
     from scamac_scale.store.reader import StoreReader
 
@@ -195,6 +198,7 @@ def _look_at_store(path: Path, is_verified: bool) -> Found:
             "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
             "ingest": store.config,
         }
+        found |= {name: store.config[name] for name in ("flavor", "genes", "min_cells") if name in store.config}
         if columns := split_key(store.batch_key):
             levels = find_tech_batches(obs, columns, where=f"{path}: obs").counts
             found["batches"] = [{"column": column, "levels": n} for column, n in zip(columns, levels, strict=True)]
@@ -226,11 +230,11 @@ def _is_result(path: Path) -> bool:
         return False  # raw data, which says what is wrong
 
 
-def _look_at_result(path: Path, is_verified: bool) -> Found:
+def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
     from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
     from scamac_scale.ingestion.open import read_obs
 
-    obs = read_obs(path)
+    obs = read_obs(path)  # type: ignore[arg-type]  # a place in a bucket, too
     counts = obs[CLUSTER_KEY].value_counts(sort=False)
     with _opened(path) as group:
         found: Found = {
@@ -249,7 +253,7 @@ def _look_at_result(path: Path, is_verified: bool) -> Found:
     return found
 
 
-def _check_arrays(path: Path, group: Any) -> str:  # Any: an h5py or zarr group
+def _check_arrays(path: Path | BucketPlace, group: Any) -> str:  # Any: an h5py or zarr group
     from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
 
     names = [f"obsm/{LATENT_KEY}", f"obsm/{MEMBERSHIP_KEY}"]
@@ -280,10 +284,13 @@ def _check_block(block: FloatArray, name: str, start: int, *, is_membership: boo
 
 
 def _is_raw(path: Path) -> bool:
-    return path.is_file() or (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+    from scamac_scale.ingestion.formats.mtx_files import find_market
+
+    is_one = path.is_file() or (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+    return is_one or find_market(path) is not None
 
 
-def _look_at_raw(path: Path, is_verified: bool) -> Found:
+def _look_at_raw(path: Path | BucketPlace, is_verified: bool) -> Found:
     from scamac_scale.ingestion.open import open_raw
     from scamac_scale.ingestion.raw import read_blocks
 
@@ -339,11 +346,17 @@ KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, bool], Found]]] =
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:  # Any: an h5py or zarr group
+def _opened(path: Path | BucketPlace) -> Iterator[Any]:  # Any: an h5py or zarr group
     """Open a result; what is damaged inside is one clear error."""
     import h5py
     import zarr
 
+    if isinstance(path, BucketPlace):
+        from scamac_scale.ingestion.files import open_file
+
+        with open_file(path) as group:
+            yield group
+        return
     try:
         if path.is_dir():
             yield zarr.open_group(path, mode="r")
@@ -354,3 +367,39 @@ def _opened(path: Path) -> Iterator[Any]:  # Any: an h5py or zarr group
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged ({error}); predict again.") from error
+
+
+# ------------------------------------------------------------------ in a bucket
+
+
+def _inspect_there(place: BucketPlace, is_verified: bool) -> Found:
+    """Tell what a place in a bucket holds; what is small is fetched, the rest read where it lies."""
+    from scamac_scale.fitted import DESCRIPTION_FILE
+    from scamac_scale.remote.bucket import Bucket
+    from scamac_scale.train.run.inspected import RUN_NAMES, fetched_run
+
+    bucket = Bucket(place)
+    entry = bucket.find()
+    entries = [entry] if entry is not None else bucket.listing()
+    names = {each.key for each in entries}
+    if not names:
+        raise InputError(f"there is nothing at {place}; name a store, run folder, model, result or atlas.")
+    found: Found
+    if names & RUN_NAMES:
+        with fetched_run(bucket, entries, is_verified=is_verified) as (copy, latest):
+            kind, found = "run folder", {**_look_at_run(copy, is_verified), **latest}
+    elif DESCRIPTION_FILE in names:
+        kind, found = "model", _look_at_model(str(place), is_verified)
+    elif _is_store(place):
+        kind, found = "training store", _look_at_store(place, is_verified)
+    else:
+        kind = "result of predict" if _is_result_there(place) else "raw data"
+        found = (_look_at_result if kind == "result of predict" else _look_at_raw)(place, is_verified)
+    return {"path": str(place), "kind": kind, **found, "disk_bytes": sum(each.size for each in entries)}
+
+
+def _is_result_there(place: BucketPlace) -> bool:
+    from scamac_scale.infer.output.table import CLUSTER_KEY
+
+    with _opened(place) as group:
+        return "obs" in group and hasattr(group["obs"], "keys") and CLUSTER_KEY in group["obs"]

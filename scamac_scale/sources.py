@@ -13,15 +13,16 @@ from scamac_scale.cells.buffer import RowBuffer, read_rows, rows_of
 from scamac_scale.cells.tech_batches import TechBatches, WithTechBatches, find_tech_batches, split_key
 from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.compare import compare_records
+from scamac_scale.ingestion.files import place_of
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
 from scamac_scale.progress import track
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
 
@@ -122,7 +123,9 @@ def open_source(
         If a training store is damaged.
     """
     if isinstance(data, str | os.PathLike):
-        data = at_home(data)
+        data = place_of(data)
+    if isinstance(data, BucketPlace) and is_store(data):
+        data = StoreReader(data)
     kind = "store" if isinstance(data, StoreReader) or (isinstance(data, Path) and is_store(data)) else "raw"
     source = SOURCES[kind](data, gene_space, ingest or IngestConfig(), accepted)
     try:

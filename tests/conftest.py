@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 
 from tests.support.atlas import build_tiny_atlas
+from tests.support.bucket import ObjectServer
+from tests.support.cluster import Cluster, running
 from tests.support.nursery import Nursery
 
 if TYPE_CHECKING:
@@ -53,7 +55,36 @@ def _no_disk_is_waited_for() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def _object_server() -> Iterator[ObjectServer]:
+    pytest.importorskip("moto")
+    pytest.importorskip("obstore")
+    with ObjectServer() as server:
+        yield server
+
+
+@pytest.fixture
+def object_server(_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """A server of object storage on loopback; this process has its address and (fake) credentials in the environment."""
+    for name, value in _object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _object_server
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer) -> str:
+    """URL of an empty bucket."""
+    return object_server.new_bucket()
+
+
+@pytest.fixture(scope="session")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """Commands as real processes, which may be killed."""
     with Nursery(tmp_path_factory.mktemp("jobs")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A dask scheduler with two workers, started once."""
+    with running(tmp_path_factory.mktemp("cluster"), "", "") as found:
         yield found

@@ -19,6 +19,7 @@ from scamac_scale.config import (
 )
 from scamac_scale.durable.differences import plain
 from scamac_scale.errors import ConfigError
+from scamac_scale.ingestion.flavors.choose import FLAVORS
 from scamac_scale.ingestion.statistics import KIND_RULES
 from scamac_scale.loader.device import DENSIFY
 from scamac_scale.losses.clustering import CLUSTERINGS
@@ -40,6 +41,7 @@ from scamac_scale.train.start import WEIGHT_STARTS
 
 HOMES: dict[str, Mapping[str, object]] = {
     "ingest.kind": KIND_RULES,
+    "ingest.flavor": FLAVORS,
     "ingest.profile": PROFILES,
     "model.encoder_activation": ACTIVATIONS,
     "model.latent_activation": ACTIVATIONS,
@@ -69,7 +71,7 @@ PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", 
 }
 """Choices that no dict knows: the code asks for the name."""
 
-NAMELESS = {"ingest.matrix", "ingest.batch_key", "batch_key", "loader.balance_by"}
+NAMELESS = {"ingest.matrix", "ingest.genes", "ingest.batch_key", "batch_key", "loader.balance_by"}
 """Texts that are no choice: names of layers and columns, which the data has."""
 
 

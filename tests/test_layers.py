@@ -11,9 +11,9 @@ PACKAGE = TESTS.parent / "scamac_scale"
 MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
-MAX_OPTIONS = 9
+MAX_OPTIONS = 11
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api.py", "tl.py"}
+FOR_USERS = {"api/files.py", "api/model.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -43,41 +43,69 @@ ARROWS: dict[str, set[str]] = {
     "ranks": {"errors"},
     "randomness": set(),
     "durable": {"cells", "errors", "ranks"},
+    "remote": {"durable", "errors", "host"},
     # mathematics: tensors and arrays, nothing else; of the host, the way to compile
     "ops": {"errors", "host"},
     "losses": {"errors", "ops"},
     "metrics": {"errors"},
     # model
     "nn": {"config", "errors", "ops"},
-    "fitted": {"cells", "config", "durable", "errors", "nn", "ops"},
+    "fitted": {"cells", "config", "durable", "errors", "nn", "ops", "remote"},
     # data
-    "store": {"cells", "config", "durable", "errors", "progress", "randomness"},
-    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "store"},
-    "simulation": {"durable", "errors", "host", "progress", "randomness"},
+    "cluster": {"__init__", "durable", "errors"},
+    "store": {"cells", "config", "durable", "errors", "progress", "randomness", "remote"},
+    "ingestion": {"cells", "cluster", "config", "durable", "errors", "host", "progress", "remote", "store"},
+    "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
-    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "store"},
+    "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "remote", "store"},
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
-    "train": BOTH_SIDES | {"host", "losses", "randomness"},
-    "infer": BOTH_SIDES | {"host", "store"},
+    "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
+    "infer": BOTH_SIDES | {"cluster", "host", "remote", "store"},
     # what users call
-    "inspection": {"cells", "durable", "errors", "fitted", "host", "infer", "ingestion", "progress", "store", "train"},
+    "inspection": {
+        "cells",
+        "durable",
+        "errors",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "progress",
+        "remote",
+        "store",
+        "train",
+    },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
-    "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
+    "api": {
+        "cluster",
+        "config",
+        "durable",
+        "errors",
+        "evaluation",
+        "fitted",
+        "infer",
+        "ingestion",
+        "inspection",
+        "ranks",
+    }
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
-    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks"},
+    "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},
     "__init__": {"api", "config", "tl"},
     "__main__": {"cli"},
 }
 """``A: {B, ...}``: A imports B. A new arrow is a decision, made here."""
 
 HOMES = {
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
     "lightning": {"train"},
     "jsonargparse": {"cli"},
     "igraph": {"train"},
     "safetensors": {"fitted"},
+    "obstore": {"remote"},
     "torch": {"fitted", "infer", "loader", "losses", "metrics", "nn", "ops", "randomness", "ranks", "sweep", "train"}
     | {"api", "durable"},
 }

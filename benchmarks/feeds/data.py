@@ -77,7 +77,7 @@ def make_part(folder: Path, name: str, make: Callable[[], None], say: Callable[[
 
 def parameters(n_cells: int, n_genes: int) -> dict[str, Any]:
     """What the atlas is drawn with."""
-    from scamac_scale.simulation import simulate
+    from scamac_scale.simulation.drawn import simulate
 
     settings: dict[str, Any] = {"n_cells": n_cells, "n_genes": n_genes, "seed": 0}
     if "counts_per_gene" in inspect.signature(simulate).parameters:
@@ -100,7 +100,7 @@ def _write_marker(folder: Path, held: dict[str, Any]) -> None:
 
 def write_atlas(folder: Path) -> None:
     """Draw the raw counts, as AnnData zarr."""
-    from scamac_scale.simulation import simulate
+    from scamac_scale.simulation.drawn import simulate
 
     settings = dict(read_marker(folder)["parameters"])
     simulate(folder / "atlas.zarr", settings.pop("n_cells"), overwrite=True, **settings)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError
+from scamac_scale.remote.names import below
+from scamac_scale.remote.work import working_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,24 +71,61 @@ def _demo(args: Namespace) -> Result:
 def _declare_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, help="Cells of the atlas.", **OPTIONAL)
     parser.add_argument("--out", type=str, help="AnnData zarr folder to write.", **OPTIONAL)
-    parser.add_argument("--genes", type=int, default=2000, help="Genes of the atlas.")
-    parser.add_argument("--types", type=int, default=8, help="Cell types.")
+    parser.add_argument("--genes", type=int, default=2000, help="Genes of the atlas; not with --from.")
+    parser.add_argument("--types", type=int, default=8, help="Cell types; not with --from.")
     parser.add_argument("--seed", type=int, default=0, help="Every random choice derives from it.")
+    parser.add_argument(
+        "--from",
+        type=str,
+        metavar="FILE",
+        help="Resample real labelled cells of counts instead: Poisson counts around mixtures of three cells of one label. For time and "
+        "memory; no evidence for how well clusters fit new cells.",
+        **OPTIONAL,
+    )
+    parser.add_argument("--label", type=str, default="cell_type", help="With --from: column of obs with the types.")
+    parser.add_argument(
+        "--batch-key",
+        "--batch_key",
+        type=str | None,
+        default=None,
+        help="With --from: column of obs within whose levels cells are mixed; it is kept.",
+    )
+    parser.add_argument("--files", type=int, default=1, help="With --from: files among which the cells are dealt.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing atlas.", **OPTIONAL)
 
 
 def _simulate(args: Namespace) -> Result:
-    from scamac_scale.api import inspect, simulate
+    from scamac_scale.api import inspect, resample, simulate
 
     require(args, "cells", "out")
-    overwrite = getattr(args, "overwrite", False)
-    path = simulate(args.out, args.cells, n_genes=args.genes, n_types=args.types, seed=args.seed, overwrite=overwrite)
-    return inspect(path)
+    overwrite, source = getattr(args, "overwrite", False), getattr(args, "from", None)
+    if source is None:
+        if args.files != 1:
+            raise ConfigError(f"--files {args.files} needs --from; without it the atlas is one file.")
+        path = simulate(
+            args.out, args.cells, n_genes=args.genes, n_types=args.types, seed=args.seed, overwrite=overwrite
+        )
+        return inspect(path)
+    options = {"label": args.label, "batch_key": args.batch_key, "n_files": args.files, "seed": args.seed}
+    path = resample(source, args.out, n_cells=args.cells, **options, overwrite=overwrite)
+    if args.files == 1:
+        return inspect(path)
+    return {"path": str(path), "n_cells": args.cells, "files": sorted(str(part) for part in path.glob("*.zarr"))}
 
 
 def _declare_ingest(parser: ArgumentParser) -> None:
-    parser.add_argument("inputs", type=str, nargs="+", metavar="INPUT", help="An h5ad, AnnData zarr or 10x h5.")
-    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
+    parser.add_argument(
+        "inputs", type=str, nargs="+", metavar="INPUT", help="Path or URL of an h5ad, AnnData zarr or 10x h5."
+    )
+    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder or its URL.", **OPTIONAL)
+    parser.add_argument(
+        "--scratch",
+        type=str,
+        metavar="DIR",
+        help="Folder in which a store for object storage is made before it is put there; SCAMAC_WORK_DIR, or that of "
+        "temporary files, where none is named.",
+        **OPTIONAL,
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
     parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
     parser.add_argument(
@@ -99,6 +137,7 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         "--ingest.batch_key.",
         **OPTIONAL,
     )
+    declare_workers(parser)
     parser.add_class_arguments(IngestConfig, "ingest")
 
 
@@ -114,7 +153,8 @@ def _ingest(args: Namespace) -> Result:
             raise ConfigError(f"--batch-key {key} and ingest.batch_key={config.batch_key} differ; give one of them.")
         config = replace(config, batch_key=key)
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(args.inputs[0], args.out, config, **options)
+    with working_in(getattr(args, "scratch", None)):
+        path = ingest(args.inputs[0], args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
 
 
@@ -159,7 +199,7 @@ def _train(args: Namespace) -> Result:
 
     report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
-    return {"run": args.run, "model": str(at_home(args.run) / "model"), **report, **note}
+    return {"run": args.run, "model": below(args.run, "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:
@@ -200,6 +240,7 @@ def _declare_predict(parser: ArgumentParser) -> None:
         "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
     )
     declare_ranks(parser)
+    declare_workers(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -212,8 +253,9 @@ def _predict(args: Namespace) -> Result:
     from scamac_scale.api import ScAMAC, inspect
 
     require(args, "run", "input", "out")
-    model = ScAMAC.load(at_home(args.run) / "model")
+    model = ScAMAC.load(below(args.run, "model"))
     options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
+    options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from scamac_scale import __version__
-from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import ConfigError, LostRankError, MemoryLimitError, ScamacError, choose
 from scamac_scale.host.memory import advised, clear_frames, hold_reserve, memory_limit_bytes, readvised, shortage
 from scamac_scale.host.outlet import outlets
@@ -21,6 +20,7 @@ from scamac_scale.host.printable import PrintableFormatter, one_line, printable
 from scamac_scale.host.watched import Ended, hold_blas_buffers, watch
 from scamac_scale.ranks.place import find_place
 from scamac_scale.ranks.signals import CAUGHT, LAUNCHED, launcher_has_ended
+from scamac_scale.remote.names import has_partial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -276,7 +276,7 @@ def _stopped(args: Namespace | None, is_debug: bool) -> int:
     if getattr(args, "train", None) is not None:
         return _fail("stopped by a signal; run again with --resume.", EXIT_RESUMABLE, is_debug)
     out = getattr(args, "out", None)
-    if out and partial_folder(out).is_dir():
+    if out and has_partial(out, getattr(args, "scratch", None)):
         return _fail("stopped by a signal; what is done is kept, run again with --resume.", EXIT_RESUMABLE, is_debug)
     return _fail("stopped by a signal; no result is saved, the same command starts anew.", EXIT_INTERRUPTED, is_debug)
 

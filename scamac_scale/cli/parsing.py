@@ -23,6 +23,8 @@ from scamac_scale.durable.differences import plain
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import MAX_YAML_BYTES, check_yaml_seal, parse_yaml, read_plain
 from scamac_scale.errors import ConfigError
+from scamac_scale.remote.names import below
+from scamac_scale.remote.place import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +130,20 @@ def declare_ranks(parser: ArgumentParser) -> None:
     )
 
 
+def declare_workers(parser: ArgumentParser) -> None:
+    """Add the options of a command whose work a dask cluster may do."""
+    parser.add_argument(
+        "--dask",
+        type=str | None,
+        default=None,
+        metavar="ADDRESS",
+        help="Address of a dask scheduler, such as tcp://host:8786, whose workers do the work. See docs/dask.md.",
+    )
+    parser.add_argument(
+        "--workers", type=int | None, default=None, metavar="N", help="Start so many dask workers on this machine."
+    )
+
+
 def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: type | None) -> None:
     """Let ``--resume`` take the settings of its run for defaults, where no ``--config`` is named; options that are given go before them.
 
@@ -150,14 +166,14 @@ def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: ty
     """
     values = dict(pairwise(argv))
     values |= dict(argument.split("=", 1) for argument in argv if argument.startswith("--run="))
-    path = at_home(values.get("--run", "")) / "config.yaml"
     has_config = any(argument.split("=", 1)[0] == "--config" for argument in argv)
     if config is not ScamacConfig or "--resume" not in argv or "--run" not in values or has_config:
         return
-    if not os.path.lexists(path):
-        return
+    path = below(values["--run"], "config.yaml")
     try:
-        raw = read_plain(path, MAX_YAML_BYTES)
+        raw = _settings_of(path)
+        if raw is None:
+            return
         settings = from_plain(
             ScamacConfig, parse_yaml(raw), is_partial=True
         )  # an unknown key says more than a wrong seal
@@ -170,6 +186,19 @@ def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: ty
         ) from error
     # lists of dataclasses as plain dicts: the parser makes them
     parser.set_defaults({key: plain(value) for key, value in _leaves(asdict(settings))})
+
+
+def _settings_of(path: str) -> bytes | None:
+    """Read the settings of a run from a folder or a bucket; None where there are none yet."""
+    if not is_url(path):
+        return read_plain(Path(path), MAX_YAML_BYTES) if os.path.lexists(path) else None
+    from scamac_scale.remote.bucket import Bucket
+
+    bucket = Bucket(path, ConfigError)
+    entry = bucket.find()
+    if entry is not None and entry.size > MAX_YAML_BYTES:
+        raise ValueError(f"it has more than {MAX_YAML_BYTES:,} bytes")
+    return None if entry is None else bucket.read()
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scamac_scale.config.choices import Cache, Densify, Kind, Profile, check_names, require
+from scamac_scale.config.choices import Cache, Densify, Flavor, Kind, Profile, check_names, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,14 @@ class IngestConfig:
     """Seed of the random order in which the cells are written."""
     shuffle_bytes: int = 2**28
     """Memory for the shuffle, in bytes; with fewer, the cells go through more files on disk."""
+    flavor: Flavor = "seurat"
+    """How genes are chosen, as scanpy does it under the same name: seurat and cell_ranger by dispersions (any values),
+    seurat_v3, seurat_v3_paper (need the extra loess) and pearson_residuals by variances of counts."""
+    genes: str | None = None
+    """Genes to take, in place of a choice: a text file with one name on each line, or var:COLUMN for those that a
+    boolean column of var marks. Null chooses them."""
+    min_cells: int | None = None
+    """A gene is kept if at least so many cells express it; takes the place of min_cell_fraction. Null takes the share."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -57,13 +65,33 @@ class IngestConfig:
             self.batch_key is None or any(map(str.strip, self.batch_key.split(","))),
             f"ingest.batch_key={self.batch_key!r} names no column of obs; null has no batches.",
         )
+        require(
+            self.min_cells is None or self.min_cells >= 0,
+            f"ingest.min_cells={self.min_cells}; it is a number of cells, and must not be negative.",
+        )
+        require(
+            self.min_cells is None or self.min_cell_fraction == _DEFAULT_FRACTION,
+            f"ingest.min_cells={self.min_cells} and ingest.min_cell_fraction={self.min_cell_fraction} are two filters of genes; "
+            "give one of them.",
+        )
+        require(
+            self.genes is None or self.genes.strip() not in ("", "var:"),
+            f"ingest.genes={self.genes!r} names no genes; it takes a text file, or var:COLUMN.",
+        )
+        require(
+            self.genes is None or self.flavor == "seurat",
+            f"ingest.genes={self.genes} names the genes, and ingest.flavor={self.flavor} would choose others; give one of them.",
+        )
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold; without batches what was written before there were any, to the byte."""
+        """Return plain values that JSON can hold; what came later is left out at its default, as it was written before, to the byte."""
         values = asdict(self)
-        if self.batch_key is None:
-            del values["batch_key"]
-        return values
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+
+
+_DEFAULT_FRACTION = IngestConfig.min_cell_fraction
+_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells")}
+"""Settings that stores of earlier versions do not have, and their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ POINTS = dict.fromkeys(
         "ingest.note",  # it is written how far the ingest has come, but not yet in its place
         "ingest.commit",  # all is written, but for the commit record
         "ingest.rename",  # the store is about to get its name
+        "cluster.task",  # a worker of a cluster has done a task
         "train.step",  # a gradient step was taken
         "train.loss",  # the loss of a block of cells is known (nan)
         "train.sweep",  # a batch of a sweep was added
@@ -47,8 +48,13 @@ POINTS = dict.fromkeys(
         "checkpoint.rename",  # it is written, and about to get its name
         "checkpoint.prune",  # it has its name, and older ones are about to go
         "train.model",  # the model is about to be written
+        "bucket.store",  # all of a store is in the bucket, but for its commit record
+        "bucket.checkpoint",  # a checkpoint is in the bucket, and nothing names it yet
+        "bucket.latest",  # all is there, and latest.json is about to name it
+        "bucket.run",  # the model is in the bucket, and the run not sealed yet
         "predict.block",  # a block of cells was written
         "predict.rename",  # the result is about to get its name
+        "bucket.result",  # all of the result is in the bucket, but for the object by which it is found
     )
 )
 """Every point, in the order of a run."""

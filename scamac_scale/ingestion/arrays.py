@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.chunk_files import ChunkFiles, chunk_files
 from scamac_scale.ingestion.heads import check_blosc_lengths, check_text_counts
 from scamac_scale.ingestion.raw import blamed
+from scamac_scale.remote.stream import opened_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -173,8 +175,8 @@ def check_names(array: Element, where: str) -> None:
         )
     if type(array).__module__.startswith("h5py"):
         n_stored, n_text = int(array.id.get_storage_size()), _hdf5_text_bytes(array)
-    elif type(array).__module__.startswith("zarr") and hasattr(array.store_path.store, "root"):
-        n_stored, n_text = _zarr_text_bytes(Path(array.store_path.store.root) / array.path)
+    elif type(array).__module__.startswith("zarr") and (files := chunk_files(array)) is not None:
+        n_stored, n_text = _zarr_text_bytes(files)
     else:
         return
     n_names = int(array.shape[0])
@@ -195,20 +197,24 @@ def _hdf5_text_bytes(array: Element) -> int:
     offset = array.id.get_offset()
     if h5py.check_string_dtype(array.dtype) is None or array.dtype.kind != "O" or offset is None:
         return 0
-    with Path(array.file.filename).open("rb") as file:
-        file.seek(offset)
-        places = np.frombuffer(file.read(16 * int(array.shape[0])), dtype=[("length", "<u4"), ("heap", "V12")])
+    n_bytes = 16 * int(array.shape[0])
+    if (opened := opened_as(array.file.filename)) is not None:
+        head = opened.peek(offset, n_bytes)
+    else:
+        with Path(array.file.filename).open("rb") as file:
+            file.seek(offset)
+            head = file.read(n_bytes)
+    places = np.frombuffer(head[: len(head) // 16 * 16], dtype=[("length", "<u4"), ("heap", "V12")])
     return int(places["length"].sum(dtype=np.int64))
 
 
-def _zarr_text_bytes(folder: Path) -> tuple[int, int]:
+def _zarr_text_bytes(files: ChunkFiles) -> tuple[int, int]:
     """Bytes of all files of an array, and those that they promise when they are unpacked."""
     n_stored = n_text = 0
-    for path in folder.rglob("*"):
-        if path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
-            n_stored += path.stat().st_size
-            with path.open("rb") as file:
-                n_text += _unpacked(file.read(18))
+    for name in files.names(1):
+        if not name.endswith(".json") and not name.rpartition("/")[2].startswith("."):
+            n_stored += files.size(name)
+            n_text += _unpacked(files.read(name, 0, 18))
     return n_stored, n_text
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.chunk_files import ChunkFiles, chunk_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,6 @@ MOST_FILL_VALUES = 2**24
 """Of such a chunk."""
 _ABSENT = np.iinfo(np.uint64).max
 """Place of a chunk that a shard does not hold."""
-_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
 
 @dataclass(frozen=True)
@@ -115,30 +114,29 @@ def _hdf5_gaps(array: Array) -> Gaps | None:
 
 
 def _zarr_gaps(array: Array) -> Gaps | None:
-    root = getattr(array.store_path.store, "root", None)
+    found = chunk_files(array)
     grid = getattr(array.metadata.chunk_grid, "chunk_shape", None)
-    if root is None or grid is None:  # in memory, or chunks of uneven sizes
+    if found is None or grid is None:  # in memory, or chunks of uneven sizes
         return None
-    folder = Path(root) / array.path
-    files = set(_files(folder, len(array.shape)))
+    files = set(found.names(len(array.shape)))
     counts = tuple(-(-n // size) for n, size in zip(array.shape, grid, strict=True))
     n_chunks = math.prod(counts)
     if n_chunks > 2 * len(files) + 2**20:  # then nearly all are missing, and a grid of them need not fit into memory
         first = next(key for key in _keys(array, counts) if key not in files)
-        return Gaps(n_chunks, n_chunks - len(files), str(folder / first))
+        return Gaps(n_chunks, n_chunks - len(files), f"{found.place}/{first}")
     is_lost = np.fromiter((key not in files for key in _keys(array, counts)), dtype=bool, count=n_chunks)
     lost, size = is_lost.reshape(counts), tuple(grid)
     example = ""
     if is_lost.any():
         example = next(itertools.islice(_keys(array, counts), int(np.argmax(is_lost)), None))
     if getattr(array, "shards", None):
-        lost, size = _within_shards(array, folder, lost), tuple(array.chunks)
+        lost, size = _within_shards(array, found, lost), tuple(array.chunks)
         if lost.any() and not example:
             example = f"chunk {', '.join(map(str, np.argwhere(lost)[0]))}, within its shard"
     n_missing = int(lost.sum())
     if not n_missing:
         return None
-    where = str(folder / example) if is_lost.any() else example
+    where = f"{found.place}/{example}" if is_lost.any() else example
     return Gaps(lost.size, n_missing, where, size, lost, getattr(array, "fill_value", None) is not None)
 
 
@@ -146,23 +144,7 @@ def _keys(array: Array, counts: tuple[int, ...]) -> Iterator[str]:
     return map(array.metadata.encode_chunk_key, itertools.product(*map(range, counts)))
 
 
-def _files(folder: Path, depth: int) -> Iterator[str]:
-    """Names of all files in a folder and so many below, with slashes; no chunk lies deeper, and links to folders multiply."""
-    waiting = [("", str(folder), 0)]
-    while waiting:
-        prefix, place, level = waiting.pop()
-        if not os.path.isdir(place):
-            continue  # consolidated metadata name an array whose folder is lost
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if level < depth:
-                        waiting.append((f"{prefix}{entry.name}/", entry.path, level + 1))
-                elif entry.name not in _METADATA:
-                    yield prefix + entry.name
-
-
-def _within_shards(array: Array, folder: Path, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _within_shards(array: Array, found: ChunkFiles, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Chunks that are not there, those within shards that are there too."""
     per_shard = tuple(shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True))
     inner = np.ones(tuple(-(-n // chunk) for n, chunk in zip(array.shape, array.chunks, strict=True)), dtype=bool)
@@ -173,10 +155,11 @@ def _within_shards(array: Array, folder: Path, lost: NDArray[np.bool_]) -> NDArr
     for at in np.argwhere(~lost):
         place = tuple(slice(i * n, (i + 1) * n) for i, n in zip(at, per_shard, strict=True))
         present = np.ones(per_shard, dtype=bool)
-        with (folder / array.metadata.encode_chunk_key(tuple(map(int, at)))).open("rb") as file:
-            if "end" in str(codec.index_location) and file.seek(0, os.SEEK_END) >= n_index + n_check:
-                file.seek(-n_index - n_check, os.SEEK_END)
-            index = np.frombuffer(file.read(n_index), dtype="<u8")
+        name = array.metadata.encode_chunk_key(tuple(map(int, at)))
+        size = found.size(name)
+        is_at_end = "end" in str(codec.index_location) and size >= n_index + n_check
+        index = np.frombuffer(found.read(name, size - n_index - n_check if is_at_end else 0, n_index), dtype=np.uint8)
+        index = index[: len(index) // 8 * 8].view("<u8")
         if is_known and index.size == 2 * math.prod(per_shard):  # else zarr says what is wrong with it
             present = (index.reshape(*per_shard, 2) != _ABSENT).all(axis=-1)
         part = inner[place]
@@ -199,23 +182,23 @@ class Writer:
             Of zarr, in a folder; every call of one instance names an array of the same file.
         """
         if self._writes_fill is None:
-            self._writes_fill = _some_fill_is_written(Path(array.store_path.store.root))
+            self._writes_fill = _some_fill_is_written(array.store_path.store)
         return self._writes_fill
 
 
-def _some_fill_is_written(root: Path) -> bool:
+def _some_fill_is_written(store: Any) -> bool:  # Any: of zarr
     import zarr
 
-    whole: Any = zarr.open_group(str(root), mode="r")
+    whole: Any = zarr.open_group(store, mode="r")
     for part in ("obs", "var"):
         members = whole[part].members(max_depth=None) if isinstance(whole.get(part), zarr.Group) else ()
         for _, other in itertools.islice(members, MOST_COLUMNS):
-            if isinstance(other, zarr.Array) and other.ndim == 1 and _begins_with_written_fill(other, root):
+            if isinstance(other, zarr.Array) and other.ndim == 1 and _begins_with_written_fill(other):
                 return True
     return False
 
 
-def _begins_with_written_fill(array: Array, root: Path) -> bool:
+def _begins_with_written_fill(array: Array) -> bool:
     size = array.metadata.chunk_grid.chunk_shape[0]
     if (
         not array.shape[0]
@@ -224,8 +207,11 @@ def _begins_with_written_fill(array: Array, root: Path) -> bool:
         or array.dtype.kind not in "biuf"
     ):
         return False
-    first = root / array.path / array.metadata.encode_chunk_key((0,))
-    return first.is_file() and bool(_equals_fill(np.asarray(array[:size]), array).all())
+    found = chunk_files(array)
+    first = array.metadata.encode_chunk_key((0,))
+    return (
+        found is not None and first in set(found.names(1)) and bool(_equals_fill(np.asarray(array[:size]), array).all())
+    )
 
 
 # ------------------------------------------------------------------ what is to be thought of it
@@ -300,8 +286,8 @@ def refuse_column_gaps(array: Array, where: str, writer: Writer, n_categories: i
 
 def _was_written(array: Array) -> bool:
     """Whether there is the folder that zarr makes with the first chunk (format 3), though the chunk is not in it."""
-    folder = Path(array.store_path.store.root, array.path)
-    return (folder / "c").is_dir()
+    found = chunk_files(array)
+    return found is not None and found.has_folder("c")
 
 
 def refuse_dense_gaps(array: Array, where: str) -> bool:
@@ -367,6 +353,8 @@ def _told(gaps: Gaps, array: Array, where: str) -> str:
 
 
 def _repair(array: Array) -> str:
+    if not hasattr(array.store_path.store, "root"):
+        return "If such values are meant there, fetch the folder, write them as files, and put it back; docs/files.md says how."
     path = str(Path(array.store_path.store.root).absolute() / array.path)
     code = (
         "import zarr; zarr.config.set({'array.write_empty_chunks': True}); "

@@ -18,7 +18,7 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.kinds import LOG_MAX_DETECTED, Verdict, judge, named_base, named_total, named_values
 from scamac_scale.ingestion.names import name_doubts
-from scamac_scale.ingestion.normalise import cell_totals, kernel_values
+from scamac_scale.ingestion.normalise import cell_totals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -87,10 +87,10 @@ def look_at(raw: RawMatrix, is_filtered: NDArray[np.bool_] | None = None, base: 
     counted = np.ones(raw.n_genes, bool) if is_filtered is None else is_filtered
     for start, stop in _places(raw.n_cells):
         block = raw.read_block(start, stop)
-        per_cell = np.empty((block.shape[0], 3), np.int64)
-        if count_block((block.indptr, block.indices, kernel_values(block.data)), n_expressing, largest, per_cell) >= 0:
+        wrong, seen = count_block(block, n_expressing, largest)
+        if wrong >= 0:
             continue
-        evidence.fold(block, per_cell, start)
+        evidence.fold(Evidence.of_block(block, seen, start, LOOK_PLACES * LOOK_CELLS))
         if base is not None:
             block = block.copy()
             with np.errstate(over="ignore"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.normalise import kernel_values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from scipy import sparse
 
@@ -45,6 +47,37 @@ of few denominators, or square roots of whole numbers; then for each of `FORMS` 
 smallest value there are (-1: of some other)."""
 
 
+SURE_FACTOR = 2
+"""A block looks closely at so many times the cells that its share of the sample would be, if all held fractions."""
+
+
+_COUNTS = ("n_cells", "n_empty", "n_whole", "n_counts", "n_fraction")
+
+
+class SeenCells(NamedTuple):
+    """What `count_block` finds of each cell of a block.
+
+    Attributes
+    ----------
+    broken
+        (B,) where its first fraction lies in the block, or -1.
+    n_above
+        (B,) how many values are 2 or more.
+    n_filled
+        (B,) how many values are above zero.
+    total
+        (B,) sum of all values.
+    largest
+        Largest value of the block.
+    """
+
+    broken: NDArray[np.int64]
+    n_above: NDArray[np.int64]
+    n_filled: NDArray[np.int64]
+    total: NDArray[np.float64]
+    largest: float
+
+
 @dataclass
 class Evidence:
     """What the cells seen so far tell of their values.
@@ -60,7 +93,9 @@ class Evidence:
     largest
         Largest value.
     sample
-        (`SAMPLE_CELLS`, `WIDTH`) a uniform sample of the cells with a fraction, of which the first `n_sampled` are filled.
+        (at most `SAMPLE_CELLS`, `WIDTH`) a uniform sample of the cells with a fraction: the first ones in an order that is as good as random.
+    waiting
+        Numbers of the cells with a fraction that `complete` may have to look at.
     """
 
     n_cells: int = 0
@@ -72,90 +107,146 @@ class Evidence:
     largest: float = 0.0
     count_totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, WIDTH)))
+    waiting: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def fold(self, block: sparse.csr_matrix, per_cell: NDArray[np.int64], start: int) -> None:
-        """Add a block of cells.
+    @classmethod
+    def of_block(cls, block: sparse.csr_matrix, seen: SeenCells, start: int, n_cells: int) -> Evidence:
+        """Gather what a block of cells tells; a pure function of it.
 
         Parameters
         ----------
         block
             (B, G) values, none negative, all finite.
-        per_cell
-            (B, 3) of each cell where its first fraction lies in the block, or -1; how many values are 2 or more; how many are above zero.
+        seen
+            What `count_block` found of each cell.
         start
             Number of the first cell.
+        n_cells
+            Cells that are going to be folded, all together: says how many of a block are looked at closely.
         """
-        is_fraction = per_cell[:, 0] >= 0
-        is_counts = ~is_fraction & (per_cell[:, 1] >= N_SURE_COUNTS)
-        n_empty, n_fraction = int((per_cell[:, 2] == 0).sum()), int(is_fraction.sum())
-        self.n_cells += len(per_cell)
-        self.n_empty += n_empty
-        self.n_whole += len(per_cell) - n_empty - n_fraction
-        self.n_counts += int(is_counts.sum())
-        if self.count_cell < 0 and is_counts.any():
-            self.count_cell = start + int(is_counts.argmax())
-        first = np.flatnonzero(is_counts)[: SAMPLE_CELLS - len(self.count_totals)]
-        if first.size:
-            totals = np.asarray(block[first].sum(axis=1), dtype=np.float64).ravel()
-            self.count_totals = np.concatenate([self.count_totals, totals])
-        if block.nnz:
-            self.largest = max(self.largest, float(block.data.max()))
-        self._draw(block, np.flatnonzero(is_fraction), start)
+        is_fraction = seen.broken >= 0
+        is_counts = ~is_fraction & (seen.n_above >= N_SURE_COUNTS)
+        n_empty, n_fraction = int((seen.n_filled == 0).sum()), int(is_fraction.sum())
+        rows = np.flatnonzero(is_fraction)
+        order = _scrambled(start + rows)
+        if len(rows) > SAMPLE_CELLS:  # none but the first in this order can be drawn
+            kept = np.sort(np.argpartition(order, SAMPLE_CELLS)[:SAMPLE_CELLS])
+            rows, order = rows[kept], order[kept]
+        is_sure = order <= np.uint64(min(SURE_FACTOR * SAMPLE_CELLS * 2**64 // max(n_cells, 1), 2**64 - 1))
+        return cls(
+            n_cells=len(is_fraction),
+            n_empty=n_empty,
+            n_whole=len(is_fraction) - n_empty - n_fraction,
+            n_counts=int(is_counts.sum()),
+            n_fraction=n_fraction,
+            count_cell=start + int(is_counts.argmax()) if is_counts.any() else -1,
+            largest=seen.largest,
+            count_totals=seen.total[is_counts][:SAMPLE_CELLS],
+            sample=_looked_at(block, rows[is_sure], start),
+            waiting=start + rows[~is_sure],
+        )
 
-    def _draw(self, block: sparse.csr_matrix, rows: NDArray[np.int64], start: int) -> None:
-        """Draw from cells with a fraction, each with the same chance whatever the blocks."""
-        numbers = self.n_fraction + np.arange(len(rows))
-        self.n_fraction += len(rows)
-        slots = np.where(numbers < SAMPLE_CELLS, numbers, _scrambled(numbers) % (numbers + 1).astype(np.uint64))
-        is_drawn = slots < SAMPLE_CELLS
-        if not is_drawn.any():
-            return
-        found = np.zeros((int(is_drawn.sum()), WIDTH))
-        found[:, CELL] = rows[is_drawn]
-        _measure(block.indptr, kernel_values(block.data), found)
-        found[:, CELL] += start
-        filled = min(self.n_fraction, SAMPLE_CELLS)
-        if filled > len(self.sample):
-            self.sample = np.vstack([self.sample, np.zeros((filled - len(self.sample), WIDTH))])
-        self.sample[slots[is_drawn].astype(np.int64)] = found
+    def fold(self, other: Evidence) -> None:
+        """Add what the cells behind these tell: the same whatever the blocks."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        if self.count_cell < 0:
+            self.count_cell = other.count_cell
+        self.largest = max(self.largest, other.largest)
+        room = SAMPLE_CELLS - len(self.count_totals)
+        if room and other.count_totals.size:
+            self.count_totals = np.concatenate([self.count_totals, other.count_totals[:room]])
+        if len(other.sample):
+            self.sample = _drawn(np.vstack([self.sample, other.sample]), CELL)
+        if len(self.sample) >= SAMPLE_CELLS:
+            self.waiting = np.zeros(0, np.int64)
+        elif other.waiting.size:
+            self.waiting = _drawn(np.concatenate([self.waiting, other.waiting])[:, None], 0)[:, 0]
+
+    def complete(self, read: Callable[[int, int], sparse.csr_matrix], block_cells: int) -> None:
+        """Look at the cells of the sample that no block was sure of, at the end: where less than half of all hold fractions.
+
+        Parameters
+        ----------
+        read
+            Reads a run of cells.
+        block_cells
+            Cells that are read at a time.
+        """
+        room = SAMPLE_CELLS - len(self.sample)
+        numbers = self.waiting[np.argsort(_scrambled(self.waiting), kind="stable")[:room]]
+        self.waiting = np.zeros(0, np.int64)
+        for index in np.unique(numbers // block_cells).tolist():
+            cells = np.sort(numbers[numbers // block_cells == index])
+            first = int(cells[0])
+            self.sample = np.vstack([self.sample, _looked_at(read(first, int(cells[-1]) + 1), cells - first, first)])
+        self.sample = self.sample[np.argsort(self.sample[:, CELL])]
 
     def to_arrays(self) -> dict[str, Any]:  # Any: numbers and an array
-        """Give what `from_arrays` reads back, for a note."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Give what `from_arrays` reads back, for a note; of evidence that is complete."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "waiting"}
 
     @classmethod
     def from_arrays(cls, noted: dict[str, NDArray[Any]]) -> Evidence:
         """Read what `to_arrays` gave."""
-        number = {
-            name: int(noted[name])
-            for name in cls.__dataclass_fields__
-            if name not in ("largest", "count_totals", "sample")
-        }
-        return cls(
-            **number,
-            largest=float(noted["largest"]),
-            count_totals=np.array(noted["count_totals"]),
-            sample=np.array(noted["sample"]),
-        )
+        found = cls()
+        for name in (*_COUNTS, "count_cell"):
+            setattr(found, name, int(noted[name]))
+        found.largest = float(noted["largest"])
+        found.count_totals, found.sample = np.array(noted["count_totals"]), np.array(noted["sample"])
+        return found
+
+
+def _looked_at(block: sparse.csr_matrix, rows: NDArray[np.int64], start: int) -> NDArray[np.float64]:
+    """(rows, `WIDTH`) of some cells of a block that begins with cell `start`."""
+    found = np.zeros((len(rows), WIDTH))
+    found[:, CELL] = rows
+    if len(rows):
+        _measure(block.indptr, kernel_values(block.data), found)
+    found[:, CELL] += start
+    return found
+
+
+def _drawn(cells: NDArray[Any], column: int) -> NDArray[Any]:
+    """Keep the rows of the `SAMPLE_CELLS` cells that are the first in the random order."""
+    if len(cells) <= SAMPLE_CELLS:
+        return cells
+    return cells[np.argpartition(_scrambled(cells[:, column].astype(np.int64)), SAMPLE_CELLS)[:SAMPLE_CELLS]]
 
 
 def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Turn numbers into others that look random: splitmix64."""
-    z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    """Turn numbers into others that look random, no two alike: splitmix64."""
+    z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-@compiled
-def count_block(rows: Any, n_expressing: Any, largest: Any, per_cell: Any) -> Any:  # pragma: no cover  compiled
-    """Count a block into (G,) cells that express a gene and its largest value, and what `Evidence.fold` needs of each cell.
+def count_block(
+    block: sparse.csr_matrix, n_expressing: NDArray[np.int64], largest: NDArray[np.float64]
+) -> tuple[int, SeenCells]:
+    """Count a block (B, G) into (G,) cells that express a gene and its largest value.
 
-    Returns where the first value lies that is negative or not finite, or -1.
+    Returns
+    -------
+    wrong : int
+        Where the first value lies that is negative or not finite, or -1.
+    seen : SeenCells
+        What `Evidence.of_block` needs; only where nothing is wrong.
     """
+    n_cells = block.shape[0]
+    per_cell, totals = np.zeros((3, n_cells), np.int64), np.zeros(n_cells)
+    values = kernel_values(block.data)
+    wrong = int(_count((block.indptr, block.indices, values), n_expressing, largest, per_cell, totals))
+    broken, n_above, n_filled = per_cell
+    return wrong, SeenCells(broken, n_above, n_filled, totals, float(largest.max(initial=0.0)))
+
+
+@compiled
+def _count(rows: Any, n_expressing: Any, largest: Any, per_cell: Any, totals: Any) -> Any:  # pragma: no cover  compiled
     indptr, indices, data = rows
     for row in range(len(indptr) - 1):
-        broken, n_above, n_filled = -1, 0, 0
+        broken, n_above, n_filled, total = -1, 0, 0, 0.0
         for at in range(indptr[row], indptr[row + 1]):
             value = data[at]
             if not (value >= 0 and value < np.inf):
@@ -165,11 +256,13 @@ def count_block(rows: Any, n_expressing: Any, largest: Any, per_cell: Any) -> An
                 n_expressing[gene] += 1
                 n_filled += 1
                 n_above += value >= 2
+                total += value
                 if value > largest[gene]:
                     largest[gene] = value
                 if broken < 0 and value != np.floor(value):
                     broken = at
-        per_cell[row, 0], per_cell[row, 1], per_cell[row, 2] = broken, n_above, n_filled
+        per_cell[0, row], per_cell[1, row], per_cell[2, row] = broken, n_above, n_filled
+        totals[row] = total
     return -1
 
 

@@ -6,10 +6,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.durable.foreign import foreign_entry, odd_kind
+from scamac_scale.durable.foreign import at_home, foreign_entry, odd_kind
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.objects import open_object
 from scamac_scale.ingestion.raw import blamed, nothing, reason
 from scamac_scale.ingestion.strangers import say_of_file, say_of_folder, say_of_hdf5
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +25,8 @@ Group = Any
 
 
 @contextlib.contextmanager
-def open_file(path: Path, *, is_kept: bool = False) -> Iterator[Group]:
-    """Open an HDF5 file or a zarr folder.
+def open_file(path: Path | BucketPlace, *, is_kept: bool = False) -> Iterator[Group]:
+    """Open an HDF5 file or a zarr folder, on a disk or in a bucket.
 
     Parameters
     ----------
@@ -44,9 +46,12 @@ def open_file(path: Path, *, is_kept: bool = False) -> Iterator[Group]:
         If there is nothing, or something else, it is damaged, or links lead out of it; whatever a library raises while it is open
         becomes one.
     """
-    if odd := odd_kind(path):
+    if isinstance(path, BucketPlace):
+        group = _open_object(path)
+        close = getattr(group, "close", nothing)
+    elif odd := odd_kind(path):
         raise InputError(f"{path} is {odd}, which is not opened; expected an .h5ad, an AnnData .zarr or a 10x .h5.")
-    if _is(os.path.isdir, path):
+    elif _is(os.path.isdir, path):
         group, close = _open_zarr(path), nothing
     elif _is(os.path.isfile, path):
         group = _open_hdf5(path)
@@ -61,6 +66,35 @@ def open_file(path: Path, *, is_kept: bool = False) -> Iterator[Group]:
         raise
     if not is_kept:
         close()
+
+
+def place_of(data: str | os.PathLike[str] | BucketPlace) -> Path | BucketPlace:
+    """Take a path, or a URL of object storage; raises ConfigError for a URL of another kind."""
+    return parse(data) if is_url(data) else at_home(data)  # type: ignore[arg-type]  # no path is a BucketPlace
+
+
+def absolute_name(path: Path | BucketPlace) -> str:
+    """Name a place so that a process elsewhere finds it."""
+    return str(path) if isinstance(path, BucketPlace) else os.path.abspath(path)
+
+
+def is_hdf5(group: Group) -> bool:
+    """Whether what was opened is an HDF5 file; otherwise it is a zarr."""
+    return type(group).__module__.startswith("h5py")
+
+
+def _open_object(place: BucketPlace) -> Group:
+    group = open_object(place)
+    try:
+        if is_hdf5(group):
+            check_hdf5(group, str(place))
+        else:
+            with blamed(str(place), "it"):
+                refuse_others(group, str(place))
+    except BaseException:
+        getattr(group, "close", nothing)()
+        raise
+    return group
 
 
 def _is(kind: Any, path: Path) -> bool:  # Any: one of os.path's
@@ -78,13 +112,18 @@ def _open_hdf5(path: Path) -> Group:
     except OSError as error:
         raise InputError(say_of_file(path, error)) from error
     try:
-        with blamed(str(path), "it"):
-            _refuse_links(file, str(path))
-            _refuse_others(file, path)
+        check_hdf5(file, str(path))
     except BaseException:
         file.close()
         raise
     return file
+
+
+def check_hdf5(file: Group, name: str) -> None:
+    """Refuse an HDF5 file with links that lead out of it, or of another kind, with an InputError; `name` is for the message."""
+    with blamed(name, "it"):
+        _refuse_links(file, name)
+        refuse_others(file, name)
 
 
 def _refuse_links(file: Group, name: str) -> None:
@@ -123,7 +162,7 @@ def _open_zarr(path: Path) -> Group:
         said = f"{path} is a folder, but not an AnnData zarr ({reason(error)})."
         raise InputError(f"{said}{say_of_folder(path)}") from error
     with blamed(str(path), "it"):
-        _refuse_others(group, path)
+        refuse_others(group, str(path))
     return group
 
 
@@ -146,6 +185,7 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
-def _refuse_others(group: Group, path: Path) -> None:
+def refuse_others(group: Group, name: str) -> None:
+    """Refuse an HDF5 or zarr that holds something else, with an InputError."""
     if kind := say_of_hdf5(group):
-        raise InputError(f"{path} is {kind}.")
+        raise InputError(f"{name} is {kind}.")

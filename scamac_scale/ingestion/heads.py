@@ -7,14 +7,13 @@ sixteen gigabytes, and takes minutes to fail. A chunk packed by Blosc says its l
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.chunk_files import chunk_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 Array = Any
 """Of zarr."""
@@ -40,15 +39,18 @@ def check_text_counts(array: Array, where: str) -> None:
     if unpack is None:
         return
     n_most = math.prod(array.chunks)
-    for path in _chunk_files(array):
+
+    def check(name: str, content: bytes) -> None:
         try:
-            n_texts = int.from_bytes(bytes(unpack(path.read_bytes()))[:4], "little")
+            n_texts = int.from_bytes(bytes(unpack(content))[:4], "little")
         except Exception:  # noqa: BLE001 - the library says what is wrong with it, when it reads
-            continue
+            return
         if n_texts > n_most:
             raise InputError(
-                f"{where}: {path} holds {n_texts:,} texts, and a chunk has {n_most:,}; the file is damaged, copy it again."
+                f"{where}: {name} holds {n_texts:,} texts, and a chunk has {n_most:,}; the file is damaged, copy it again."
             )
+
+    _check_chunks(array, check)
 
 
 def check_blosc_lengths(array: Array, where: str) -> None:
@@ -61,21 +63,33 @@ def check_blosc_lengths(array: Array, where: str) -> None:
         is_packed = getattr(metadata.compressor, "codec_id", "") == "blosc"
     else:
         is_packed = str(metadata.codecs[-1].to_dict()["name"]) == "blosc"
-    for path in _chunk_files(array) if is_packed else ():
-        with path.open("rb") as file:
-            head = file.read(BLOSC_HEAD_BYTES)
-            size = os.fstat(file.fileno()).st_size
-        said = int.from_bytes(head[12:16], "little")
-        if len(head) < BLOSC_HEAD_BYTES or said != size:
+    if not is_packed:
+        return
+
+    def check(name: str, content: bytes, size: int | None = None) -> None:
+        size = len(content) if size is None else size
+        said = int.from_bytes(content[12:16], "little")
+        if len(content) < BLOSC_HEAD_BYTES or said != size:
             raise InputError(
-                f"{where}: {path} has {size:,} bytes and says that it has {said:,}; it was cut off, copy it again."
+                f"{where}: {name} has {size:,} bytes and says that it has {said:,}; it was cut off, copy it again."
             )
 
+    _check_chunks(array, check, BLOSC_HEAD_BYTES)
 
-def _chunk_files(array: Array) -> Iterator[Path]:
-    root = getattr(array.store_path.store, "root", None)
-    for place, _, names in os.walk(Path(root) / array.path) if root is not None else ():
-        yield from (Path(place) / name for name in names if not name.startswith(".") and not name.endswith(".json"))
+
+def _check_chunks(array: Array, check: Callable[..., None], n_bytes: int | None = None) -> None:
+    """Check the chunks of an array: files at once, by their heads where that is enough; objects when they are read."""
+    found = chunk_files(array)
+    if found is None:
+        return
+    if not found.is_local:
+        found.check_with(check)
+        return
+    for name in found.names(len(array.shape)):
+        if not name.rpartition("/")[2].startswith(".") and not name.endswith(".json"):
+            size = found.size(name)
+            content = found.read(name, 0, size if n_bytes is None else n_bytes)
+            check(f"{found.place}/{name}", content, *([] if n_bytes is None else [size]))
 
 
 def _unpacking(metadata: Any) -> Callable[[bytes], bytes] | None:  # Any: of either format

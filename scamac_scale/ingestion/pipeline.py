@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +12,23 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import as_categories, split_key
 from scamac_scale.config import IngestConfig
-from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
+from scamac_scale.durable.atomic import absolute, atomic_folder, bytes_below, check_output, check_room
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError, OutputError, ResumeError, StoreError
+from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
+from scamac_scale.ingestion.engine.choose import engine_of
+from scamac_scale.ingestion.flavors.given import note_of_genes
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
-from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.remote.bucket import stamp_of
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 from scamac_scale.store import layout
+from scamac_scale.store.bucket import StoreBucket
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
@@ -29,16 +36,21 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
+    from scamac_scale.cluster.connect import Client
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
+    from scamac_scale.store.rows import Rows
 
 logger = logging.getLogger(__name__)
+
+SMALL_SHARE = 0.2
+"""Of the space of values, that a compressed store takes at least."""
 
 
 @explained("ingest")
@@ -49,7 +61,9 @@ def ingest(
     *,
     overwrite: bool = False,
     resume: bool = False,
-) -> Path:
+    dask: Client | str | None = None,
+    workers: int | None = None,
+) -> Path | str:
     """Turn raw data into a training store.
 
     Parameters
@@ -57,7 +71,7 @@ def ingest(
     data
         An h5ad, an AnnData zarr or a 10x h5, or an AnnData in memory.
     out
-        Folder of the store.
+        Folder of the store, or a URL in object storage: then it is made on the local disk, and put there.
     config
         How the data is read, and how many genes are kept; None takes the defaults.
     overwrite
@@ -65,11 +79,14 @@ def ingest(
     resume
         Whether to go on from where an ingest of the same data with the same settings was stopped; its end is the same to
         the byte. Where nothing was begun it begins, and a store that is complete is left as it is.
+    dask, workers
+        A dask cluster that reads, checks and selects, see `cluster.connect.connected`; None takes threads of this process. The store is
+        the same to the byte, and one that was stopped may go on without, or with another one.
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------
@@ -80,14 +97,19 @@ def ingest(
         If the data cannot be used.
     ResumeError
         If what was begun, or is complete, is of other data or settings, or the data is in memory.
+    ClusterError, LostRankError
+        If a cluster cannot do the work, or is lost; what was done is kept for `resume`.
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times; a flavor of genes may read it once or twice more. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
+    if is_url(out):
+        make = partial(ingest, data, config=config, resume=resume, dask=dask, workers=workers)
+        return _ingest_there(data, StoreBucket(parse(out)), config, make, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_raw(data, config.matrix) as raw:
@@ -97,21 +119,64 @@ def ingest(
             raise ResumeError(
                 f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = {"layout": layout.VERSION, "config": config.to_plain(), "input": fingerprint(raw), "files": _files(raw)}
+        plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError)
-        with atomic_folder(
-            path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename"
-        ) as folder:
+        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        engines = engine_of(config.block_cells, dask, workers)
+        files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
+        with engines as engine, files as folder:
             journal = None if raw.path is None else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
-                _fill(folder, raw, config, path, journal)
+                _fill(folder, raw, config, path, journal, engine)
     return path
 
 
-def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None) -> None:
-    found = measure(raw, config) if journal is None else measured(raw, config, journal)
+def _ingest_there(
+    data: str | os.PathLike[str] | AnnData,
+    target: StoreBucket,
+    config: IngestConfig,
+    make: Callable[..., object],
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> str:
+    """Make a store on the local disk, and put it into a bucket."""
+    if is_url(data) and (place := parse(data)) in (target.place, *_above(target.place)):
+        raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
+    with target.held():
+        if resume and target.is_there:
+            with open_raw(data, config.matrix) as raw:
+                plan = _plan(raw, config)
+            if _is_finished(target.place, plan, is_replaced=overwrite):
+                target.forget()
+                return str(target.place)
+        target.check(overwrite=overwrite)
+        make(target.path, overwrite=True)  # what is complete there, and is another, is scratch
+        target.put(overwrite=overwrite)
+    return str(target.place)
+
+
+def _above(place: BucketPlace) -> Iterator[BucketPlace]:
+    while place.key:
+        place = place.parent
+        yield place
+
+
+def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
+    """Say what is being done, so that work which was begun is told from other work."""
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        "input": fingerprint(raw) | note_of_genes(config.genes),
+        "files": _files(raw),
+    }
+
+
+def _fill(
+    folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+) -> None:
+    found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
     header = StoreHeader(
@@ -119,18 +184,27 @@ def _fill(folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw),),
+        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
     )
+    _check_room(folder, header)
 
-    def blocks(first: int) -> Iterator[sparse.csr_matrix]:
-        for _, block in read_blocks(raw, config.block_cells, "writing store", first):
-            yield columns.raw_values(block)
+    def blocks(first: int) -> Iterator[Rows]:
+        with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
+            for _, rows in parts:
+                yield rows
 
     obs = _observations(raw, found, split_key(config.batch_key))
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
-def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
+def _check_room(folder: Path, header: StoreHeader) -> None:
+    """Refuse a disk that cannot hold the store, before hours of writing; what lies there of it already counts."""
+    share = 1.0 if header.config.profile == "fast" else SMALL_SHARE
+    n_bytes = int(header.n_values * (header.value_dtype.itemsize + 2) * share) - bytes_below(folder.parent)
+    check_room(folder, max(n_bytes, 0))
+
+
+def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
@@ -141,7 +215,8 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         raise
     different = list(differences(found, {key: plan[key] for key in found}))
     if not different:
-        discard(path, if_plan=plan)
+        if isinstance(path, Path):
+            discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
         return True
     if not is_replaced:
@@ -153,7 +228,7 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
 
 def _refuse_itself(raw: RawMatrix, path: Path) -> None:
     """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None:
+    if raw.path is None or isinstance(raw.path, BucketPlace):
         return
     source, target = raw.path.resolve(), path.resolve()
     if source == target or target in source.parents:
@@ -204,7 +279,10 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
-    if raw.path is not None:
+    if isinstance(raw.path, BucketPlace):
+        n_bytes, etag, is_object = stamp_of(raw.path)
+        about |= {"bytes": n_bytes if is_object else None, "etag": etag}
+    elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
     return about
@@ -212,7 +290,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
 
 def _files(raw: RawMatrix) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
-    if raw.path is None or raw.path.is_file():
-        return None
+    if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
+        return None  # the etag of a folder of objects is one of all of them
     files = [(path.relative_to(raw.path), path.stat()) for path in sorted(raw.path.rglob("*"))]
     return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in files))

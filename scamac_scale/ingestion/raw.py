@@ -6,7 +6,7 @@ Nothing here knows a file format; ``open.py`` makes these.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
+from scamac_scale.remote.stamps import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scamac_scale.ingestion.rows import Rows
+    from scamac_scale.remote.place import BucketPlace
 
 REASON_LETTERS = 300
 """Of what a library says that are told; some print the whole array."""
@@ -33,6 +35,23 @@ REASON_LETTERS = 300
 
 def nothing() -> None:
     """Do nothing: closes what needs no closing."""
+
+
+def closing(*held: Any) -> Callable[[], None]:  # Any: what may have a method close
+    """Make one function that closes all that can be closed.
+
+    Parameters
+    ----------
+    held
+        Rows, files, groups; those without ``close`` are let be.
+    """
+    closes = [item.close for item in held if hasattr(item, "close")]
+
+    def close() -> None:
+        for one in closes:
+            one()
+
+    return close
 
 
 @contextlib.contextmanager
@@ -74,6 +93,44 @@ def reason(error: Exception) -> str:
     return text if len(text) <= REASON_LETTERS else f"{text[:REASON_LETTERS]} ..."
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How another process opens the same `RawMatrix`; can be pickled.
+
+    Attributes
+    ----------
+    function
+        Of a module: ``function(*args) -> RawMatrix``.
+    args
+        Plain data: absolute paths, names, other recipes.
+    files
+        Files and folders that it reads, as absolute paths.
+    stamps
+        Of `files`, once `stamped`: what was changed since is refused.
+    """
+
+    function: Callable[..., RawMatrix]
+    args: tuple[Any, ...] = ()  # Any: plain data
+    files: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+
+    def stamped(self) -> Recipe:
+        """Look at all files as they are now; what `open` then refuses to find otherwise."""
+        return replace(self, stamps=tuple(map(Stamp.of, self.files)))
+
+    def open(self) -> RawMatrix:
+        """Open the input again.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be seen, was changed, or whatever the function refuses.
+        """
+        for stamp in self.stamps:
+            stamp.check()
+        return self.function(*self.args)
+
+
 @dataclass(frozen=True, eq=False)
 class RawMatrix:
     """Raw values of N cells by G genes, read by blocks of cells; a context manager.
@@ -96,16 +153,23 @@ class RawMatrix:
         Closes the file.
     noted_base
         Base of the logarithm that ``uns["log1p"]`` notes, as scanpy does; None where it notes none.
+    recipe
+        How another process opens the same; None where none can (values in memory).
+    read_vars
+        Reads the annotation of the genes: name and table of each file that the cells come from, indexed by the gene names in use;
+        none where a format has no such tables.
     """
 
     name: str
-    path: Path | None
+    path: Path | BucketPlace | None
     matrix: str
     gene_names: tuple[str, ...]
     rows: Rows
     read_obs: Callable[[], pd.DataFrame]
     close: Callable[[], None] = nothing
     noted_base: float | None = None
+    recipe: Recipe | None = None
+    read_vars: Callable[[], list[tuple[str, pd.DataFrame]]] = list
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""

@@ -9,19 +9,21 @@ import numpy as np
 
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.ingestion.evidence import Evidence
-from scamac_scale.ingestion.statistics import Census, Entry, RawStatistics, measure, take_census
+from scamac_scale.ingestion.passes import Census, Entry, take_census
+from scamac_scale.ingestion.statistics import RawStatistics, measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scamac_scale.config import IngestConfig
+    from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.store.journal import Journal
 
 _CENSUS, _MEASURED = "census", "measured"
 
 
-def measured(raw: RawMatrix, config: IngestConfig, journal: Journal) -> RawStatistics:
+def measured(raw: RawMatrix, config: IngestConfig, journal: Journal, engine: Engine) -> RawStatistics:
     """Do what `statistics.measure` does, but for the passes that are noted.
 
     Parameters
@@ -30,17 +32,19 @@ def measured(raw: RawMatrix, config: IngestConfig, journal: Journal) -> RawStati
         As of `statistics.measure`; the journal is of this input and these settings.
     journal
         Where the result of each pass is noted, exactly.
+    engine
+        As of `statistics.measure`.
     """
     noted = journal.read(_MEASURED)
     if noted is not None:
         return _statistics_from(noted)
     noted = journal.read(_CENSUS)
     if noted is None or "evidence_sample" not in noted:  # the latter was noted by an earlier version
-        census = take_census(raw, config.block_cells)
+        census = take_census(raw, engine)
         journal.note(_CENSUS, **_census_note(census))
     else:
         census = _census_from(noted)
-    found = measure(raw, config, census)
+    found = measure(raw, config, census, engine)
     journal.note(_MEASURED, **_statistics_note(found))
     return found
 

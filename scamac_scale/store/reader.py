@@ -12,30 +12,29 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
 from scamac_scale.cells.buffer import RowBuffer, near_runs, read_rows, rows_of
 from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.cells.tech_batches import WithTechBatches
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import parse_json, parse_json_list
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
 from scamac_scale.store import layout
+from scamac_scale.store.places import REMAKE as _REMAKE
+from scamac_scale.store.places import place_of_store
 from scamac_scale.store.record import read_record
 from scamac_scale.store.shards import ShardReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
     from numpy.typing import NDArray
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from scamac_scale.remote.place import BucketPlace
 
 GAP_CELLS = 64
 """Scattered cells that are no farther apart are read with what lies between them: a read costs as much as so many cells."""
@@ -54,7 +53,6 @@ _ODD = (
 """What reading arrays of somebody else may end with, by way of zarr and anndata."""
 READ_CELLS = 4096
 """Cells of such a stretch at most."""
-_METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 
 
 class StoreReader(WithTechBatches):
@@ -63,12 +61,14 @@ class StoreReader(WithTechBatches):
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder of the store, or its URL in object storage.
+    cache_bytes
+        Of copies of shards that are kept on the local disk, where the store lies in a bucket; None takes the default.
 
     Attributes
     ----------
     path
-        Folder of the store.
+        Where the store lies.
     n_cells, n_genes, n_values
         Cells, chosen genes, stored values.
     profile
@@ -89,22 +89,24 @@ class StoreReader(WithTechBatches):
     each chunk. Reading is safe from several threads; a process that was forked off after opening is refused.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = at_home(path)
+    def __init__(self, path: str | os.PathLike[str] | BucketPlace, cache_bytes: int | None = None) -> None:
+        place = place_of_store(path, cache_bytes)
+        self.path = place.path
         self._pid = os.getpid()
-        record = read_record(self.path)
+        record = read_record(place)
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
         self.profile = record.profile
         with self._reading():
-            self._root = zarr.open_group(_StrictStore(self.path, read_only=True), mode="r", zarr_format=3)
+            self._root = zarr.open_group(place.zarr_store(), mode="r", zarr_format=3)
             self._about = {key: self._text(key) for key in ("gene_space", "config", "inputs")}
             self._check_about()
             self._indptr = self._whole("X/indptr", self.n_cells + 1)
             value_dtype = self._array("X/data", self.n_values).dtype
             self._totals = self._read_totals()
         self._gene_dtype = layout.index_dtype(self.n_genes)
-        self._genes = ShardReader(self.path / "X" / "indices", self._gene_dtype, self.n_values, limit=self.n_genes)
-        self._values = ShardReader(self.path / "X" / "data", value_dtype, self.n_values)
+        files = {name: place.shards(f"X/{name}", self.n_values) for name in ("indices", "data")}
+        self._genes = ShardReader(files["indices"], self._gene_dtype, self.n_values, limit=self.n_genes)
+        self._values = ShardReader(files["data"], value_dtype, self.n_values)
         self.value_dtype: np.dtype[Any] = value_dtype
         self._is_ordered = np.zeros(self.n_cells, bool)
         self._check_arrays()
@@ -369,18 +371,3 @@ class StoreReader(WithTechBatches):
         except _ODD as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StoreError(f"{self.path}: {what} is damaged ({reason}); {_REMAKE}.") from error
-
-
-_REMAKE = "write the store again with `scamac-scale ingest`"
-
-
-class _StrictStore(LocalStore):
-    """Files of a store; a missing chunk is an error, where zarr would read zeros."""
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
-        if found is None and key.rpartition("/")[2] not in _METADATA_NAMES:
-            raise StoreError(f"{self.root / key} is missing; {_REMAKE}.")
-        return found

@@ -18,7 +18,10 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import foreign_entry
 from scamac_scale.durable.plain import parse_json, read_plain
 from scamac_scale.errors import StoreError
+from scamac_scale.remote.bucket import Bucket
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.store.layout import GENE_SPACE, METADATA, PROFILES, RECORD, VERSION
+from scamac_scale.store.places import StoreFolder, StoreObjects, StorePlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,8 +81,10 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in sorted(names))
 
 
-def is_store(root: Path) -> bool:
+def is_store(root: Path | BucketPlace) -> bool:
     """Whether a folder says that it is a training store, or was one; whether it is sound is for `read_record`."""
+    if isinstance(root, BucketPlace):
+        return _is_store_of_objects(root)
     with suppress(OSError, ValueError):
         if RECORD.encode() in read_plain(root / METADATA):
             return True
@@ -88,13 +93,25 @@ def is_store(root: Path) -> bool:
     return False
 
 
-def read_record(root: Path) -> CommitRecord:
+def _is_store_of_objects(place: BucketPlace) -> bool:
+    if not place.key:
+        return False
+    bucket = Bucket(place, StoreError)
+    with suppress(FileNotFoundError):
+        if RECORD.encode() in bucket.read(METADATA):
+            return True
+    with suppress(FileNotFoundError):  # the record is written last, and may be lost
+        return b'"sharding_indexed"' in bucket.read(f"X/data/{METADATA}") and bucket.kind(GENE_SPACE) == "folder"
+    return False
+
+
+def read_record(root: Path | StorePlace) -> CommitRecord:
     """Read and check the commit record of a store.
 
     Parameters
     ----------
     root
-        Folder of the store.
+        Folder of the store, or its files.
 
     Returns
     -------
@@ -110,27 +127,23 @@ def read_record(root: Path) -> CommitRecord:
     -----
     Looks at every file once, and reads the metadata; the data itself is checked when it is read.
     """
-    if not root.exists():
-        raise StoreError(f"There is no training store at {root}; {_REMAKE}.")
-    if found := _foreign(root):
-        raise StoreError(f"{root / found[0]} is {found[1]}, which is not followed; copy the store itself (cp -rL).")
-    if not os.path.lexists(root / METADATA):
-        raise StoreError(f"{root} is not a training store (it has no {METADATA}); {_REMAKE}.")
+    place = StoreFolder(root) if isinstance(root, Path) else root
+    _check_place(place)
     try:
-        text = read_plain(root / METADATA).decode()
+        text = place.read(METADATA).decode()
         attributes = parse_json(text).get("attributes", {})
         noted = dict(attributes[RECORD]) if RECORD in attributes else None
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise StoreError(f"{root / METADATA} cannot be read ({error}); {_REMAKE} again.") from error
+        raise StoreError(f"{place}/{METADATA} cannot be read ({error}); {_REMAKE} again.") from error
     if noted is None:
         raise StoreError(
-            f"{root} has no commit record: it is not a training store, or writing it did not finish; {_REMAKE}."
+            f"{place} has no commit record: it is not a training store, or writing it did not finish; {_REMAKE}."
         )
     names = {field.name for field in fields(CommitRecord)}
     version = noted.get("version")
     if version != VERSION or (names - noted.keys()) == {"profile", "files"}:  # how stores were before they had shards
         raise StoreError(
-            f"{root} is a training store of version {str(version)[:40] if version != VERSION else 'before 1'}; this program reads "
+            f"{place} is a training store of version {str(version)[:40] if version != VERSION else 'before 1'}; this program reads "
             f"version {VERSION}; {_REMAKE} again, or use the program that wrote it."
         )
     seal = noted.pop("checksum", None)
@@ -138,10 +151,30 @@ def read_record(root: Path) -> CommitRecord:
         isinstance(seal, str) and len(seal) == len(_UNSEALED) and sha256_of(text.replace(seal, _UNSEALED)) == seal
     )
     if not is_sealed or names != noted.keys() or not _is_typed(noted):
-        raise StoreError(f"The commit record in {root / METADATA} is damaged; {_REMAKE} again.")
+        raise StoreError(f"The commit record in {place}/{METADATA} is damaged; {_REMAKE} again.")
     record = CommitRecord(**noted)
-    _check_files(root, record)
+    _check_files(place, record)
     return record
+
+
+def _check_place(place: StorePlace) -> None:
+    """Refuse a place that holds no store, or what no store has; no file is opened."""
+    if isinstance(place, StoreObjects):
+        if not place.objects.entries:
+            raise StoreError(f"There is no training store at {place}; {_REMAKE}.")
+        if METADATA not in place.objects.entries:
+            raise StoreError(
+                f"{place} is not a training store (it has no {METADATA}, which is written last: it may be on its way, or its "
+                f"writer was stopped); {_REMAKE}."
+            )
+        return
+    root = place.path
+    if not root.exists():
+        raise StoreError(f"There is no training store at {root}; {_REMAKE}.")
+    if found := _foreign(root):
+        raise StoreError(f"{root / found[0]} is {found[1]}, which is not followed; copy the store itself (cp -rL).")
+    if not os.path.lexists(root / METADATA):
+        raise StoreError(f"{root} is not a training store (it has no {METADATA}); {_REMAKE}.")
 
 
 def _foreign(root: Path) -> tuple[str, str] | None:
@@ -166,20 +199,23 @@ def _is_typed(found: dict[str, Any]) -> bool:
     )
 
 
-def _check_files(root: Path, record: CommitRecord) -> None:
+def _check_files(place: StorePlace, record: CommitRecord) -> None:
     for name in (*record.metadata, *record.files):
         if ".." in Path(name).parts or Path(name).is_absolute():
-            raise StoreError(f"The commit record of {root} names {name!r}, which leads out of it; {_REMAKE} again.")
+            raise StoreError(f"The commit record of {place} names {name!r}, which leads out of it; {_REMAKE} again.")
+    with suppress(FileNotFoundError):  # said below
+        place.read_all(record.metadata)
+    for name in (*record.metadata, *record.files):
         try:
-            size = (root / name).stat().st_size
-            content = read_plain(root / name) if name in record.metadata else b""
+            size = place.size(name)
+            content = place.read(name) if name in record.metadata else b""
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason})"
-            raise StoreError(f"{root / name} {what}; {_REMAKE} again.") from error
+            raise StoreError(f"{place}/{name} {what}; {_REMAKE} again.") from error
         if name in record.metadata and sha256_of(content) != record.metadata[name]:
-            raise StoreError(f"{root / name} is not what was written (wrong SHA-256); {_REMAKE} again.")
+            raise StoreError(f"{place}/{name} is not what was written (wrong SHA-256); {_REMAKE} again.")
         if name in record.files and size != record.files[name]:
             raise StoreError(
-                f"{root / name} has {size:,} bytes, not {record.files[name]:,} as written; {_REMAKE} again."
+                f"{place}/{name} has {size:,} bytes, not {record.files[name]:,} as written; {_REMAKE} again."
             )

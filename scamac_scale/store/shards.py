@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -20,25 +20,22 @@ from numcodecs import Blosc
 
 from scamac_scale.durable.atomic import flush
 from scamac_scale.durable.faults import reach
-from scamac_scale.durable.plain import read_json
-from scamac_scale.errors import StoreError
+from scamac_scale.errors import ScamacError, StoreError
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
+from scamac_scale.store.places import REMAKE as _REMAKE
+from scamac_scale.store.places import SHARDS, FolderShards, ShardFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-SHARDS = "c"
-"""Folder of an array in which its shards lie, as of zarr v3."""
 MAX_CHUNK_VALUES, MAX_SHARD_VALUES = 2**20, 2**31
 """Sizes that are read; those of `layout` are far below."""
 _CRC_BYTES = 4
 _ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
 _MAX_CHUNKS = 32  # read by one call: bounds the scratch of a thread; the system takes at most 1,024 pieces
-_REMAKE = "write the store again with `scamac-scale ingest`"
 
 
 class ShardWriter:
@@ -158,8 +155,8 @@ class ShardReader:
 
     Parameters
     ----------
-    folder
-        Of the array.
+    files
+        Of the array, or its folder.
     dtype
         Type that the values must have.
     n_values
@@ -181,28 +178,21 @@ class ShardReader:
     from several threads.
     """
 
-    def __init__(self, folder: Path, dtype: np.dtype[Any], n_values: int, limit: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, files: Path | ShardFiles, dtype: np.dtype[Any], n_values: int, limit: int | None = None) -> None:
+        self._files = FolderShards(files, n_values) if isinstance(files, Path) else files
         self._dtype = dtype
         self._limit = limit
         sizes, shuffle = self._read_metadata(n_values)
         self._n_values = n_values
         self._chunk, self._shard = sizes.chunk_values, sizes.shard_values
         self._codec = None if shuffle is None else _blosc(shuffle, dtype)
-        try:
-            # of this very folder: what replaces it under the same name is another store
-            self._shards = os.open(folder / "c", os.O_RDONLY | os.O_DIRECTORY) if n_values else -1
-        except OSError as error:
-            raise StoreError(f"{folder / 'c'} cannot be read ({error.strerror}); {_REMAKE}.") from error
-        self._close = weakref.finalize(self, os.close, self._shards) if n_values else None
         self._is_checked = np.zeros(-(-n_values // self._chunk), bool)
         self._indexes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._local = threading.local()
 
     def _read_metadata(self, n_values: int) -> tuple[layout.Sizes, str | None]:
-        path = self._folder / layout.METADATA
         try:
-            metadata = read_json(path)
+            metadata = self._files.metadata()
             shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
             sharding = metadata["codecs"][0]["configuration"]
             sizes = layout.Sizes(chunk_values=sharding["chunk_shape"][0], shard_values=shard)
@@ -213,19 +203,17 @@ class ShardReader:
             is_same = all(metadata[key] == value for key, value in expected.items())
             found = f"{metadata['data_type']} {metadata['shape']}"
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); {_REMAKE}.") from error
+            raise StoreError(f"{self._files}/{layout.METADATA} cannot be read ({error}); {_REMAKE}.") from error
         if not is_same or metadata["shape"] != [n_values]:
             raise StoreError(
-                f"{self._folder} is not the array of {n_values} values of {self._dtype} that the commit record names (found "
+                f"{self._files} is not the array of {n_values} values of {self._dtype} that the commit record names (found "
                 f"{found}), or another program wrote it; {_REMAKE}."
             )
         return sizes, shuffle
 
     def close(self) -> None:
         """Close the folder; what is read afterwards is an error."""
-        self._shards = -1  # the system may give the number to another folder
-        if self._close is not None:
-            self._close()
+        self._files.close()
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read the values `start` to `stop` (exclusive) into `out`; raises StoreError where a file or checksum is wrong."""
@@ -250,14 +238,39 @@ class ShardReader:
             yield stop - start
 
     def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Read values of one shard, counted from its first."""
-        path = self._folder / "c" / str(number)
+        """Read values of one shard, counted from its first; once more where what was read is a damaged copy."""
+        try:
+            self._read_once(number, start, stop, out)
+        except StoreError:
+            if not self._renew(number):
+                raise
+            self._read_once(number, start, stop, out)
+
+    def _renew(self, number: int) -> bool:
+        """Forget a copy of a shard, and what was seen of it; whether there was one."""
+        try:
+            is_renewed = self._files.renew(number)
+        except FileNotFoundError:
+            return False
+        if is_renewed:
+            self._forget(number)
+        return is_renewed
+
+    def _forget(self, number: int) -> None:
+        n_chunks = self._shard // self._chunk
+        self._is_checked[number * n_chunks : (number + 1) * n_chunks] = False
+        self._indexes.pop(number, None)
+
+    def _read_once(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
+        path = self._files.name(number)
         first, last = start // self._chunk, (stop - 1) // self._chunk
         flags = number * (self._shard // self._chunk)
         checked = self._is_checked[flags + first : flags + last + 1]
         try:
-            handle = os.open(str(number), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._shards)
+            handle, is_other = self._files.open(number)
             try:
+                if is_other:
+                    self._forget(number)
                 places, sizes = self._index(number, handle, path)
                 if self._codec is None and checked.all():
                     self._copy(handle, path, int(places[first]), start - first * self._chunk, out)
@@ -268,6 +281,8 @@ class ShardReader:
                     raise StoreError(f"{path} is truncated; {_REMAKE}.")
             finally:
                 os.close(handle)
+        except ScamacError:
+            raise
         except FileNotFoundError as error:
             raise StoreError(f"{path} is missing; {_REMAKE}.") from error
         except OSError as error:
@@ -286,7 +301,7 @@ class ShardReader:
                 raise StoreError(f"{path}: chunk {chunk} holds a value beyond {self._limit - 1}; {_REMAKE}.")
         checked[:] = True
 
-    def _copy(self, handle: int, path: Path, place: int, skipped: int, out: NDArray[Any]) -> None:
+    def _copy(self, handle: int, path: str, place: int, skipped: int, out: NDArray[Any]) -> None:
         """Read uncompressed values around the checksums that lie between the chunks."""
         pieces: list[Any] = []
         crc = np.empty(_CRC_BYTES, np.uint8)
@@ -299,7 +314,7 @@ class ShardReader:
         if os.preadv(handle, pieces[:-1], place + skipped * self._dtype.itemsize) != wanted:
             raise StoreError(f"{path} is truncated; {_REMAKE}.")
 
-    def _decode(self, payload: NDArray[np.uint8], wanted: NDArray[Any], path: Path) -> NDArray[Any]:
+    def _decode(self, payload: NDArray[np.uint8], wanted: NDArray[Any], path: str) -> NDArray[Any]:
         """Values of a whole chunk: written into `wanted` where that is as long, otherwise valid until the next call."""
         if self._codec is None:
             return payload.view(self._dtype)
@@ -310,7 +325,7 @@ class ShardReader:
             raise StoreError(f"{path} cannot be decompressed ({error}); {_REMAKE}.") from error
         return values
 
-    def _index(self, number: int, handle: int, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _index(self, number: int, handle: int, path: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Place and size of every chunk of a shard, -1 for those that are not there."""
         if number in self._indexes:
             return self._indexes[number]

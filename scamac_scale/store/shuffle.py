@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scamac_scale.store.rows import Rows
+
 _log = logging.getLogger(__name__)
 
 DURABLE_SHARE = 4
 """Multiple of `memory_bytes` that is dealt between two times that the buckets are flushed: each bucket costs a flush."""
 OUT_ROWS = 8192
 """Rows that are handed out together."""
-
-Rows = tuple["NDArray[np.int64]", "NDArray[Any]", "NDArray[Any]"]
-"""Values per row, genes, values."""
 
 
 class RowShuffler:

@@ -21,8 +21,10 @@ from scamac_scale.randomness import numpy_generator
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
 from scamac_scale.store.obs import storable_frame
+from scamac_scale.store.places import SHARDS
 from scamac_scale.store.record import write_record
-from scamac_scale.store.shards import SHARDS, ShardWriter
+from scamac_scale.store.rows import RowForm, tidied
+from scamac_scale.store.shards import ShardWriter
 from scamac_scale.store.shuffle import RowShuffler
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.config import IngestConfig
     from scamac_scale.store.journal import Journal
+    from scamac_scale.store.rows import Rows
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +77,12 @@ class StoreHeader:
     config: IngestConfig
     inputs: tuple[dict[str, Any], ...] = field(default=())
     sizes: layout.Sizes = field(default_factory=layout.Sizes)
+
+    @property
+    def form(self) -> RowForm:
+        """In what rows are handed over."""
+        n_genes = len(self.gene_space.chosen)
+        return RowForm(n_genes, self.value_dtype, layout.index_dtype(n_genes))
 
     def order(self, n_cells: int) -> NDArray[np.int64] | None:
         """Row of the input that comes first, second, ... in the store; None where the order stays."""
@@ -125,14 +134,16 @@ def write_store(
     The order of the cells is a uniform random permutation drawn from the seed of ``header.config``, unless that says not to
     shuffle. Memory is one block, ``config.shuffle_bytes`` and 32 bytes per cell, beside `obs`.
     """
+    form = header.form
     with atomic_folder(out, overwrite=overwrite) as folder:
-        fill_store(folder, lambda start: blocks, header=header, obs=obs, var=var, out=at_home(out))
+        rows = (tidied(block, form) for block in blocks)
+        fill_store(folder, lambda start: rows, header=header, obs=obs, var=var, out=at_home(out))
     return at_home(out)
 
 
 def fill_store(
     folder: Path,
-    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
+    blocks: Callable[[int], Iterable[Rows]],
     *,
     header: StoreHeader,
     obs: pd.DataFrame,
@@ -147,7 +158,7 @@ def fill_store(
     folder
         Where it is written; the shuffle's buckets lie beside it meanwhile.
     blocks
-        Gives the blocks from a row of the input on.
+        Gives consecutive runs of cells from a row of the input on, each as `tidied`.
     header, obs, var
         As of `write_store`.
     out
@@ -185,16 +196,16 @@ def _take_back(folder: Path) -> None:
             shards.rename(folder.parent / name / SHARDS)
 
 
-def _write_in_order(values: _ValueWriter, blocks: Callable[[int], Iterable[sparse.csr_matrix]]) -> None:
-    for block in blocks(values.n_rows):
-        values.append(*values.tidy(block))
+def _write_in_order(values: _ValueWriter, blocks: Callable[[int], Iterable[Rows]]) -> None:
+    for rows in blocks(values.n_rows):
+        values.append(*rows)
         if values.is_loose:
             values.note()
 
 
 def _write_shuffled(
     values: _ValueWriter,
-    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
+    blocks: Callable[[int], Iterable[Rows]],
     order: NDArray[np.int64],
     header: StoreHeader,
 ) -> None:
@@ -210,7 +221,7 @@ def _write_shuffled(
 
 def _deal(
     values: _ValueWriter,
-    blocks: Callable[[int], Iterable[sparse.csr_matrix]],
+    blocks: Callable[[int], Iterable[Rows]],
     shuffler: RowShuffler,
     journal: Journal | None,
 ) -> None:
@@ -231,12 +242,11 @@ def _deal(
     n_cells = shuffler.n_dealt
     if n_cells == shuffler.n_rows:
         return
-    for block in blocks(n_cells):
-        tidied = values.tidy(block)
-        n_cells += len(tidied[0])
+    for rows in blocks(n_cells):
+        n_cells += len(rows[0])
         _check_count(n_cells, shuffler.n_rows, is_all=False)
         with writing(values.out):
-            shuffler.append(*tidied)
+            shuffler.append(*rows)
             if journal is not None and shuffler.is_loose:
                 journal.note(_DEALT, sizes=shuffler.sizes(), n_rows=shuffler.n_dealt)
     _check_count(n_cells, shuffler.n_rows)
@@ -280,10 +290,10 @@ class _ValueWriter:
         self.out = out
         self.journal = journal
         self.scratch = folder.parent
-        self.gene_dtype = layout.index_dtype(len(header.gene_space.chosen))
+        self.gene_dtype = header.form.gene_dtype
         self.n_rows = 0
         self._folder = folder
-        self._n_genes = len(header.gene_space.chosen)
+        self._n_genes = header.form.n_genes
         self._dtype = header.value_dtype
         self._lengths: list[NDArray[np.int64]] = []
         self._n_noted_rows = self._n_noted_parts = self._n_noted_values = 0
@@ -348,22 +358,6 @@ class _ValueWriter:
     @property
     def n_values(self) -> int:
         return self._writers["data"].n_values
-
-    def tidy(self, block: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-        """Check a block and bring it into the types of the store: values per row, genes, values."""
-        if block.shape[1] != self._n_genes:
-            raise InputError(f"A block of {block.shape[1]} genes for a store of {self._n_genes}.")
-        if not block.has_canonical_format or (block.data == 0).any():
-            block = block.copy()
-            block.sum_duplicates()  # sorts, too
-            block.eliminate_zeros()
-        data = block.data.astype(self._dtype)
-        if self._dtype.kind == "u" and not np.array_equal(data, block.data):
-            raise InputError(
-                f"A block holds {block.data.max()}, which is no count that {self._dtype} can hold; "
-                "the input has changed since it was checked."
-            )
-        return np.diff(block.indptr).astype(np.int64), block.indices.astype(self.gene_dtype), data
 
     def append(self, lengths: NDArray[np.int64], genes: NDArray[Any], values: NDArray[Any]) -> None:
         self._lengths.append(lengths)

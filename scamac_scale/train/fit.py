@@ -104,6 +104,8 @@ def fit(
         stack.callback(state.close)
         left = stages_left(recipe(config, has_tech_batches=source.tech_batches is not None), state)
         tools = gather_tools(fabric, state, source, config, run, world, signals)
+        if run is not None:
+            from_first(run.begin, world)
         barrier(world)  # some have opened their cells sooner than others: sweeps are less patient
         for stage, following in zip(left, [*(stage.name for stage in left[1:]), DONE], strict=False):
             stage.work(tools, state)
@@ -122,7 +124,7 @@ def _first_state(
     """Begin, or take up what a checkpoint holds."""
     if run is None or run.saved is None:
         return FitState(network)
-    check_same_cells(run.saved["data"], run.cells_digest, str(run.path))
+    check_same_cells(run.saved["data"], run.cells_digest, run.name)
     try:
         return FitState.from_plain(run.saved["state"], network, config, source, run.code_path, world)
     except (ScamacError, torch.OutOfMemoryError):

@@ -18,7 +18,7 @@ from scamac_scale.nn.embed import EMBED_CELLS, forward_block
 from scamac_scale.ops.adaptive import robust_weight
 from scamac_scale.ops.fuzzy import soft_assignment
 from scamac_scale.ranks.world import World
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.sweep import sweep
 from scamac_scale.train.clusters.code_table import CodeTable

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,11 @@ import pytest
 from scamac_scale.cli.main import EXIT_NOT_WRITABLE
 from scamac_scale.errors import ConfigError, LostRankError, NumericalError
 from scamac_scale.ranks.secret import SECRET, SECRET_FILE
+from scamac_scale.remote.patience import PATIENCE_VARIABLE
+from scamac_scale.remote.work import VARIABLE as WORK_DIR
 from tests.support.manifests import (
+    BUCKET_BATCH,
+    BUCKET_KUBERNETES,
     KUBERNETES,
     SBATCH,
     VOLUME,
@@ -142,7 +147,7 @@ def faults(value: Any, kind: Any, where: str) -> Iterator[str]:
         yield f"{where}={value!r} is none of {kind}"
 
 
-@pytest.mark.parametrize("path", [KUBERNETES, VOLUME], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [KUBERNETES, VOLUME, BUCKET_KUBERNETES], ids=lambda path: path.name)
 def test_kubernetes_knows_every_field(path: Path) -> None:
     for each in documents(path):
         assert list(faults(each, each["kind"], each["kind"])) == []
@@ -226,6 +231,16 @@ def unknown_names(value: Any, shape: Any, where: str) -> Iterator[str]:
         yield f"{where}={value!r}"
 
 
+def validated(definition: dict[str, Any]) -> list[str]:
+    """What the service says of a definition."""
+    session = pytest.importorskip("botocore.session")  # of the s3 extra
+    from botocore.validate import ParamValidator
+
+    shape = session.Session().get_service_model("batch").operation_model("RegisterJobDefinition").input_shape
+    report = ParamValidator().validate(definition, shape).generate_report()
+    return [*filter(None, [report]), *unknown_names(definition, shape, "")]
+
+
 def test_aws_batch_takes_the_definition() -> None:
     session = pytest.importorskip("botocore.session")  # of the s3 extra
     from botocore.validate import ParamValidator
@@ -277,3 +292,37 @@ def test_a_command_asks_for_what_the_platform_gives(read: Callable[[], Launch]) 
     assert launch.environ["OMP_NUM_THREADS"].isdigit()
     for name in ("--store", "--run"):
         assert launch.option(name).startswith(tuple(f"{mount}/" for mount in launch.mounts))
+
+
+# ---------------------------------------------------------------------- one machine that may go away, and a bucket
+
+
+def test_a_job_with_a_bucket_needs_no_disk_and_holds_no_secret() -> None:
+    spec = of_kind(BUCKET_KUBERNETES, "Job")["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    batch = json.loads(BUCKET_BATCH.read_text())
+    assert validated(batch) == []
+    assert spec["podFailurePolicy"] == of_kind(KUBERNETES, "Job")["spec"]["podFailurePolicy"]
+    assert batch["retryStrategy"] == batch_definition()["retryStrategy"]
+    environ = {entry["name"]: entry["value"] for entry in container["env"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume} == set(mounts.values())
+    assert environ[WORK_DIR] in mounts
+    assert float(environ[PATIENCE_VARIABLE]) + 2 * STOP_S <= pod["terminationGracePeriodSeconds"]
+    for command, gpus in (
+        (container["args"], container["resources"]["limits"]["nvidia.com/gpu"]),
+        (
+            batch["containerProperties"]["command"],
+            int(batch["containerProperties"]["resourceRequirements"][2]["value"]),
+        ),
+    ):
+        options = dict(pairwise(command))
+        assert options["--run"].startswith("s3://")
+        assert int(options["--devices"]) == gpus
+        assert command[-1] == "--resume"
+    for text in (BUCKET_KUBERNETES.read_text(), BUCKET_BATCH.read_text()):
+        assert "ACCESS_KEY" not in text
+        assert "TOKEN" not in text
+    assert batch["containerProperties"]["jobRoleArn"]
+    assert pod["serviceAccountName"]

@@ -20,7 +20,8 @@ from scipy import sparse
 from scamac_scale.cells.tech_batches import find_tech_batches
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, InputError, ResumeError
-from scamac_scale.ingestion import resume, statistics
+from scamac_scale.ingestion import resume
+from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import RawMatrix
@@ -205,9 +206,9 @@ def test_what_the_passes_found_comes_back_from_the_notes_exactly(
     with open_raw(atlas) as raw:
         expected = measure(raw, CONFIG)
         journal = Journal(tmp_path, tmp_path / "a.zarr")
-        resume.measured(raw, CONFIG, journal)
-        monkeypatch.setattr(statistics, "read_blocks", None)
-        found = resume.measured(raw, CONFIG, journal)
+        resume.measured(raw, CONFIG, journal, LocalEngine(CONFIG.block_cells))
+        monkeypatch.setattr(LocalEngine, "map", None)
+        found = resume.measured(raw, CONFIG, journal, LocalEngine(CONFIG.block_cells))
     assert found.gene_space == expected.gene_space
     pd.testing.assert_frame_equal(found.var, expected.var, check_exact=True)
 

@@ -15,6 +15,7 @@ from scipy import sparse
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion import evidence
+from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.kinds import Verdict, judge
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.statistics import measure, take_census
@@ -70,7 +71,7 @@ def joined(one: Values, other: Values, n_other: int = N_CELLS // 2) -> Values:
 def judged(x: Values, uns: dict[str, Any] | None = None) -> Verdict:
     adata = ad.AnnData(sparse.csr_matrix(x.astype(np.float32)), uns=uns or {})
     with open_raw(adata) as raw:
-        return judge(take_census(raw, 50).evidence, raw.cell_named, raw.noted_base)
+        return judge(take_census(raw, LocalEngine(50)).evidence, raw.cell_named, raw.noted_base)
 
 
 LOGS: dict[str, tuple[Callable[[Values], Values], float, float | None]] = {
@@ -261,7 +262,7 @@ def test_a_note_that_the_values_contradict_is_told() -> None:
 def test_a_bounded_sample_is_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "SAMPLE_CELLS", 20)
     raw = open_raw(ad.AnnData(sparse.csr_matrix(logged(counts()).astype(np.float32))))
-    found = [take_census(raw, block).evidence for block in (1, 7, 120, 1000)]
+    found = [take_census(raw, LocalEngine(block)).evidence for block in (1, 7, 120, 1000)]
     for other in found[1:]:
         np.testing.assert_array_equal(other.sample, found[0].sample)
     assert (found[0].n_fraction, len(found[0].sample)) == (N_CELLS, 20)
@@ -271,7 +272,7 @@ def test_a_bounded_sample_is_the_same_whatever_the_blocks(monkeypatch: pytest.Mo
 
 def test_evidence_survives_a_note() -> None:
     raw = open_raw(ad.AnnData(sparse.csr_matrix(joined(counts(), scaled(counts())).astype(np.float32))))
-    before = take_census(raw, 50).evidence
+    before = take_census(raw, LocalEngine(50)).evidence
     noted = {name: np.asarray(value) for name, value in before.to_arrays().items()}
     after = evidence.Evidence.from_arrays(noted)
     assert judge(after, str) == judge(before, str)

@@ -17,11 +17,12 @@ from scamac_scale.cli.main import main
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import OutputError, ResumeError, StoreError
-from scamac_scale.ingestion import resume, statistics
+from scamac_scale.ingestion import resume
+from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.statistics import measure
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.store.journal import Journal
 from scamac_scale.store.reader import StoreReader
 from tests.support.failing import contents
@@ -210,13 +211,13 @@ def test_what_the_passes_found_comes_back_from_the_notes_exactly(
     with open_raw(tiny_adata) as raw:
         expected = measure(raw, CONFIG)
         journal = Journal(tmp_path, tmp_path / "a.zarr")
-        resume.measured(raw, CONFIG, journal)
-        monkeypatch.setattr(statistics, "read_blocks", None)
-        found = resume.measured(raw, CONFIG, journal)
+        resume.measured(raw, CONFIG, journal, LocalEngine(CONFIG.block_cells))
+        monkeypatch.setattr(LocalEngine, "map", None)
+        found = resume.measured(raw, CONFIG, journal, LocalEngine(CONFIG.block_cells))
         (tmp_path / "measured.npz").unlink()
         monkeypatch.undo()
         monkeypatch.setattr(resume, "take_census", None)
-        from_census = resume.measured(raw, CONFIG, journal)
+        from_census = resume.measured(raw, CONFIG, journal, LocalEngine(CONFIG.block_cells))
     for other in (found, from_census):
         assert other.gene_space == expected.gene_space
         np.testing.assert_array_equal(other.totals, expected.totals)

@@ -19,10 +19,14 @@ from scipy import sparse
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion import statistics
+from scamac_scale.ingestion.engine.local import LocalEngine
+from scamac_scale.ingestion.flavors.filter import min_cells
+from scamac_scale.ingestion.flavors.over_batches import variable_genes
+from scamac_scale.ingestion.flavors.seurat import dispersion_table
+from scamac_scale.ingestion.flavors.sums import Moments
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import RawMatrix
-from scamac_scale.ingestion.statistics import Census, measure, min_cells
-from scamac_scale.ingestion.variable import Moments, dispersion_table, variable_genes
+from scamac_scale.ingestion.statistics import Census, measure
 from scamac_scale.progress import show_progress
 
 DATA = os.environ.get("SCAMAC_DATA")
@@ -386,7 +390,7 @@ def test_both_passes_report_their_progress(tiny_adata: ad.AnnData, capsys: pytes
 
 
 def test_the_census_counts_what_numpy_counts(tiny_adata: ad.AnnData) -> None:
-    census: Census = statistics.take_census(open_raw(tiny_adata), 77)
+    census: Census = statistics.take_census(open_raw(tiny_adata), LocalEngine(77))
     values = tiny_adata.X.toarray()
     np.testing.assert_array_equal(census.n_expressing, (values > 0).sum(0))
     np.testing.assert_array_equal(census.largest, values.max(0))

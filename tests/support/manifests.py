@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "deploy" / "slurm" / "train.sbatch"
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "train-job.yaml"
 VOLUME = ROOT / "deploy" / "kubernetes" / "volume.yaml"
+BUCKET_KUBERNETES = ROOT / "deploy" / "kubernetes" / "train-bucket-job.yaml"
+BUCKET_BATCH = ROOT / "deploy" / "aws-batch" / "train-bucket-job-definition.json"
 BATCH = ROOT / "deploy" / "aws-batch" / "train-job-definition.json"
 
 Plain = dict[str, Any]  # what YAML and JSON hold

@@ -108,6 +108,7 @@ class Nursery:
         limit_bytes: int | None = None,
         rank_1: tuple[str, ...] = (),
         environ: dict[str, str] | None = None,
+        rank_1_environ: dict[str, str] | None = None,
     ) -> Ended:
         """Run one command in some ranks to its end.
 
@@ -127,8 +128,8 @@ class Nursery:
             Largest file that may be written.
         rank_1
             More arguments for that rank alone.
-        environ
-            More variables of the environment.
+        environ, rank_1_environ
+            More variables of the environment, of all and of that rank alone.
 
         Returns
         -------
@@ -145,7 +146,7 @@ class Nursery:
             "constants": constants or {},
             "limit_bytes": limit_bytes,
             "rank_1": list(rank_1),
-            "environ": environ or {},
+            "environ": [environ or {}, (environ or {}) | (rank_1_environ or {})],
             "errors": str(errors),
         }
         assert self._process.stdin is not None
@@ -219,7 +220,7 @@ def _be_rank(job: dict[str, Any], rank: int, port: int) -> int:
     for target, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, target)
     os.fsync = lambda handle: None  # a kill loses nothing that the system was given; a disk need not be waited for
-    os.environ.update(job["environ"])
+    os.environ.update(job["environ"][rank == 1])
     if job["fault"]:
         os.environ["SCAMAC_FAULT"] = job["fault"]
     if job["ranks"] > 1:

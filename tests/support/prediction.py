@@ -16,7 +16,7 @@ from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output import disk, table
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ranks.world import ALONE, World
-from scamac_scale.simulation import simulate
+from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from tests.support.fitted import fitted_model
 

@@ -44,7 +44,7 @@ def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
         return False
     try:
         with _opened(path) as group:
-            found = parse_json(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
+            found = identity_in(group)
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError):
         return False
     check_same(found, belongs, path)
@@ -52,6 +52,11 @@ def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
         with scratch_folder(path):
             pass  # it goes at the end
     return True
+
+
+def identity_in(group: Any) -> dict[str, Any]:  # Any: an h5py or zarr group
+    """Read what a prediction says that it was made from; where there is none, whatever the library raises."""
+    return parse_json(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
 
 
 @contextmanager

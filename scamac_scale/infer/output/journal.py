@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.fitted import FittedModel
+    from scamac_scale.remote.place import BucketPlace
     from scamac_scale.sources import OpenSource
 
 FILE = "journal.json"
@@ -105,7 +106,7 @@ def model_digest(model: FittedModel) -> str:
     return sha256_of(*parts)
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+def check_same(before: dict[str, Any], now: dict[str, Any], where: Path | BucketPlace) -> None:
     """Refuse to go on with other work than what was begun.
 
     Raises

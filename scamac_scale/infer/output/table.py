@@ -53,9 +53,14 @@ class Table:
 
 def check_target(path: str | Path) -> Path:
     """Refuse a target that cannot be written, before any work."""
+    check_suffix(path)
+    return check_output(path)
+
+
+def check_suffix(path: str | Path) -> None:
+    """Refuse a target of another kind."""
     if Path(path).suffix not in (".zarr", ".h5ad"):
         raise InputError(f"the output {path} must end in .zarr or .h5ad.")
-    return check_output(path)
 
 
 def chunk_cells(width: int) -> int:

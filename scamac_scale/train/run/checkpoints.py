@@ -45,6 +45,18 @@ State = dict[str, Any]
 """Tensors, numbers, strings, None, and lists and dicts of them."""
 
 
+def number_of(name: str) -> int | None:
+    """Tell the number of a checkpoint by the name of its file; None where that is none of ours."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether the bytes of a checkpoint are those that its name stands for."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and digest_of_file(path)[:16] == match[3]
+
+
 class _File(NamedTuple):
     number: int
     path: Path

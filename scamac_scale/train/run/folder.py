@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+import uuid
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.differences import differences, plain, told
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.locks import lock
 from scamac_scale.durable.plain import sealed_yaml
 from scamac_scale.errors import (
@@ -23,9 +23,10 @@ from scamac_scale.errors import (
     StoppedError,
     StoreError,
 )
-from scamac_scale.ranks.collectives import from_first
+from scamac_scale.ranks.collectives import from_first, gather_objects
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.run.checkpoints import Checkpoints
+from scamac_scale.train.run.place import RunPlace, find_run
 from scamac_scale.train.run.report import (
     CHECKPOINT_FOLDER,
     CODES_FILE,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from scamac_scale.config import ScamacConfig
+    from scamac_scale.train.run.bucket import RunBucket
     from scamac_scale.train.run.checkpoints import State
 
 logger = logging.getLogger(__name__)
@@ -61,9 +63,9 @@ class RunFolder:
 
     Parameters
     ----------
-    path
+    place
         New or empty folder, that of a run that did not come to a checkpoint, which is replaced, or with `resume` of any run that did
-        not finish.
+        not finish; or a place in a bucket, from `find_run`.
     config
         Of the run; written at once.
     resume
@@ -74,7 +76,9 @@ class RunFolder:
     Attributes
     ----------
     path
-        The folder.
+        The folder; of a run in a bucket its local copy.
+    name
+        What the user calls it.
     saved
         State of the checkpoint to go on from; None at the start of a run.
     cells_digest
@@ -90,13 +94,18 @@ class RunFolder:
 
     def __init__(
         self,
-        path: str | Path,
+        place: str | Path | RunPlace,
         config: ScamacConfig,
         *,
         resume: bool = False,
         world: World = ALONE,
     ) -> None:
-        self.path = at_home(path)
+        place = place if isinstance(place, RunPlace) else find_run(place)
+        self.path, self.name, self._bucket = (
+            place.path,
+            str(place.path if place.bucket is None else place),
+            place.bucket,
+        )
         self.world = world
         self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
         self._config = config
@@ -105,6 +114,8 @@ class RunFolder:
         self.cells_digest = ""
         self._lock = ExitStack()
         self.saved: State | None = from_first(lambda: self._open(resume), world)
+        if place.bucket is not None:
+            self._meet(place.bucket)
 
     def _open(self, resume: bool) -> State | None:
         """Make or take the folder, on rank 0; the state to go on from."""
@@ -119,6 +130,14 @@ class RunFolder:
                 if is_made:
                     with suppress(OSError):  # another job has begun to write there
                         self.path.rmdir()
+                raise
+            try:
+                if self._bucket is not None:
+                    self._bucket.look(resume=resume)
+            except BaseException:
+                self._lock.close()
+                if is_made:
+                    shutil.rmtree(self.path, ignore_errors=True)
                 raise
             is_new = not self._held()
             try:
@@ -135,6 +154,20 @@ class RunFolder:
                     self.discard()
                 raise
         return saved
+
+    def _meet(self, bucket: RunBucket) -> None:
+        """See whether all ranks work in the folder that rank 0 has filled."""
+        token = from_first(lambda: uuid.uuid4().hex, self.world)
+        from_first(lambda: bucket.copy.meet(token), self.world)
+        blind = [rank for rank, seen in enumerate(gather_objects(bucket.copy.sees(token), self.world)) if not seen]
+        if blind:
+            self._lock.close()
+            raise bucket.copy.unseen(blind)
+
+    def begin(self) -> None:
+        """Take the run, on rank 0, when nothing is left that could refuse it."""
+        if self._bucket is not None:
+            self._bucket.claim()
 
     def _held(self) -> list[Path]:
         return [
@@ -158,9 +191,9 @@ class RunFolder:
             for path in held:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             return None
-        check_same_settings(saved["config"], asdict(self._config), str(self.path))
+        check_same_settings(saved["config"], asdict(self._config), self.name)
         set_report_aside(self.path)
-        logger.info("%s goes on from step %d", self.path, saved["state"]["step"])
+        logger.info("%s goes on from step %d", self.name, saved["state"]["step"])
         return saved
 
     @property
@@ -190,7 +223,9 @@ class RunFolder:
             if self._metrics is not None:
                 self._metrics.save()
         about = {"config": plain(asdict(self._config)), "data": self.cells_digest, "n_logged": self.n_logged}
-        self.checkpoints.save({"state": state, "in_flight": in_flight, **about}, state["step"])
+        path = self.checkpoints.save({"state": state, "in_flight": in_flight, **about}, state["step"])
+        if self._bucket is not None:
+            self._bucket.saved(path, (state["target"] or {}).get("digest", ""))
 
     def __enter__(self) -> Self:
         return self
@@ -216,10 +251,14 @@ class RunFolder:
             except OutputError:
                 if error is None:
                     raise  # the disk may be full, which is what the first error says
+            if self._bucket is not None:
+                self._bucket.forget() if error is None else self._bucket.leave()
 
     def discard(self) -> None:
         """Remove the folder with all that this run wrote."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._bucket is not None:
+            self._bucket.discard()
 
     def finish(self, report: dict[str, Any]) -> None:
         """Write run.json of a finished run: versions, commit, hardware, seed, times, peak memory and the report.
@@ -241,6 +280,8 @@ class RunFolder:
                 self._metrics.save()
             self._write({"finished": True, "cells_digest": self.cells_digest, **report})
             self.code_path.unlink(missing_ok=True)
+        if self._bucket is not None:
+            self._bucket.finish()
 
     def _write(self, content: dict[str, Any]) -> None:
         write_report(self.path, self._config, {"seconds": round(time.time() - self._start_s, 3), **content})

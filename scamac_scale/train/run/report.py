@@ -32,6 +32,8 @@ LOCK_FILE = ".lock"
 NFS_FILE = ".nfs"
 """Begins the names that a client of NFS gives to files which are removed while they are open."""
 MODEL_FOLDER = "model"
+NONFINITE = "nonfinite-step-"
+"""Begins the names of lists of cells."""
 OWN_NAMES = (
     frozenset((RUN_FILE, CONFIG_FILE, METRICS_FILE, EVENTS_FOLDER, CHECKPOINT_FOLDER, LOCK_FILE, MODEL_FOLDER))
     | {f".{name}.partial" for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, MODEL_FOLDER)}
@@ -59,7 +61,7 @@ def write_report(path: Path, config: ScamacConfig, content: dict[str, Any]) -> N
 
 def is_own(name: str) -> bool:
     """Tell by its name whether a run writes a file or folder."""
-    return name in OWN_NAMES or name.startswith(("nonfinite-step-", f"{LOCK_FILE}.", NFS_FILE))
+    return name in OWN_NAMES or name.startswith((NONFINITE, f"{LOCK_FILE}.", NFS_FILE))
 
 
 def check_run_tree(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Labelled synthetic atlases of any size: negative-binomial counts with dropout, written block by block.
+"""Atlases of drawn cells: negative-binomial counts with dropout, written block by block.
 
 Every random choice is a function of the seed and a fixed run of 1,024 cells, so an atlas begins with the same cells
 however long it is, and memory does not grow with it.
@@ -18,6 +18,7 @@ from scamac_scale.host.compiled import compiled
 from scamac_scale.host.memory import explained
 from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
+from scamac_scale.simulation.atlas import AtlasFrame, AtlasWriter, CellRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 DRAWN_CELLS = 1024
 """Cells that share one random stream."""
-CHUNK_CELLS = 4096
-"""Cells in a chunk on disk, on average; memory grows with it."""
+TYPE = "cell_type"
+"""Column of the true types."""
 SLAB_VALUES = 2**22
 """Uniform numbers held at a time."""
 
@@ -86,17 +87,7 @@ class CellModel:
         return cls(profile / profile.sum(axis=1, keepdims=True), marked, weight / weight.sum(), counts_per_gene)
 
 
-@dataclass(frozen=True, eq=False)
-class DrawnCells:
-    """A run of simulated cells: the three arrays of CSR, and the types."""
-
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    data: NDArray[np.float32]
-    label: NDArray[np.int64]
-
-
-def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> DrawnCells:
+def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> CellRun:
     """Draw a run of cells.
 
     Parameters
@@ -110,8 +101,8 @@ def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> DrawnCe
 
     Returns
     -------
-    DrawnCells
-        Counts and types.
+    CellRun
+        Counts, and types as the column `TYPE`.
     """
     rng = numpy_generator(seed, "simulated cells", block)
     label = rng.choice(len(model.weight), size=DRAWN_CELLS, p=model.weight)[:n_cells]
@@ -129,7 +120,7 @@ def draw_cells(model: CellModel, n_cells: int, seed: int, block: int) -> DrawnCe
         indices.append(drawn[1])
         data.append(drawn[2])
     indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(lengths))])
-    return DrawnCells(indptr, np.concatenate(indices), np.concatenate(data), label)
+    return CellRun(indptr, np.concatenate(indices), np.concatenate(data), {TYPE: label})
 
 
 @explained("simulate")
@@ -191,111 +182,24 @@ def simulate(
         raise ConfigError(f"simulate: n_types={n_types} for n_genes={n_genes}; each type needs a gene of its own.")
     model = CellModel.draw(n_genes, n_types, seed, counts_per_gene)
     with atomic_folder(out, overwrite=overwrite) as folder, writing(at_home(out)):
-        # one type for both, or scikit-learn refuses what anndata reads
-        index_dtype = np.dtype(np.int32 if n_cells * n_genes < 2**31 else np.int64)
-        writer = _AtlasWriter(folder, model, seed, index_dtype)
+        writer = AtlasWriter(folder, _frame(model, n_cells, seed))
         with track("simulating", n_cells, "cells") as progress:
             for block, start in enumerate(range(0, n_cells, DRAWN_CELLS)):
                 cells = draw_cells(model, min(DRAWN_CELLS, n_cells - start), seed, block)
                 writer.append(cells)
-                progress.advance(len(cells.label))
+                progress.advance(cells.n_cells)
         writer.finish()
     return at_home(out)
 
 
-class _AtlasWriter:
-    """An AnnData zarr that grows by runs of cells; whole chunks go to disk."""
+def _frame(model: CellModel, n_cells: int, seed: int) -> AtlasFrame:
+    import pandas as pd
 
-    def __init__(self, folder: Path, model: CellModel, seed: int, index_dtype: np.dtype[Any]) -> None:
-        import zarr
-
-        self._root = zarr.open_group(str(folder), mode="w", zarr_format=3)
-        self._model = model
-        self._seed = seed
-        self._index_dtype = index_dtype
-        self._n_cells = 0
-        self._n_values = 0
-        self._arrays: dict[str, Any] = {}  # zarr arrays
-        self._pending: dict[str, list[NDArray[Any]]] = {}
-
-    def append(self, cells: DrawnCells) -> None:
-        """Take a run of cells."""
-        if not self._arrays:
-            import zarr
-
-            with zarr.config.set({"array.write_empty_chunks": True}):  # then a chunk that is missing was lost
-                self._create(cells)
-        first = self._n_cells
-        self._n_cells += len(cells.label)
-        names = np.array([_cell_name(i) for i in range(first, self._n_cells)], dtype=object)
-        pieces: dict[str, NDArray[Any]] = {
-            "X/indptr": cells.indptr[1:] + self._n_values,
-            "X/indices": cells.indices,
-            "X/data": cells.data,
-            "obs/_index": names,
-            "obs/cell_type/codes": cells.label.astype(np.int8 if len(self._model.weight) < 128 else np.int32),
-        }
-        self._n_values += len(cells.data)
-        for name, piece in pieces.items():
-            self._pending.setdefault(name, []).append(piece)
-            if sum(map(len, self._pending[name])) >= self._arrays[name].chunks[0]:
-                self._flush(name)
-
-    def finish(self) -> None:
-        """Write what is left, and the shape."""
-        for name in self._arrays:
-            self._flush(name, is_last=True)
-        self._root["X"].attrs["shape"] = [self._n_cells, self._model.profile.shape[1]]
-
-    def _create(self, first: DrawnCells) -> None:
-        import pandas as pd
-        from anndata.io import write_elem
-
-        types = [f"type{k + 1}" for k in range(len(self._model.weight))]
-        marker_of = np.array([*types, "none"], dtype=object)[self._model.marked]
-        var = pd.DataFrame(
-            {"marker_of": pd.Categorical(marker_of)},
-            index=[f"gene{g + 1:05d}" for g in range(self._model.profile.shape[1])],
-        )
-        obs = pd.DataFrame({"cell_type": pd.Categorical([], categories=types)}, index=pd.Index([], dtype=object))
-        self._root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        plain = {"shards": None}
-        write_elem(self._root, "var", var, dataset_kwargs=plain)
-        write_elem(self._root, "uns", {"simulation": {"seed": self._seed}}, dataset_kwargs=plain)
-        for name in ("obsm", "obsp", "varm", "varp", "layers"):
-            write_elem(self._root, name, {}, dataset_kwargs=plain)
-        write_elem(self._root, "obs", obs, dataset_kwargs=plain)
-        self._root.create_group("X").attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        values = max(1024, len(first.data) * CHUNK_CELLS // len(first.label))
-        cells = max(DRAWN_CELLS, 16 * CHUNK_CELLS)
-        self._grow_from("X/indptr", self._index_dtype, cells)
-        self._grow_from("X/indices", self._index_dtype, values)
-        self._grow_from("X/data", np.dtype(np.float32), values)
-        self._grow_from("obs/_index", None, cells)
-        self._grow_from("obs/cell_type/codes", None, cells)
-        self._pending["X/indptr"] = [np.zeros(1, dtype=np.int64)]
-
-    def _grow_from(self, name: str, dtype: np.dtype[Any] | None, chunk: int) -> None:
-        """Make an empty array that grows; without a type, in place of the one that anndata wrote for no cells."""
-        attributes: dict[str, Any] = {}
-        if dtype is None:
-            written: Any = self._root[name]  # a zarr array
-            dtype, attributes = written.dtype, dict(written.attrs)
-        self._arrays[name] = self._root.create_array(
-            name, shape=(0,), dtype=dtype, chunks=(chunk,), attributes=attributes, overwrite=True
-        )
-
-    def _flush(self, name: str, *, is_last: bool = False) -> None:
-        array, joined = self._arrays[name], np.concatenate(self._pending[name])
-        n = len(joined) if is_last else len(joined) // array.chunks[0] * array.chunks[0]
-        start = array.shape[0]
-        array.resize((start + n,))
-        array[start:] = joined[:n]
-        self._pending[name] = [joined[n:]]
-
-
-def _cell_name(number: int) -> str:
-    return f"cell{number + 1:08d}"
+    types = [f"type{k + 1}" for k in range(len(model.weight))]
+    marker_of = np.array([*types, "none"], dtype=object)[model.marked]
+    names = [f"gene{g + 1:05d}" for g in range(model.profile.shape[1])]
+    var = pd.DataFrame({"marker_of": pd.Categorical(marker_of)}, index=names)
+    return AtlasFrame(var, {TYPE: types}, {"seed": seed}, n_cells)
 
 
 @compiled

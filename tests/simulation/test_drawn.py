@@ -9,15 +9,18 @@ import scanpy as sc
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from scamac_scale import simulation
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.statistics import measure
-from scamac_scale.simulation import DROPOUT, SHAPE, CellModel, draw_cells, simulate
+from scamac_scale.simulation import atlas as writing
+from scamac_scale.simulation import drawn
+from scamac_scale.simulation.drawn import DROPOUT, SHAPE, CellModel, draw_cells, simulate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scamac_scale.simulation.atlas import CellRun
 
 
 def read(path: Path) -> ad.AnnData:
@@ -113,7 +116,7 @@ def test_counts_follow_the_distribution_that_is_promised() -> None:
 def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = {"n_genes": 50, "n_types": 3}
     first = read(simulate(tmp_path / "a.zarr", 1500, seed=1, **sizes))
-    monkeypatch.setattr(simulation, "CHUNK_CELLS", 64)
+    monkeypatch.setattr(writing, "CHUNK_CELLS", 64)
     again = read(simulate(tmp_path / "b.zarr", 1500, seed=1, **sizes))
     longer = read(simulate(tmp_path / "c.zarr", 2100, seed=1, **sizes))
     other = read(simulate(tmp_path / "d.zarr", 1500, seed=2, **sizes))
@@ -127,7 +130,7 @@ def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_memory_holds_a_chunk_and_not_the_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zarr
 
-    monkeypatch.setattr(simulation, "CHUNK_CELLS", 1)
+    monkeypatch.setattr(writing, "CHUNK_CELLS", 1)
     root: Any = zarr.open_group(str(simulate(tmp_path / "a.zarr", 9000, n_genes=30, n_types=2)), mode="r")
     assert root["X/data"].nchunks > 50
     assert root["X/indptr"].shape == (9001,)
@@ -157,16 +160,15 @@ def test_an_existing_atlas_is_replaced_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scamac_scale import simulation
 
-    draw = simulation.draw_cells
+    draw = drawn.draw_cells
 
-    def stop(model: CellModel, n_cells: int, seed: int, block: int) -> simulation.DrawnCells:
+    def stop(model: CellModel, n_cells: int, seed: int, block: int) -> CellRun:
         if block == 1:
             raise KeyboardInterrupt
         return draw(model, n_cells, seed, block)
 
-    monkeypatch.setattr(simulation, "draw_cells", stop)
+    monkeypatch.setattr(drawn, "draw_cells", stop)
     with pytest.raises(KeyboardInterrupt):
         simulate(tmp_path / "a.zarr", 3000, n_genes=8, n_types=2)
     assert list(tmp_path.iterdir()) == []

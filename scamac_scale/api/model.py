@@ -1,7 +1,4 @@
-"""The public face: fit, predict, save and load a model; ingest, simulate, evaluate and inspect files.
-
-Everything heavy is imported when it is called.
-"""
+"""Fit a model, predict with it, save and load it. Everything heavy is imported when it is called."""
 
 from __future__ import annotations
 
@@ -10,10 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
-from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
-from scamac_scale.simulation import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,73 +20,7 @@ if TYPE_CHECKING:
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
-
-__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "simulate"]
-
-
-def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
-    """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
-    from scamac_scale.inspection import inspect as look
-
-    found: dict[str, Any] = look(path, verify=verify)
-    return found
-
-
-def ingest(
-    data: str | Path | ad.AnnData,
-    out: str | Path,
-    config: IngestConfig | None = None,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> Path:
-    """Turn a raw file into a training store.
-
-    Parameters
-    ----------
-    data
-        h5ad, AnnData zarr or 10x h5 of N cells, or an AnnData in memory.
-    out
-        The store, a zarr folder.
-    config
-        What the values are, where they lie, which genes are kept.
-    overwrite
-        Replace an existing store.
-    resume
-        Go on from where an ingest of the same file with the same settings was stopped; begin where there was none.
-
-    Returns
-    -------
-    Path
-        The store.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be used; names the cell and gene, or the key.
-    OutputError
-        If the store exists, cannot be written, or another job is writing it.
-    ResumeError
-        If what was begun is of another file or other settings.
-    """
-    from scamac_scale.ingestion.pipeline import ingest as write
-
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume)
-
-
-@contextmanager
-def _on_device(model: FittedModel) -> Iterator[None]:
-    """Lend a model to the GPU, where there is one and the settings allow it."""
-    import torch
-
-    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
-        yield
-        return
-    model.to("cuda")
-    try:
-        yield
-    finally:
-        model.to("cpu")
+    from scamac_scale.train.run.place import RunPlace
 
 
 class ScAMAC:
@@ -111,8 +40,7 @@ class ScAMAC:
     Examples
     --------
     >>> model = ScAMAC(n_clusters=8).fit("atlas.h5ad")
-    >>> adata = model.predict("atlas.h5ad")
-    >>> adata.obs["scamac_cluster"], adata.obsm["X_scAMAC"]
+    >>> model.predict("atlas.h5ad").obs["scamac_cluster"]
     """
 
     def __init__(
@@ -171,8 +99,8 @@ class ScAMAC:
         data
             Training store, or anything that `ingest` takes: such data is normalised on the fly.
         run
-            New folder for the settings, metrics, TensorBoard files, checkpoints and the model; None keeps nothing on disk. Several
-            processes (torchrun, srun) call this alike and share the folder.
+            New folder for the settings, metrics, TensorBoard files, checkpoints and the model, or a place for it in a bucket
+            (``s3://bucket/runs/1``); None keeps nothing. Several processes (torchrun, srun) call this alike and share the folder.
         ingest
             How raw data is read; a store brings its own.
         resume
@@ -205,14 +133,15 @@ class ScAMAC:
 
         from scamac_scale.durable.alike import check_alike
         from scamac_scale.train.run.folder import RunFolder, result_settings
+        from scamac_scale.train.run.place import find_run
 
-        run = at_home(run)
-        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), run)) is not None:
+        home = find_run(run)
+        if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), home)) is not None:
             self._fitted = finished
             return self
         with self._joined(place) as world:
-            check_alike({"run folder": str(run.absolute()), "setting": result_settings(self.config)}, world)
-            with RunFolder(run, self.config, resume=resume, world=world) as folder:
+            check_alike({"run folder": str(home), "setting": result_settings(self.config)}, world)
+            with RunFolder(home, self.config, resume=resume, world=world) as folder:
                 self._fitted = self._fit(data, self._ingest_as_fitted(ingest), folder, world)
         return self
 
@@ -221,7 +150,7 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: Path) -> FittedModel | None:
+    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
         """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
@@ -281,6 +210,8 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> ad.AnnData: ...
 
     @overload
@@ -296,7 +227,9 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> Path: ...
+        dask: Any = None,
+        workers: int | None = None,
+    ) -> Path | str: ...
 
     def predict(
         self,
@@ -310,7 +243,9 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
-    ) -> ad.AnnData | Path:
+        dask: Any = None,
+        workers: int | None = None,
+    ) -> ad.AnnData | Path | str:
         """Predict cells, those of the fit or new ones.
 
         Parameters
@@ -318,8 +253,8 @@ class ScAMAC:
         data
             As of `fit`; genes are matched by name, at least half of the model's must be there.
         out
-            Zarr or h5ad to stream to; None gives an AnnData. Several processes (torchrun, srun) call this alike and write one output,
-            on a disk that all of them see.
+            Zarr or h5ad to stream to, or a URL of one (``s3://bucket/result.zarr``); None gives an AnnData. Several processes call
+            this alike and write one output.
         denoised
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
@@ -336,11 +271,13 @@ class ScAMAC:
             In what cells may differ from the fit, which is refused otherwise: ``values``, ``totals``, ``versions``; see `PredictOptions`.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
+        dask, workers
+            As of `ingest`: dask workers predict, on their CPUs; `data` is a path that they see, too.
 
         Returns
         -------
-        AnnData or Path
-            Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
+        AnnData, Path or str
+            In memory, or where it lies. Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
             ``obsm["scamac_membership"]``, ``uns["scamac"]``; where technical batches are corrected, also
             ``obsm["X_scAMAC_uncorrected"]``.
 
@@ -357,14 +294,16 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
+        from scamac_scale.fitted import on_gpu
         from scamac_scale.infer.options import PredictOptions, accepted_names
-        from scamac_scale.infer.output.table import check_target
+        from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
+        from scamac_scale.infer.spread import spread_over
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
         fitted, place = self.fitted, find_place()
-        out = None if out is None else at_home(out)
+        home = None if out is None else find_out(out)
         options = PredictOptions(
             is_denoised=denoised,
             attention=attention,
@@ -372,15 +311,17 @@ class ScAMAC:
             denoised_batch=denoised_batch,
             accept=accepted_names(accept),
         )
-        check_ranks(out, place.world)
+        check_ranks(home, place.world)
         with self._joined(place) as world:
-            if out is not None:
-                from_first(lambda: None if resume and out.exists() else str(check_target(out)), world)
+            if home is not None:
+                from_first(lambda: home.check(resume=resume), world)
             with ExitStack() as stack:
                 ingest, accepted = IngestConfig(matrix=matrix), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
-                stack.enter_context(_on_device(fitted))
-                return predict(fitted, source, out, options, world=world, resume=resume)
+                spread = stack.enter_context(spread_over(data, ingest, dask, workers))
+                if spread is None:
+                    stack.enter_context(on_gpu(fitted))
+                return predict(fitted, source, home, options, world=world, resume=resume, spread=spread)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""
@@ -390,53 +331,10 @@ class ScAMAC:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a model folder, such as ``RUN/model``."""
+        """Read a model folder, such as ``RUN/model`` or ``s3://bucket/runs/1/model``."""
         from scamac_scale.fitted import load_model
 
         fitted = load_model(path)
         model = cls(config=fitted.config)
         model._fitted = fitted
         return model
-
-
-def evaluate(
-    data: str | Path | ad.AnnData,
-    label: str | None = None,
-    *,
-    key: str = "scamac_cluster",
-    batch_key: str | Sequence[str] | None = None,
-    basis: str = "X_scAMAC",
-    unlabelled: str | Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Score a clustering against labels, and how well technical batches mix.
-
-    Parameters
-    ----------
-    data
-        Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
-    label
-        Column of obs with the labels; cells without one, or with the text of a missing value ("nan", "NA", "None", ...), are left
-        out of scores by label, and counted.
-    key
-        Column of obs with the clusters.
-    batch_key
-        Columns of obs with the technical batches, commas between them; several count jointly.
-    basis
-        Key of obsm in which batches are to mix.
-    unlabelled
-        Labels that mean none, such as ``"unknown"``; commas between them, or a list.
-
-    Returns
-    -------
-    dict
-        With a label ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``; with a batch key those of
-        docs/batches.md. Plain numbers; ``warnings`` is a list of sentences, always there with a batch key, else where there are some.
-
-    Raises
-    ------
-    InputError
-        If a column or the basis is missing (lists the known ones) or cannot be used, or there is one batch only.
-    """
-    from scamac_scale.evaluation import evaluate as score
-
-    return score(data, label, key=key, batch_key=joined_key(batch_key), basis=basis, unlabelled=unlabelled)

@@ -1,0 +1,143 @@
+"""Objects of a bucket on a real server of object storage, on loopback."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from scamac_scale.errors import ConfigError, InputError, MissingExtraError, OutputError, StoreError
+from scamac_scale.remote import bucket as module
+from scamac_scale.remote.bucket import Bucket
+from scamac_scale.remote.patterns import glob
+from tests.support.bucket import ACCESS_KEY, SECRET_KEY, TOKEN, ObjectServer
+
+
+def test_objects_are_put_read_listed_and_removed(bucket: str, tmp_path: Path) -> None:
+    at = Bucket(f"{bucket}/runs/one")
+    content = os.urandom(3 * module.PIECE_BYTES + 17)
+    (tmp_path / "big").write_bytes(content)
+    small, big = at.put("a/ü b+%.json", b"{}"), at.put("big", tmp_path / "big")
+    at.put("empty", b"")
+    at.put("../one-more/x".replace("../", ""), b"1")
+    assert [(entry.key, entry.size) for entry in at.listing()] == [
+        ("a/ü b+%.json", 2),
+        ("big", len(content)),
+        ("empty", 0),
+        ("one-more/x", 1),
+    ]
+    assert at.listing("a") == [small]
+    assert at.level() == (["a", "one-more"], [big, at.find("empty")])
+    assert (at.kind("a"), at.kind("big"), at.kind("bi"), at.kind()) == ("folder", "object", None, "folder")
+    assert at.read("a/ü b+%.json", small.etag) == b"{}"
+    assert at.read_range("big", 5, module.PIECE_BYTES, big.etag) == content[5 : 5 + module.PIECE_BYTES]
+    assert at.fetch("big", tmp_path / "copy") == big
+    assert (tmp_path / "copy").read_bytes() == content
+    at.fetch("empty", tmp_path / "nothing")
+    assert (tmp_path / "nothing").read_bytes() == b""
+    assert at.delete_below() == 4
+    at.delete("gone already")
+    assert at.listing() == []
+    assert at.find("big") is None
+
+
+def test_only_one_writer_creates_an_object_and_a_lost_answer_is_no_conflict(bucket: str) -> None:
+    at = Bucket(bucket)
+    assert at.put_if_absent("record", b"mine") == "created"
+    assert at.put_if_absent("record", b"mine") == "same"
+    assert at.put_if_absent("record", b"yours") == "other"
+    assert at.read("record") == b"mine"
+
+
+def test_an_object_that_was_replaced_is_told(bucket: str, tmp_path: Path) -> None:
+    at = Bucket(bucket, StoreError)
+    old = at.put("x", b"old")
+    at.put("x", b"new")
+    for read in (
+        lambda: at.read("x", old.etag),
+        lambda: at.read_range("x", 0, 2, old.etag),
+        lambda: at.fetch("x", tmp_path / "x", old),
+    ):
+        with pytest.raises(StoreError, match="replaced"):
+            read()
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_not_there_is_an_error_of_its_own(bucket: str, tmp_path: Path) -> None:
+    at = Bucket(bucket)
+    for read in (lambda: at.read("x"), lambda: at.fetch("x", tmp_path / "x"), lambda: at.read_range("x", 0, 1)):
+        with pytest.raises(FileNotFoundError):
+            read()
+    with pytest.raises(InputError, match="there is no bucket no-such-bucket; check its name"):
+        Bucket("s3://no-such-bucket/x").read()
+    with pytest.raises(InputError, match="there is no bucket"):
+        Bucket("s3://no-such-bucket/x").listing()
+    with pytest.raises(OutputError, match=r"no-such-bucket/x.* no bucket"):
+        Bucket("s3://no-such-bucket").put("x", b"1")
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_output(bucket: str, tmp_path: Path) -> None:
+    Bucket(bucket).put("x", b"1")
+    with pytest.raises(OutputError, match="missing"):
+        Bucket(bucket).fetch("x", tmp_path / "missing" / "x")
+
+
+def test_a_server_that_is_not_there_is_given_up_with_a_sentence(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SCAMAC_OBJECT_PATIENCE_S", "0.2")
+    with pytest.raises(
+        InputError, match=rf"{bucket}/x cannot be looked at: .*takes no connections, \d times"
+    ) as caught:
+        Bucket(f"{bucket}/x").find()
+    text = caplog.text + str(caught.value) + repr(caught.value.__cause__)
+    assert not any(secret in text for secret in (ACCESS_KEY, SECRET_KEY, TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "http://storage.example.com", "unencrypted"),
+        ("AWS_ENDPOINT_URL", "http://key:hush@127.0.0.1:1", "without credentials"),
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "https://HOST:PORT"),
+        ("SCAMAC_OBJECT_TIMEOUT_S", "soon", "no number of seconds"),
+    ],
+)
+def test_settings_of_the_environment_are_checked_before_any_request(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=said) as caught:
+        Bucket(bucket)
+    assert "hush" not in str(caught.value)
+
+
+def test_without_obstore_the_message_names_the_extra(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"scamac-scale\[s3\]"):
+        Bucket(bucket)
+
+
+def test_a_pattern_names_objects_and_folders(bucket: str, object_server: ObjectServer) -> None:
+    at = Bucket(bucket)
+    for key in (
+        "run1/x.h5ad",
+        "run2/x.h5ad",
+        "run10/x.h5ad",
+        "run2/y.zarr/zarr.json",
+        ".hidden/x.h5ad",
+        "run[1]/x.h5ad",
+    ):
+        at.put(key, b"1")
+    assert list(map(str, glob(f"{bucket}/run*/x.h5ad"))) == [
+        f"{bucket}/{name}/x.h5ad" for name in ("run1", "run10", "run2", "run[1]")
+    ]
+    assert list(map(str, glob(f"{bucket}/run?/*"))) == [
+        f"{bucket}/{name}" for name in ("run1/x.h5ad", "run2/x.h5ad", "run2/y.zarr")
+    ]
+    assert list(map(str, glob(f"{bucket}/run[[]1]/x.h5ad"))) == [f"{bucket}/run[1]/x.h5ad"]
+    assert list(map(str, glob(f"{bucket}/*/x.h5ad"))) == list(map(str, glob(f"{bucket}/run*/x.h5ad")))
+    assert glob(f"{bucket}/nothing*") == []
+    with pytest.raises(ConfigError, match=r"\*\*"):
+        glob(f"{bucket}/**/x.h5ad")
