@@ -29,15 +29,15 @@ def ingest(
     resume: bool = False,
     dask: Any = None,  # Any: a Client, which is not imported for its type
     workers: int | None = None,
-) -> Path:
+) -> Path | str:
     """Turn a raw file into a training store.
 
     Parameters
     ----------
     data
-        h5ad, AnnData zarr or 10x h5 of N cells, or an AnnData in memory.
+        h5ad, AnnData zarr or 10x h5 of N cells, by path or URL (``s3://bucket/atlas.h5ad``), or an AnnData in memory.
     out
-        The store, a zarr folder.
+        The store, a zarr folder or its URL; for a URL it is made below ``SCAMAC_WORK_DIR``, or the temporary folder, first.
     config
         What the values are, where they lie, which genes are kept.
     overwrite
@@ -51,8 +51,8 @@ def ingest(
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------

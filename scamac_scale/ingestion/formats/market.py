@@ -196,8 +196,8 @@ POWERS = np.array([float(f"1e{power}") for power in range(23)])
 
 
 @compiled
-def _number(text: NDArray[np.uint8], low: int, high: int) -> tuple[bool, float]:  # pragma: no cover  compiled
-    """Read a decimal number of at most 15 digits exactly; tells where it is none of these."""
+def _number(text: NDArray[np.uint8], low: int, high: int) -> tuple[float, bool]:  # pragma: no cover  compiled
+    """Read a number between two places; whether it is exact: of few digits, and a power of ten that float64 holds."""
     place = low
     is_negative = text[place] == 45
     if is_negative or text[place] == 43:
@@ -227,10 +227,10 @@ def _number(text: NDArray[np.uint8], low: int, high: int) -> tuple[bool, float]:
             place += 1
         is_simple = n_exponent > 0
         power += -exponent if is_down else exponent
-    if not is_simple or place != high or power < -22 or power > 22:
-        return False, 0.0
+    if not (is_simple and place == high and -22 <= power <= 22):
+        return 0.0, False
     value = mantissa / POWERS[-power] if power < 0 else mantissa * POWERS[power]
-    return True, -value if is_negative else value
+    return -value if is_negative else value, True
 
 
 @compiled
@@ -284,8 +284,7 @@ def _parse(
         if low == high:
             said[0], said[2], said[3] = n, 1, begin
             return
-        is_simple, value = _number(text, low, high)
-        values[n] = value
+        values[n], is_simple = _number(text, low, high)
         texts[n, 0], texts[n, 1] = low, 0 if is_simple else high
         while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13):
             at += 1
