@@ -229,7 +229,12 @@ def _train(args: Namespace) -> Result:
 
 def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--run", type=str, help="Run folder with the model.", **OPTIONAL)
-    parser.add_argument("--input", type=str, help="Training store, h5ad, AnnData zarr or 10x h5.", **OPTIONAL)
+    parser.add_argument(
+        "--input",
+        type=str,
+        help="Training store, or raw data: h5ad, AnnData zarr, 10x h5, Matrix Market folder or loom.",
+        **OPTIONAL,
+    )
     parser.add_argument("--out", type=str, help="Result to write, ending in .zarr or .h5ad.", **OPTIONAL)
     parser.add_argument("--denoised", action="store_true", help="Add the reconstructed expression.", **OPTIONAL)
     parser.add_argument(
