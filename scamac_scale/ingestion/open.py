@@ -22,6 +22,7 @@ from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
 from scamac_scale.ingestion.raw import RawMatrix, Recipe, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
+from scamac_scale.remote.place import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from scamac_scale.remote.place import BucketPlace
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class _Place(NamedTuple):
     python: str
 
 
-def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMatrix:
+def open_raw(data: str | os.PathLike[str] | BucketPlace | AnnData, matrix: str = "X") -> RawMatrix:
     """Open raw data for reading by blocks of cells.
 
     Parameters
@@ -76,7 +76,7 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
     Genes of a 10x file that share a name are made unique as scanpy does, and features other than gene expression are
     left out; the log says so. A CSC matrix in memory is converted, which takes its size again.
     """
-    if not isinstance(data, (str, os.PathLike)):
+    if not isinstance(data, str | os.PathLike | BucketPlace):
         return _open_anndata(data, matrix)
     from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 
@@ -93,7 +93,7 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
         return raw
 
 
-def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
+def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     """Read the annotation of the cells of a file, whatever else it holds.
 
     Parameters
@@ -117,7 +117,7 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
 
 
-def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
+def open_obsm(data: str | os.PathLike[str] | BucketPlace | AnnData, key: str) -> ObsmArray:
     """Open an array of ``obsm`` for reading by blocks of cells.
 
     Parameters
@@ -137,7 +137,7 @@ def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
     InputError
         If the file cannot be read, has no such key, or it is no dense array of numbers.
     """
-    if not isinstance(data, (str, os.PathLike)):
+    if not isinstance(data, str | os.PathLike | BucketPlace):
         return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
     path = place_of(data)
     with open_file(path, is_kept=True) as group:
