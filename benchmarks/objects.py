@@ -1,7 +1,8 @@
 """What does object storage cost, beside a disk? An epoch from a store, an input read by ranges, and the library that reads.
 
-A server of object storage (moto's, which is Python and slow) runs on loopback as a process of its own, so that its work is not
-counted as ours. Rounds are interleaved; each ratio is of one round.
+A server of object storage (moto's, which is Python, and reads a whole object for each part of it) runs on loopback as a process of
+its own, so that its work is not counted as ours in CPU seconds; it is in the others. So inputs are small. Rounds are interleaved; each
+ratio is of one round.
 
     python benchmarks/objects.py
 """
@@ -216,7 +217,7 @@ def as_h5ad(atlas: Path, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--cells", type=int, default=60_000)
     parser.add_argument("--genes", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -240,6 +240,7 @@ def _declare_predict(parser: ArgumentParser) -> None:
         "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
     )
     declare_ranks(parser)
+    declare_workers(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -254,6 +255,7 @@ def _predict(args: Namespace) -> Result:
     require(args, "run", "input", "out")
     model = ScAMAC.load(below(args.run, "model"))
     options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
+    options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)

@@ -102,7 +102,7 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times; a flavor of genes may read it once or twice more. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
