@@ -20,6 +20,7 @@ from scamac_scale.config import (
 from scamac_scale.durable.differences import plain
 from scamac_scale.errors import ConfigError
 from scamac_scale.ingestion.flavors.choose import FLAVORS
+from scamac_scale.ingestion.many.genes import JOINS
 from scamac_scale.ingestion.statistics import KIND_RULES
 from scamac_scale.loader.device import DENSIFY
 from scamac_scale.losses.clustering import CLUSTERINGS
@@ -43,6 +44,7 @@ HOMES: dict[str, Mapping[str, object]] = {
     "ingest.kind": KIND_RULES,
     "ingest.flavor": FLAVORS,
     "ingest.profile": PROFILES,
+    "ingest.join": JOINS,
     "model.encoder_activation": ACTIVATIONS,
     "model.latent_activation": ACTIVATIONS,
     "model.output_activation": ACTIVATIONS,
@@ -71,8 +73,10 @@ PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", 
 }
 """Choices that no dict knows: the code asks for the name."""
 
-NAMELESS = {"ingest.matrix", "ingest.genes", "ingest.batch_key", "batch_key", "loader.balance_by"}
-"""Texts that are no choice: names of layers and columns, which the data has."""
+NAMELESS = {"ingest.matrix", "ingest.batch_key", "batch_key", "loader.balance_by"} | {
+    f"ingest.{name}" for name in ("genes", "columns", "where", "cells", "mito_prefix")
+}
+"""Texts that are no choice: names of layers, columns and files, which the data has."""
 
 
 def names_of(hint: Any) -> tuple[str, ...]:

@@ -78,7 +78,6 @@ ARROWS: dict[str, set[str]] = {
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "api": {
-        "cluster",
         "config",
         "durable",
         "errors",

@@ -115,7 +115,12 @@ def _simulate(args: Namespace) -> Result:
 
 def _declare_ingest(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", type=str, nargs="+", metavar="INPUT", help="Path or URL of an h5ad, AnnData zarr or 10x h5."
+        "inputs",
+        type=str,
+        nargs="+",
+        metavar="INPUT",
+        help="Path or URL of an h5ad, AnnData zarr, 10x h5, Matrix Market folder or loom, a glob in quotes, or a manifest: a .csv, .tsv or .yaml with a column path, and others that "
+        "become columns of obs. Cells follow one another in this order.",
     )
     parser.add_argument("--out", type=str, help="Training store to write, a zarr folder or its URL.", **OPTIONAL)
     parser.add_argument(
@@ -137,6 +142,20 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         "--ingest.batch_key.",
         **OPTIONAL,
     )
+    parser.add_argument(
+        "--where",
+        type=str,
+        metavar="QUERY",
+        help="Take some cells: donor != 'D7' and age > 30; the same as --ingest.where.",
+        **OPTIONAL,
+    )
+    parser.add_argument(
+        "--cells",
+        type=str,
+        metavar="FILE",
+        help="Take the cells that a text file names, one a line, or input and name with a tab between; the same as --ingest.cells.",
+        **OPTIONAL,
+    )
     declare_workers(parser)
     parser.add_class_arguments(IngestConfig, "ingest")
 
@@ -145,17 +164,23 @@ def _ingest(args: Namespace) -> Result:
     from scamac_scale.api import ingest, inspect
 
     require(args, "out")
-    if len(args.inputs) > 1:
-        raise ConfigError(f"{len(args.inputs)} inputs were given; this version takes one file, join them first.")
-    config, key = args.ingest, getattr(args, "batch_key", None)
-    if key is not None:
-        if config.batch_key not in (None, key):
-            raise ConfigError(f"--batch-key {key} and ingest.batch_key={config.batch_key} differ; give one of them.")
-        config = replace(config, batch_key=key)
+    config = args.ingest
+    for name in ("batch_key", "where", "cells"):
+        value, said = getattr(args, name, None), getattr(config, name)
+        if value is None:
+            continue
+        if said not in (None, value):
+            raise ConfigError(f"--{name.replace('_', '-')} {value} and ingest.{name}={said} differ; give one of them.")
+        config = replace(config, **{name: value})
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
     with working_in(getattr(args, "scratch", None)):
-        path = ingest(args.inputs[0], args.out, config, dask=args.dask, workers=args.workers, **options)
+        path = ingest(_one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
+
+
+def _one_or_all(inputs: str | list[str]) -> str | list[str]:
+    """Give a single input as itself."""
+    return inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
 
 
 def _declare_train(parser: ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from scamac_scale.errors import ConfigError, unknown_name
 # ingest
 Kind = Literal["auto", "counts", "linear", "log"]
 Profile = Literal["fast", "small"]
+Join = Literal["inner", "outer"]
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]
 # technical batches
 Corrected = Literal["input", "none"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scamac_scale.config.choices import Cache, Densify, Flavor, Kind, Profile, check_names, require
+from scamac_scale.config.choices import Cache, Densify, Flavor, Join, Kind, Profile, check_names, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,21 @@ class IngestConfig:
     boolean column of var marks. Null chooses them."""
     min_cells: int | None = None
     """A gene is kept if at least so many cells express it; takes the place of min_cell_fraction. Null takes the share."""
+    # several inputs, and some cells of them
+    join: Join = "inner"
+    """Genes of several inputs: inner takes those that all have, outer those that any has, with zeros where an input lacks one."""
+    columns: str | None = None
+    """Columns of obs to keep, with commas between them, beside those of the batch key; null keeps all."""
+    where: str | None = None
+    """Cells to take, by columns of obs, in pandas' query syntax: donor != "D7" and not is_doublet. Null takes all."""
+    cells: str | None = None
+    """File with the cells to take, one name a line, or input and name with a tab between them. Null takes all."""
+    min_genes: int | None = None
+    """Leave out cells with fewer genes above zero; null leaves out none."""
+    max_mito: float | None = None
+    """Leave out cells with more than this percentage of their counts in mitochondrial genes, 0 to 100; null leaves out none."""
+    mito_prefix: str = "MT-"
+    """How names of mitochondrial genes begin, in capital or small letters."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -82,6 +97,25 @@ class IngestConfig:
             self.genes is None or self.flavor == "seurat",
             f"ingest.genes={self.genes} names the genes, and ingest.flavor={self.flavor} would choose others; give one of them.",
         )
+        self._check_cells()
+
+    def _check_cells(self) -> None:
+        """Check what says which cells and columns are taken."""
+        require(
+            self.columns is None or any(map(str.strip, self.columns.split(","))),
+            f"ingest.columns={self.columns!r} names no column of obs; null keeps all.",
+        )
+        require(self.where is None or bool(self.where.strip()), "ingest.where is empty; null takes all cells.")
+        require(self.cells is None or bool(self.cells.strip()), "ingest.cells is empty; null takes all cells.")
+        require(
+            self.min_genes is None or self.min_genes >= 1,
+            f"ingest.min_genes={self.min_genes}; it must be at least 1, or null to leave out no cell.",
+        )
+        require(
+            self.max_mito is None or 0.0 <= self.max_mito <= 100.0,
+            f"ingest.max_mito={self.max_mito}; it is a percentage of the counts of a cell, 0 to 100.",
+        )
+        require(bool(self.mito_prefix.strip()), "ingest.mito_prefix is empty; all genes would be mitochondrial.")
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values that JSON can hold; what came later is left out at its default, as it was written before, to the byte."""
@@ -89,8 +123,9 @@ class IngestConfig:
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
+_OF_CELLS = ("join", "columns", "where", "cells", "min_genes", "max_mito", "mito_prefix")
 _DEFAULT_FRACTION = IngestConfig.min_cell_fraction
-_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells")}
+_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells", *_OF_CELLS)}
 """Settings that stores of earlier versions do not have, and their defaults."""
 
 

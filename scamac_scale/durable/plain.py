@@ -321,6 +321,21 @@ def parse_yaml(content: bytes) -> dict[str, Any]:
     ValueError
         Saying what is wrong, in one clause: also anchors, aliases and tags, of which no settings are made.
     """
+    found = _parse_yaml(content)
+    if not isinstance(found, dict):
+        raise ValueError("it does not hold keys and values")
+    return found
+
+
+def parse_yaml_entries(content: bytes) -> list[Any]:
+    """Read the list that a YAML text holds; raises as `parse_yaml`."""
+    found = _parse_yaml(content)
+    if not isinstance(found, list):
+        raise ValueError("it does not hold a list")
+    return found
+
+
+def _parse_yaml(content: bytes) -> Any:  # Any: what YAML holds
     import yaml
 
     if len(content) > MAX_YAML_BYTES:
@@ -329,14 +344,11 @@ def parse_yaml(content: bytes) -> dict[str, Any]:
         text = content.decode()
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
         _check_names(yaml.compose(text, Loader=yaml.SafeLoader))
-        found = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from error
     except (yaml.YAMLError, RecursionError, OverflowError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"it is not YAML: {' '.join(str(error).split())[:MAX_DIGITS]}") from error
-    if not isinstance(found, dict):
-        raise ValueError("it does not hold keys and values")
-    return found
 
 
 def sealed_yaml(content: dict[str, Any]) -> str:

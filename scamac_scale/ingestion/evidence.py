@@ -89,13 +89,15 @@ class Evidence:
     count_cell
         First cell that is sure to be counts; -1 if there is none.
     count_totals
-        (at most `SAMPLE_CELLS`,) sums of the first cells that are sure to be counts.
+        (at most `room`,) sums of the first cells that are sure to be counts.
     largest
         Largest value.
     sample
-        (at most `SAMPLE_CELLS`, `WIDTH`) a uniform sample of the cells with a fraction: the first ones in an order that is as good as random.
+        (at most `room`, `WIDTH`) a uniform sample of the cells with a fraction: the first ones in an order that is as good as random.
     waiting
         Numbers of the cells with a fraction that `complete` may have to look at.
+    room
+        Cells of the sample: `SAMPLE_CELLS`, or fewer where there is evidence of each of many inputs.
     """
 
     n_cells: int = 0
@@ -108,9 +110,12 @@ class Evidence:
     count_totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, WIDTH)))
     waiting: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    room: int = field(default_factory=lambda: SAMPLE_CELLS)
 
     @classmethod
-    def of_block(cls, block: sparse.csr_matrix, seen: SeenCells, start: int, n_cells: int) -> Evidence:
+    def of_block(
+        cls, block: sparse.csr_matrix, seen: SeenCells, start: int, n_cells: int, room: int | None = None
+    ) -> Evidence:
         """Gather what a block of cells tells; a pure function of it.
 
         Parameters
@@ -123,16 +128,19 @@ class Evidence:
             Number of the first cell.
         n_cells
             Cells that are going to be folded, all together: says how many of a block are looked at closely.
+        room
+            As of the class; None takes `SAMPLE_CELLS`.
         """
+        room = SAMPLE_CELLS if room is None else room
         is_fraction = seen.broken >= 0
         is_counts = ~is_fraction & (seen.n_above >= N_SURE_COUNTS)
         n_empty, n_fraction = int((seen.n_filled == 0).sum()), int(is_fraction.sum())
         rows = np.flatnonzero(is_fraction)
         order = _scrambled(start + rows)
-        if len(rows) > SAMPLE_CELLS:  # none but the first in this order can be drawn
-            kept = np.sort(np.argpartition(order, SAMPLE_CELLS)[:SAMPLE_CELLS])
+        if len(rows) > room:  # none but the first in this order can be drawn
+            kept = np.sort(np.argpartition(order, room)[:room])
             rows, order = rows[kept], order[kept]
-        is_sure = order <= np.uint64(min(SURE_FACTOR * SAMPLE_CELLS * 2**64 // max(n_cells, 1), 2**64 - 1))
+        is_sure = order <= np.uint64(min(SURE_FACTOR * room * 2**64 // max(n_cells, 1), 2**64 - 1))
         return cls(
             n_cells=len(is_fraction),
             n_empty=n_empty,
@@ -141,9 +149,10 @@ class Evidence:
             n_fraction=n_fraction,
             count_cell=start + int(is_counts.argmax()) if is_counts.any() else -1,
             largest=seen.largest,
-            count_totals=seen.total[is_counts][:SAMPLE_CELLS],
+            count_totals=seen.total[is_counts][:room],
             sample=_looked_at(block, rows[is_sure], start),
             waiting=start + rows[~is_sure],
+            room=room,
         )
 
     def fold(self, other: Evidence) -> None:
@@ -153,15 +162,15 @@ class Evidence:
         if self.count_cell < 0:
             self.count_cell = other.count_cell
         self.largest = max(self.largest, other.largest)
-        room = SAMPLE_CELLS - len(self.count_totals)
+        room = self.room - len(self.count_totals)
         if room and other.count_totals.size:
             self.count_totals = np.concatenate([self.count_totals, other.count_totals[:room]])
         if len(other.sample):
-            self.sample = _drawn(np.vstack([self.sample, other.sample]), CELL)
-        if len(self.sample) >= SAMPLE_CELLS:
+            self.sample = _drawn(np.vstack([self.sample, other.sample]), CELL, self.room)
+        if len(self.sample) >= self.room:
             self.waiting = np.zeros(0, np.int64)
         elif other.waiting.size:
-            self.waiting = _drawn(np.concatenate([self.waiting, other.waiting])[:, None], 0)[:, 0]
+            self.waiting = _drawn(np.concatenate([self.waiting, other.waiting])[:, None], 0, self.room)[:, 0]
 
     def complete(self, read: Callable[[int, int], sparse.csr_matrix], block_cells: int) -> None:
         """Look at the cells of the sample that no block was sure of, at the end: where less than half of all hold fractions.
@@ -173,7 +182,7 @@ class Evidence:
         block_cells
             Cells that are read at a time.
         """
-        room = SAMPLE_CELLS - len(self.sample)
+        room = self.room - len(self.sample)
         numbers = self.waiting[np.argsort(_scrambled(self.waiting), kind="stable")[:room]]
         self.waiting = np.zeros(0, np.int64)
         for index in np.unique(numbers // block_cells).tolist():
@@ -184,7 +193,7 @@ class Evidence:
 
     def to_arrays(self) -> dict[str, Any]:  # Any: numbers and an array
         """Give what `from_arrays` reads back, for a note; of evidence that is complete."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "waiting"}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("waiting", "room")}
 
     @classmethod
     def from_arrays(cls, noted: dict[str, NDArray[Any]]) -> Evidence:
@@ -207,11 +216,11 @@ def _looked_at(block: sparse.csr_matrix, rows: NDArray[np.int64], start: int) ->
     return found
 
 
-def _drawn(cells: NDArray[Any], column: int) -> NDArray[Any]:
-    """Keep the rows of the `SAMPLE_CELLS` cells that are the first in the random order."""
-    if len(cells) <= SAMPLE_CELLS:
+def _drawn(cells: NDArray[Any], column: int, room: int) -> NDArray[Any]:
+    """Keep the rows of the `room` cells that are the first in the random order."""
+    if len(cells) <= room:
         return cells
-    return cells[np.argpartition(_scrambled(cells[:, column].astype(np.int64)), SAMPLE_CELLS)[:SAMPLE_CELLS]]
+    return cells[np.argpartition(_scrambled(cells[:, column].astype(np.int64)), room)[:room]]
 
 
 def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

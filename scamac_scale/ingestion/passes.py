@@ -17,6 +17,7 @@ from scamac_scale.host.compiled import compiled
 from scamac_scale.ingestion.csr import take_columns
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.flavors.sums import Moments
+from scamac_scale.ingestion.many.evidence import bounds_of, evidence_of_each, no_evidence
 from scamac_scale.ingestion.normalise import cell_totals, kernel_values
 from scamac_scale.store.rows import tidied
 
@@ -58,6 +59,8 @@ class Census:
         The first value that is not whole; None if there is none.
     evidence
         What the cells tell of what their values are.
+    of_inputs
+        The same of the cells of each input, where there are several.
     """
 
     n_cells: int
@@ -65,6 +68,7 @@ class Census:
     largest: NDArray[np.float64]
     fraction: Entry | None
     evidence: Evidence
+    of_inputs: tuple[Evidence, ...] = ()
 
 
 class CensusPart(NamedTuple):
@@ -78,6 +82,8 @@ class CensusPart(NamedTuple):
         The first value that is negative or not finite; then the rest means nothing.
     fraction, evidence
         As of `Census`, of the block.
+    of_inputs
+        Number of an input, and evidence of its cells.
     """
 
     n_expressing: NDArray[np.int64]
@@ -85,17 +91,19 @@ class CensusPart(NamedTuple):
     wrong: Entry | None
     fraction: Entry | None
     evidence: Evidence
+    of_inputs: tuple[tuple[int, Evidence], ...] = ()
 
 
-def check_block(index: int, block: sparse.csr_matrix, start: int, n_cells: int) -> CensusPart:
-    """Look at every value of a block (B, G) of an input of `n_cells`."""
+def check_block(index: int, block: sparse.csr_matrix, start: int, bounds: tuple[int, ...]) -> CensusPart:
+    """Look at every value of a block (B, G) of inputs that end where `bounds` says, the last of them with all cells."""
     n_expressing, largest = np.zeros(block.shape[1], np.int64), np.zeros(block.shape[1])
     wrong, seen = count_block(block, n_expressing, largest)
     if wrong >= 0:
         return CensusPart(n_expressing, largest, _entry(block, wrong, start), None, Evidence())
     broken = seen.broken[seen.broken >= 0]
     fraction = _entry(block, int(broken[0]), start) if broken.size else None
-    return CensusPart(n_expressing, largest, None, fraction, Evidence.of_block(block, seen, start, n_cells))
+    evidence = Evidence.of_block(block, seen, start, bounds[-1])
+    return CensusPart(n_expressing, largest, None, fraction, evidence, evidence_of_each(block, seen, start, bounds))
 
 
 def take_census(raw: RawMatrix, engine: Engine) -> Census:
@@ -124,8 +132,8 @@ def take_census(raw: RawMatrix, engine: Engine) -> Census:
     n_expressing = np.zeros(raw.n_genes, dtype=np.int64)
     largest = np.zeros(raw.n_genes, dtype=np.float64)
     fraction: Entry | None = None
-    evidence = Evidence()
-    with closing(engine.map(raw, check_block, raw.n_cells, "checking values")) as parts:
+    evidence, of_inputs = Evidence(), no_evidence(raw)
+    with closing(engine.map(raw, check_block, bounds_of(raw), "checking values")) as parts:
         for _, part in parts:
             if part.wrong is not None:
                 raise InputError(
@@ -137,8 +145,11 @@ def take_census(raw: RawMatrix, engine: Engine) -> Census:
             np.maximum(largest, part.largest, out=largest)
             fraction = fraction or part.fraction
             evidence.fold(part.evidence)
-    evidence.complete(raw.read_block, engine.block_cells)
-    return Census(raw.n_cells, n_expressing, largest, fraction, evidence)
+            for number, own in part.of_inputs:
+                of_inputs[number].fold(own)
+    for found in (evidence, *of_inputs):
+        found.complete(raw.read_block, engine.block_cells)
+    return Census(raw.n_cells, n_expressing, largest, fraction, evidence, of_inputs)
 
 
 class Measure(NamedTuple):

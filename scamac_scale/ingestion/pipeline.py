@@ -19,10 +19,12 @@ from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputE
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
 from scamac_scale.ingestion.flavors.given import note_of_genes
+from scamac_scale.ingestion.many.opening import open_inputs
+from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.normalise import GeneColumns
-from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.passes import select_block
+from scamac_scale.ingestion.raw import FILE_ROW, Part
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.remote.bucket import stamp_of
@@ -36,7 +38,7 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -55,7 +57,7 @@ SMALL_SHARE = 0.2
 
 @explained("ingest")
 def ingest(
-    data: str | os.PathLike[str] | AnnData,
+    data: str | os.PathLike[str] | AnnData | Sequence[str | os.PathLike[str] | AnnData],
     out: str | os.PathLike[str],
     config: IngestConfig | None = None,
     *,
@@ -69,7 +71,7 @@ def ingest(
     Parameters
     ----------
     data
-        An h5ad, an AnnData zarr or a 10x h5, or an AnnData in memory.
+        An h5ad, an AnnData zarr or a 10x h5, an AnnData in memory, a glob, a manifest, or a list of these; see docs/many.md.
     out
         Folder of the store, or a URL in object storage: then it is made on the local disk, and put there.
     config
@@ -102,7 +104,8 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times; a flavor of genes may read it once or twice more. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times, once before where cells are left out by their values; a flavor of genes may read it once or twice more.
+    Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
@@ -112,21 +115,23 @@ def ingest(
         return _ingest_there(data, StoreBucket(parse(out)), config, make, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
-    with open_raw(data, config.matrix) as raw:
-        _refuse_itself(raw, path)
+    with open_inputs(data, config) as raw:
+        inputs = raw.parts or (raw,)
+        _refuse_itself(inputs, path)
         _refuse_columns(raw, config)
-        if resume and raw.path is None:
+        in_memory = [part.name for part in inputs if part.path is None]
+        if resume and in_memory:
             raise ResumeError(
-                f"{raw.name} cannot be told from another one, so its ingest cannot be resumed; write a file."
+                f"{in_memory[0]} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = _plan(raw, config)
+        plan = _plan(inputs, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
-        kept = () if raw.path is None else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
+        kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
         engines = engine_of(config.block_cells, dask, workers)
         files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
         with engines as engine, files as folder:
-            journal = None if raw.path is None else Journal.open(folder, plan, path)
+            journal = None if in_memory else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal, engine)
     return path
@@ -146,8 +151,8 @@ def _ingest_there(
         raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
     with target.held():
         if resume and target.is_there:
-            with open_raw(data, config.matrix) as raw:
-                plan = _plan(raw, config)
+            with open_inputs(data, config) as raw:
+                plan = _plan(raw.parts or (raw,), config)
             if _is_finished(target.place, plan, is_replaced=overwrite):
                 target.forget()
                 return str(target.place)
@@ -163,19 +168,10 @@ def _above(place: BucketPlace) -> Iterator[BucketPlace]:
         yield place
 
 
-def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
-    """Say what is being done, so that work which was begun is told from other work."""
-    return {
-        "layout": layout.VERSION,
-        "config": config.to_plain(),
-        "input": fingerprint(raw) | note_of_genes(config.genes),
-        "files": _files(raw),
-    }
-
-
 def _fill(
-    folder: Path, raw: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
+    folder: Path, whole: RawMatrix, config: IngestConfig, out: Path, journal: Journal | None, engine: Engine
 ) -> None:
+    raw = without_poor(whole, config, engine, journal)
     found = measure(raw, config, engine=engine) if journal is None else measured(raw, config, journal, engine)
     warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
     columns = GeneColumns.locate(found.gene_space, raw.gene_names)
@@ -184,7 +180,7 @@ def _fill(
         value_dtype=layout.value_dtype(found.gene_space.kind, found.largest),
         n_values=found.n_stored,
         config=config,
-        inputs=(fingerprint(raw) | note_of_genes(config.genes),),
+        inputs=tuple(fingerprint(part) | note_of_genes(config.genes) for part in whole.parts or (whole,)),
     )
     _check_room(folder, header)
 
@@ -204,16 +200,34 @@ def _check_room(folder: Path, header: StoreHeader) -> None:
     check_room(folder, max(n_bytes, 0))
 
 
+def _plan(inputs: Sequence[RawMatrix | Part], config: IngestConfig) -> dict[str, Any]:  # Any: plain values
+    """Say what is being done, so that something else can be told."""
+    note = note_of_genes(config.genes)
+    files = [_files(part) for part in inputs]
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
+        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
+    }
+
+
+def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if len(found) == 1:
+        return {"input": found[0]}
+    return {"n_inputs": len(found), "input": {str(number): about for number, about in enumerate(found)}}
+
+
 def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
-            found = {"layout": layout.VERSION, "config": store.config, "input": dict(*store.inputs[:1])}
+            found = {"layout": layout.VERSION, "config": store.config, **_inputs_of_plan(store.inputs or [{}])}
     except StoreError:
         if is_replaced:
             return False
         raise
-    different = list(differences(found, {key: plan[key] for key in found}))
+    different = list(differences(found, {key: value for key, value in plan.items() if key != "files"}))
     if not different:
         if isinstance(path, Path):
             discard(path, if_plan=plan)
@@ -226,15 +240,17 @@ def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced:
     return False
 
 
-def _refuse_itself(raw: RawMatrix, path: Path) -> None:
-    """Refuse to replace the input by its own store: it would be lost."""
-    if raw.path is None or isinstance(raw.path, BucketPlace):
-        return
-    source, target = raw.path.resolve(), path.resolve()
-    if source == target or target in source.parents:
-        raise OutputError(f"{path} would replace the input {raw.path}; choose another name.")
-    if source in target.parents:
-        raise OutputError(f"{path} lies inside the input {raw.path}; choose another folder.")
+def _refuse_itself(inputs: Sequence[RawMatrix | Part], path: Path) -> None:
+    """Refuse to replace an input by its own store: it would be lost."""
+    target = path.resolve()
+    for part in inputs:
+        if part.path is None or isinstance(part.path, BucketPlace):
+            continue
+        source = part.path.resolve()
+        if source == target or target in source.parents:
+            raise OutputError(f"{path} would replace the input {part.path}; choose another name.")
+        if source in target.parents:
+            raise OutputError(f"{path} lies inside the input {part.path}; choose another folder.")
 
 
 def _refuse_columns(raw: RawMatrix, config: IngestConfig) -> None:
@@ -247,7 +263,7 @@ def _refuse_columns(raw: RawMatrix, config: IngestConfig) -> None:
             )
 
 
-_OURS = (layout.TOTAL, layout.SOURCE_ROW)
+_OURS = (layout.TOTAL, layout.SOURCE_ROW, FILE_ROW)
 
 
 def _observations(raw: RawMatrix, found: RawStatistics, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -258,7 +274,7 @@ def _observations(raw: RawMatrix, found: RawStatistics, columns: tuple[str, ...]
     return as_categories(raw.obs, columns).assign(**ours)
 
 
-def fingerprint(raw: RawMatrix) -> dict[str, Any]:
+def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     """Describe an input so that a changed one can be told.
 
     Parameters
@@ -269,7 +285,8 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name, matrix, cells, genes, stored values, SHA-256 of the gene names, and for a file its bytes and time.
+        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; where obs says which cells
+        are taken ``taken``, SHA-256 of their rows.
     """
     about: dict[str, Any] = {
         "name": raw.name,
@@ -279,6 +296,8 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
         "n_stored": raw.n_stored,
         "genes_sha256": sha256_of("\n".join(raw.gene_names)),
     }
+    if isinstance(raw, Part) and raw.taken is not None:
+        about["taken"] = raw.taken
     if isinstance(raw.path, BucketPlace):
         n_bytes, etag, is_object = stamp_of(raw.path)
         about |= {"bytes": n_bytes if is_object else None, "etag": etag}
@@ -288,7 +307,7 @@ def fingerprint(raw: RawMatrix) -> dict[str, Any]:
     return about
 
 
-def _files(raw: RawMatrix) -> str | None:
+def _files(raw: RawMatrix | Part) -> str | None:
     """Digest of names, sizes and times of all files of a folder: its own time does not tell when a chunk changes."""
     if raw.path is None or isinstance(raw.path, BucketPlace) or raw.path.is_file():
         return None  # the etag of a folder of objects is one of all of them

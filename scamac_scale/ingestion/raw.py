@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from scamac_scale.ingestion.rows import Rows
     from scamac_scale.remote.place import BucketPlace
 
+FILE, FILE_ROW = "scamac_file", "scamac_file_row"
+"""Columns of obs, where cells are of several inputs or not all are taken: the input of a cell, and its row there."""
 REASON_LETTERS = 300
 """Of what a library says that are told; some print the whole array."""
 
@@ -132,6 +134,38 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """One of several inputs behind a `RawMatrix`, as it was when it was opened.
+
+    Attributes
+    ----------
+    name, path, matrix, gene_names, noted_base
+        As of its own `RawMatrix`.
+    n_cells, n_stored
+        Cells and stored values of the whole input.
+    n_taken
+        Cells of it that the `RawMatrix` has; they follow those of the part before.
+    taken
+        SHA-256 of their rows in the input; None where all are taken.
+    """
+
+    name: str
+    path: Path | BucketPlace | None
+    matrix: str
+    gene_names: tuple[str, ...]
+    noted_base: float | None
+    n_cells: int
+    n_stored: int
+    n_taken: int
+    taken: str | None = None
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of the input."""
+        return len(self.gene_names)
+
+
+@dataclass(frozen=True, eq=False)
 class RawMatrix:
     """Raw values of N cells by G genes, read by blocks of cells; a context manager.
 
@@ -158,6 +192,8 @@ class RawMatrix:
     read_vars
         Reads the annotation of the genes: name and table of each file that the cells come from, indexed by the gene names in use;
         none where a format has no such tables.
+    parts
+        The inputs that its cells are from, where these are several or not all cells are taken; else none.
     """
 
     name: str
@@ -170,6 +206,7 @@ class RawMatrix:
     noted_base: float | None = None
     recipe: Recipe | None = None
     read_vars: Callable[[], list[tuple[str, pd.DataFrame]]] = list
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the genes are named once each."""
@@ -220,8 +257,11 @@ class RawMatrix:
         return obs
 
     def cell_named(self, cell: int) -> str:
-        """Name a cell in a message, given its number."""
-        return repr(str(self.obs.index[cell]))
+        """Name a cell in a message, given its number; and where it is from, if that may be several inputs or not all of one."""
+        name = repr(str(self.obs.index[cell]))
+        if not self.parts:
+            return name
+        return f"{name} (row {self.obs[FILE_ROW].iloc[cell]} of {self.obs[FILE].iloc[cell]})"
 
     def read_block(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read a run of cells.

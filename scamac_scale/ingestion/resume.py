@@ -57,15 +57,25 @@ def _census_note(census: Census) -> dict[str, Any]:  # Any: arrays and whole num
         "largest": census.largest,
         "fraction": fraction,
         **{f"evidence_{name}": value for name, value in census.evidence.to_arrays().items()},
+        **{
+            f"input{number}_{name}": value
+            for number, evidence in enumerate(census.of_inputs)
+            for name, value in evidence.to_arrays().items()
+        },
     }
 
 
 def _census_from(noted: dict[str, NDArray[Any]]) -> Census:
     fraction = noted["fraction"].tolist()
     entry = Entry(int(fraction[0]), int(fraction[1]), fraction[2]) if fraction else None
-    seen = {name.removeprefix("evidence_"): value for name, value in noted.items() if name.startswith("evidence_")}
-    evidence = Evidence.from_arrays(seen)
-    return Census(int(noted["n_cells"]), noted["n_expressing"], noted["largest"], entry, evidence)
+    grouped: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, value in noted.items():
+        of, _, field = name.partition("_")
+        if of == "evidence" or of.startswith("input"):
+            grouped.setdefault(of, {})[field] = value
+    evidence = Evidence.from_arrays(grouped.pop("evidence"))
+    of_inputs = tuple(Evidence.from_arrays(grouped[f"input{number}"]) for number in range(len(grouped)))
+    return Census(int(noted["n_cells"]), noted["n_expressing"], noted["largest"], entry, evidence, of_inputs)
 
 
 def _statistics_note(found: RawStatistics) -> dict[str, Any]:  # Any: arrays and whole numbers

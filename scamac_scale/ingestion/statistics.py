@@ -22,6 +22,7 @@ from scamac_scale.ingestion.flavors.filter import filter_genes
 from scamac_scale.ingestion.flavors.given import given_genes
 from scamac_scale.ingestion.flavors.sums import Candidates
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
+from scamac_scale.ingestion.many.agreement import refuse_disagreement
 from scamac_scale.ingestion.names import name_doubts
 from scamac_scale.ingestion.passes import SMALLEST_VALUE, Census, place_of, sum_moments, take_census
 
@@ -119,6 +120,7 @@ def measure(
         if census is None:
             census = take_census(raw, blocks)
         _refuse_beyond_numbers(raw, census)
+        refuse_disagreement(raw, census.of_inputs, config.kind)
         found = KIND_RULES[config.kind](raw, census)
         kind = found.kind
         check_flavor(config.flavor, kind, f"{raw.name}: {raw.matrix}")

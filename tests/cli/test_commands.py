@@ -111,7 +111,7 @@ def test_a_full_disk_is_an_error_of_the_output(pipeline: Path, capsys: pytest.Ca
         (["train", "--store", "STORE", "--run", "NEW", "--start.weights", "pcb"], "'pca'"),
         (["train", "--run", "NEW"], "--store must be given"),
         (["train", "--store", "NOWHERE", "--run", "NEW"], "NOWHERE"),
-        (["ingest", "ATLAS", "ATLAS", "--out", "NEW"], "2 inputs"),
+        (["ingest", "ATLAS", "ATLAS", "--out", "NEW"], "is given twice"),
         (["ingest", "ATLAS", "--out", "NEW", "--ingest.matrix", "counts"], "counts"),
         (["ingest", "ATLAS", "--out", "NEW", "--ingest.min_cell_fraction", "2"], "0 to 1"),
         (["predict", "--run", "RUN", "--input", "STORE", "--out", "NEW.zarr", "--attention", "atlsa"], "'atlas'"),

@@ -132,6 +132,7 @@ def test_a_worker_that_is_killed_changes_nothing(stores: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_the_command_line_starts_workers(stores: Path, tmp_path: Path) -> None:
     model = by(model_of(stores / "shuffled.zarr"))
+    (tmp_path / "run").mkdir()
     model.save(tmp_path / "run" / "model")
     command = ["predict", "--run", str(tmp_path / "run"), "--input", str(stores / "shuffled.zarr"), "--out"]
     assert main([*command, str(tmp_path / "a.zarr")]) == 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scamac_scale.durable.faults import FAULT, LOG
+from scamac_scale.durable.faults import FAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Cluster:
 
     def start(self, name: str, *arguments: str, fault: str = "") -> subprocess.Popen[bytes]:
         log = self._stack.enter_context((self.folder / f"{len(self.workers)}-{name}.log").open("wb"))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), FAULT: fault, LOG: str(self.folder / "faults")}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), FAULT: fault}
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", f"distributed.cli.dask_{name}", *arguments],
             *(-1, None, subprocess.DEVNULL, log, log),

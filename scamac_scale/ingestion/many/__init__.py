@@ -1,0 +1,1 @@
+"""Several inputs as one, and some cells of an input."""
