@@ -28,7 +28,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from quality import FAILURES, THREAD_SETTINGS
+from quality import FAILURES, THREAD_SETTINGS, with_error
 from record import Results, environment
 from rich.console import Console
 from rich.table import Table
@@ -303,7 +303,10 @@ def report_filters(held: dict[str, Any]) -> tuple[Table, list[dict[str, Any]]]:
         won = f"{row['won']}/{row['lost']}/{len(differences) - row['won'] - row['lost']}"
         shown = [f"{row[key]:.3f}" for key in ("ari", "neighbor_accuracy", "rare_f1")]
         by_pairs = [
-            f"{row[f'{key}_difference']:+.3f} ± {row[f'{key}_standard_error'] or 0:.3f}" for key in ("ari", "rare_f1")
+            ""
+            if row[f"{key}_difference"] is None
+            else with_error(row[f"{key}_difference"], row[f"{key}_standard_error"])
+            for key in ("ari", "rare_f1")
         ]
         table.add_row(name, str(row["sets"]), str(row["seeds"]), *shown, by_pairs[0], won, by_pairs[1])
     return table, rows

@@ -6,6 +6,7 @@ was written, or one that somebody has sealed again; what could make sense of nei
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from scamac_scale.remote.copies import fetched
 from scamac_scale.remote.place import is_url, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
@@ -82,6 +84,21 @@ class FittedModel:
         """Move network and clusters to a device."""
         self.network.to(device)
         self.clusters = self.clusters.to(device)
+
+
+@contextmanager
+def on_gpu(model: FittedModel) -> Iterator[None]:
+    """Lend a model to the GPU, where there is one and its settings allow it."""
+    import torch
+
+    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
+        yield
+        return
+    model.to("cuda")
+    try:
+        yield
+    finally:
+        model.to("cpu")
 
 
 def save_model(model: FittedModel, path: str | Path) -> Path:

@@ -284,7 +284,10 @@ def _check_block(block: FloatArray, name: str, start: int, *, is_membership: boo
 
 
 def _is_raw(path: Path) -> bool:
-    return path.is_file() or (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+    from scamac_scale.ingestion.formats.mtx_files import find_market
+
+    is_one = path.is_file() or (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+    return is_one or find_market(path) is not None
 
 
 def _look_at_raw(path: Path | BucketPlace, is_verified: bool) -> Found:

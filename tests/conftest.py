@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from tests.support.atlas import build_tiny_atlas
 from tests.support.bucket import ObjectServer
+from tests.support.cluster import Cluster, running
+from tests.support.nursery import Nursery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,3 +66,17 @@ def object_server(_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch)
 def bucket(object_server: ObjectServer) -> str:
     """URL of an empty bucket."""
     return object_server.new_bucket()
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Commands as real processes, which may be killed."""
+    with Nursery(tmp_path_factory.mktemp("jobs")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A dask scheduler with two workers, started once."""
+    with running(tmp_path_factory.mktemp("cluster"), "", "") as found:
+        yield found

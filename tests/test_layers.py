@@ -11,9 +11,9 @@ PACKAGE = TESTS.parent / "scamac_scale"
 MAX_LINES = 450
 MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
-MAX_OPTIONS = 9
+MAX_OPTIONS = 11
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api.py", "simulation/resampled.py", "tl.py"}
+FOR_USERS = {"api/files.py", "api/model.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -61,7 +61,7 @@ ARROWS: dict[str, set[str]] = {
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
-    "infer": BOTH_SIDES | {"host", "remote", "store"},
+    "infer": BOTH_SIDES | {"cluster", "host", "remote", "store"},
     # what users call
     "inspection": {
         "cells",
@@ -77,7 +77,18 @@ ARROWS: dict[str, set[str]] = {
         "train",
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
-    "api": {"config", "durable", "errors", "evaluation", "fitted", "infer", "ingestion", "inspection", "ranks"}
+    "api": {
+        "cluster",
+        "config",
+        "durable",
+        "errors",
+        "evaluation",
+        "fitted",
+        "infer",
+        "ingestion",
+        "inspection",
+        "ranks",
+    }
     | {"simulation", "sources", "train"},
     "tl": {"api", "config", "infer"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},

@@ -13,6 +13,7 @@ from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, r
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
+from scamac_scale.remote.work import working_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,10 +119,18 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         type=str,
         nargs="+",
         metavar="INPUT",
-        help="An h5ad, AnnData zarr or 10x h5, a glob in quotes, or a manifest: a .csv, .tsv or .yaml with a column path, and others that "
-        "become columns of obs. Cells follow one another in this order.",
+        help="Path or URL of an h5ad, AnnData zarr, 10x h5, loom or Matrix Market folder; a pattern in quotes; or a manifest: a .csv, .tsv or "
+        ".yaml with a column path, and others that become columns of obs. Cells follow one another in this order.",
     )
-    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder.", **OPTIONAL)
+    parser.add_argument("--out", type=str, help="Training store to write, a zarr folder or its URL.", **OPTIONAL)
+    parser.add_argument(
+        "--scratch",
+        type=str,
+        metavar="DIR",
+        help="Folder in which a store for object storage is made before it is put there; SCAMAC_WORK_DIR, or that of "
+        "temporary files, where none is named.",
+        **OPTIONAL,
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
     parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
     parser.add_argument(
@@ -164,7 +173,8 @@ def _ingest(args: Namespace) -> Result:
             raise ConfigError(f"--{name.replace('_', '-')} {value} and ingest.{name}={said} differ; give one of them.")
         config = replace(config, **{name: value})
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
-    path = ingest(_one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
+    with working_in(getattr(args, "scratch", None)):
+        path = ingest(_one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
 
 
@@ -175,7 +185,11 @@ def _one_or_all(inputs: str | list[str]) -> str | list[str]:
 
 def _declare_train(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--store", type=str, help="Training store, or raw data to be normalised on the fly.", **OPTIONAL
+        "--store",
+        type=str,
+        nargs="+",
+        help="Training store, or raw data to be normalised on the fly: as many files as ingest takes.",
+        **OPTIONAL,
     )
     parser.add_argument("--run", type=str, help="New folder for settings, metrics and the model.", **OPTIONAL)
     declare_ranks(parser)
@@ -212,14 +226,22 @@ def _train(args: Namespace) -> Result:
     require(args, "store", "run")
     from scamac_scale.api import ScAMAC
 
-    report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
+    report = (
+        ScAMAC(config=config).fit(_one_or_all(args.store), run=args.run, resume=getattr(args, "resume", False)).report
+    )
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
     return {"run": args.run, "model": below(args.run, "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--run", type=str, help="Run folder with the model.", **OPTIONAL)
-    parser.add_argument("--input", type=str, help="Training store, h5ad, AnnData zarr or 10x h5.", **OPTIONAL)
+    parser.add_argument(
+        "--input",
+        type=str,
+        nargs="+",
+        help="Training store, or raw data: as many files as ingest takes. Results are in their order.",
+        **OPTIONAL,
+    )
     parser.add_argument("--out", type=str, help="Result to write, ending in .zarr or .h5ad.", **OPTIONAL)
     parser.add_argument("--denoised", action="store_true", help="Add the reconstructed expression.", **OPTIONAL)
     parser.add_argument(
@@ -255,6 +277,7 @@ def _declare_predict(parser: ArgumentParser) -> None:
         "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
     )
     declare_ranks(parser)
+    declare_workers(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -269,8 +292,9 @@ def _predict(args: Namespace) -> Result:
     require(args, "run", "input", "out")
     model = ScAMAC.load(below(args.run, "model"))
     options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
+    options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
-    path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
+    path = model.predict(_one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)
 
 

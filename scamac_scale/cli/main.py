@@ -276,7 +276,7 @@ def _stopped(args: Namespace | None, is_debug: bool) -> int:
     if getattr(args, "train", None) is not None:
         return _fail("stopped by a signal; run again with --resume.", EXIT_RESUMABLE, is_debug)
     out = getattr(args, "out", None)
-    if out and has_partial(out):
+    if out and has_partial(out, getattr(args, "scratch", None)):
         return _fail("stopped by a signal; what is done is kept, run again with --resume.", EXIT_RESUMABLE, is_debug)
     return _fail("stopped by a signal; no result is saved, the same command starts anew.", EXIT_INTERRUPTED, is_debug)
 

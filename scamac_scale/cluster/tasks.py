@@ -195,8 +195,9 @@ def opened_by_workers(client: Client, opening: Opening) -> Iterator[Opening]:
     try:
         yield opening
     finally:
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
-            client.run(close_opened, opening.token, wait=False, on_error="ignore")
+        if client.status == "running":
+            with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+                client.run(close_opened, opening.token, on_error="ignore")
 
 
 def _submit(client: Client, function: Callable[..., Any], *arguments: Any) -> Any:  # Any: a Future

@@ -48,6 +48,7 @@ POINTS = dict.fromkeys(
         "checkpoint.rename",  # it is written, and about to get its name
         "checkpoint.prune",  # it has its name, and older ones are about to go
         "train.model",  # the model is about to be written
+        "bucket.store",  # all of a store is in the bucket, but for its commit record
         "bucket.checkpoint",  # a checkpoint is in the bucket, and nothing names it yet
         "bucket.latest",  # all is there, and latest.json is about to name it
         "bucket.run",  # the model is in the bucket, and the run not sealed yet

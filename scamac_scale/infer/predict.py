@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ import torch
 
 from scamac_scale.durable.alike import check_alike
 from scamac_scale.durable.atomic import check_room
-from scamac_scale.errors import ConfigError, InputError, NumericalError
+from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.host.memory import explained
-from scamac_scale.infer.attention import AtlasAttention, atlas_attention, scratch_bytes
-from scamac_scale.infer.options import MEAN, OWN, PredictOptions
+from scamac_scale.infer.attention import atlas_attention, scratch_bytes
+from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
 from scamac_scale.infer.output.journal import identity
@@ -33,11 +34,12 @@ from scamac_scale.infer.output.table import (
     UNCORRECTED_KEY,
     Table,
 )
-from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.infer.predictor import Predictor, denoised_levels
+from scamac_scale.infer.spread import Spread, check_spread, predicted_turns
 from scamac_scale.infer.tech_batches import place_new_batches, tell_levels
 from scamac_scale.loader.ordered import SweepPlan
-from scamac_scale.loader.source import levels_of
-from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, forward_block
+from scamac_scale.nn.embed import EMBED_CELLS
+from scamac_scale.progress import track
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sweep import TICK_BATCHES, sweep
@@ -45,15 +47,12 @@ from scamac_scale.sweep import TICK_BATCHES, sweep
 if TYPE_CHECKING:
     import anndata as ad
 
-    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.fitted import FittedModel
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
 
 logger = logging.getLogger(__name__)
 
-SHOWN_CELLS = 5
-"""Cells that an error names."""
 PLAIN = PredictOptions()
 """Labels, latents and memberships, and no more."""
 
@@ -67,6 +66,7 @@ def predict(
     *,
     world: World = ALONE,
     resume: bool = False,
+    spread: Spread | None = None,
 ) -> ad.AnnData | Path | str:
     """Predict all cells of a source.
 
@@ -84,6 +84,8 @@ def predict(
         This rank, and how many there are: each predicts some of the cells, into one output that all of them see.
     resume
         Go on with what a prediction that was stopped has left beside `out`, if it has; a finished one is left as it is.
+    spread
+        Workers of a cluster that predict the cells, in place of this process: the same to the bit.
 
     Returns
     -------
@@ -105,9 +107,12 @@ def predict(
     StoppedError
         After SIGTERM, SIGINT or SIGUSR1, where there is an output on disk: what was done is kept.
     """
+    if spread is not None:
+        check_spread(options, world)
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
-    network, others = model.network.eval(), denoised_levels(model, options)
+    network = model.network.eval()
+    denoised_levels(model, options)  # refuses what is not known
     tell_levels(model, source, options.batch_key)
     attention = options.attention
     uns = {**description(model), "attention": attention}
@@ -138,15 +143,44 @@ def predict(
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
             if attention == "atlas" and output.turns * TICK_BATCHES < plan.n_most:
                 atlas = stack.enter_context(atlas_attention(network, source, folder, world, look))
-            write = Writer(model, source, output, plan, atlas, others)
-            start = min(output.turns * TICK_BATCHES * EMBED_CELLS, plan.bounds[1] - plan.bounds[0])
-
-            def tick(turns: int, done: int) -> None:
-                output.tick(turns)
-
-            sweep(source, write, start, label="predict", plan=plan, turns=output.turns, tick=tick)
+            if spread is None:
+                _sweep(Predictor.make(model, source, options, output.table.widths, atlas), output, plan)
+            else:
+                _sweep_by_workers(spread, model, options, output, plan)
         found = output.finish(model.n_clusters, uns)
     return found if home is None or home.bucket is None else _put(home, world)
+
+
+def _sweep(predictor: Predictor, output: MemoryOutput | DiskOutput, plan: SweepPlan) -> None:
+    """Predict the cells of this rank in order, and write them."""
+    start = min(output.turns * TICK_BATCHES * EMBED_CELLS, plan.bounds[1] - plan.bounds[0])
+
+    def write(start: int, batch: Batch) -> int:
+        output.write(*predictor(start, batch))
+        return start + len(batch.rows)
+
+    def tick(turns: int, done: int) -> None:
+        output.tick(turns)
+
+    sweep(predictor.source, write, start, label="predict", plan=plan, turns=output.turns, tick=tick)
+
+
+def _sweep_by_workers(
+    spread: Spread, model: FittedModel, options: PredictOptions, output: MemoryOutput | DiskOutput, plan: SweepPlan
+) -> None:
+    """Have the cells predicted by workers, and write them: turn by turn as `_sweep` does."""
+    first = output.turns
+    edges = [*range(first * TICK_BATCHES, plan.n_batches, TICK_BATCHES), plan.n_batches]
+    turns = list(pairwise(edges))
+    n_done = min(first * TICK_BATCHES * EMBED_CELLS, plan.n_cells)
+    results = predicted_turns(spread, model, options, output.table.widths, turns)
+    with closing(results), track("predict", plan.n_cells, "cells") as progress:
+        progress.advance(n_done)
+        for turn, parts in enumerate(results, first + 1):
+            for part in parts:
+                output.write(*part)
+                progress.advance(len(part.rows))
+            output.tick(turn)
 
 
 def _put(home: OutPlace, world: World, *, is_done: bool = False) -> Path | str:
@@ -176,119 +210,6 @@ def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: Wor
     is_first = world.rank == 0
     obs = source.obs.iloc[np.argsort(source.source_rows)] if is_first else pd.DataFrame(index=range(source.n_cells))
     return Table(obs, genes, widths)
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Predicts a batch and hands it to the output; for a sweep that counts the cells of this rank.
-
-    Attributes
-    ----------
-    model, source, output, plan
-        Of the prediction.
-    atlas
-        Where every cell attends to all cells.
-    denoised_levels
-        (C,) levels in which cells are reconstructed; empty for the mean of all technical batches, None for their own.
-    """
-
-    model: FittedModel
-    source: OpenSource
-    output: MemoryOutput | DiskOutput
-    plan: SweepPlan
-    atlas: AtlasAttention | None
-    denoised_levels: torch.Tensor | None
-
-    @cached_property
-    def _places(self) -> IntArray:
-        first, stop = self.plan.bounds
-        return self.source.source_rows[first:stop].copy()
-
-    def __call__(self, start: int, batch: Batch) -> int:
-        """Predict a batch, after `start` cells of this rank; how many are done then."""
-        network, n_cells = self.model.network, len(batch.rows)
-        values = batch.values.to(network.gene_mean.device)
-        levels = levels_of(self.source, batch.rows)
-        levels = None if levels is None else levels.to(values.device)
-        x = block_input(network, values, levels)
-        spatial = self.atlas.read(start, start + n_cells) if self.atlas else None
-        found = forward_block(network, x, spatial, self._told(levels))
-        latent = found.latent[:n_cells].float()
-        u = self.model.clusters.assign(latent)[0]
-        blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
-        if UNCORRECTED_KEY in self.output.table.widths:
-            blocks[UNCORRECTED_KEY] = forward_block(network, network.scale_input(values)).latent[:n_cells].float()
-        if DENOISED_KEY in self.output.table.widths:
-            offset = self._offset(x, values, levels)
-            blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values, offset)
-        arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
-        rows = self._places[batch.rows - self.plan.bounds[0]]
-        _check_finite(blocks, rows)
-        self.output.write(rows, u.argmax(dim=1).cpu().numpy(), arrays)
-        return start + n_cells
-
-    def _told(self, levels: torch.Tensor | None) -> torch.Tensor | None:
-        """(B, C) technical batches that the decoder is told; a level beyond all is that of none."""
-        others = self.denoised_levels
-        if levels is None or others is None:
-            return levels
-        return others.expand(len(levels), -1) if len(others) else torch.full_like(levels, 2**31 - 1)
-
-    def _offset(self, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor | None:
-        """(B, G) what the technical batch of the reconstruction adds to cells."""
-        network, others = self.model.network, self.denoised_levels
-        if network.correction is None or levels is None:
-            return None
-        if others is None:
-            return network.scale_input(values) - x
-        if len(others) == 0:
-            return None
-        return block_offset(network, values, levels, others.expand(len(x), -1))
-
-
-def _check_finite(blocks: dict[str, torch.Tensor], rows: IntArray) -> None:
-    """Refuse to write what is no number, on whichever rank it comes up."""
-    for name, block in blocks.items():
-        is_finite = block.isfinite().all(dim=1)
-        if not bool(is_finite.all()):
-            bad = rows[(~is_finite).cpu().numpy()]
-            named = ", ".join(map(str, sorted(bad.tolist())[:SHOWN_CELLS]))
-            raise NumericalError(
-                f"{name} is not finite in {len(bad)} cells, such as rows {named} of the input; nothing is written. Look at the values of "
-                "these cells, and at the model with `inspect --verify`."
-            )
-
-
-def denoised_levels(model: FittedModel, options: PredictOptions) -> torch.Tensor | None:
-    """Levels in which cells are reconstructed, see `Writer`.
-
-    Raises
-    ------
-    InputError
-        If the model knows no such technical batch.
-    """
-    named, known = options.denoised_batch, model.tech_levels
-    if named == OWN:
-        return None
-    if not known:
-        raise InputError(
-            f"the model was fitted without technical batches: cells cannot be reconstructed in {named!r}; leave it out."
-        )
-    device = model.network.gene_mean.device
-    if named == MEAN:
-        return torch.zeros(0, dtype=torch.int64, device=device)
-    names = [part.strip() for part in named.split(",")] if len(known) > 1 else [named]
-    starts = np.cumsum([0, *map(len, known.values())]).tolist()
-    is_known = len(names) == len(known) and all(
-        name in levels for name, levels in zip(names, known.values(), strict=True)
-    )
-    if not is_known:
-        told = "; ".join(f"{column}: {', '.join(levels[:20])}" for column, levels in known.items()) or "none"
-        raise InputError(
-            f"the model knows no technical batch {named!r} to reconstruct cells in; it knows {told}, and {OWN} and {MEAN}."
-        )
-    places = [start + levels.index(name) for start, name, levels in zip(starts, names, known.values(), strict=False)]
-    return torch.tensor(places, device=device)
 
 
 def description(model: FittedModel) -> dict[str, Any]:

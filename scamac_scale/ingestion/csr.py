@@ -6,6 +6,8 @@ uses it, so every block is checked here first. Nothing in this module knows a fi
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +19,51 @@ from scamac_scale.host.compiled import compiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 Array = Any
 """A NumPy, h5py or zarr array: ``shape``, ``dtype``, slices."""
 
 
-def check_indptr(indptr: NDArray[Any], n_cells: int, n_stored: int, name: str) -> NDArray[np.int64]:
+@dataclass
+class Doubles:
+    """Counts values for a gene that a cell has already; they are summed, as scipy does.
+
+    Attributes
+    ----------
+    n
+        So many were found.
+    example
+        The first cell that has one.
+    """
+
+    n: int = 0
+    example: int = -1
+    _until: int = 0
+
+    def add(self, entries: int, first_cell: int, stop: int, example: int) -> bool:
+        """Count those of a block, unless its cells were counted before; tells whether they are the first."""
+        is_first = self.n == 0
+        if stop > self._until:
+            self.n += entries
+            self._until = stop
+        self.example = example if is_first else self.example
+        return is_first
+
+    def tell(self, name: str, cells: str = "") -> None:
+        """Warn of them."""
+        logger.warning(
+            "%s: %s values are second ones for a gene of the same cell%s, such as of cell %d; they are summed, as scanpy does",
+            name,
+            f"{self.n:,}",
+            cells,
+            self.example,
+        )
+
+
+def check_indptr(
+    indptr: NDArray[Any], n_cells: int, n_stored: int, name: str, what: str = "cells"
+) -> NDArray[np.int64]:
     """Check the row pointer of a whole matrix.
 
     Parameters
@@ -34,6 +76,8 @@ def check_indptr(indptr: NDArray[Any], n_cells: int, n_stored: int, name: str) -
         Length of the value and index arrays.
     name
         Where the matrix came from, for the message.
+    what
+        What the pointer counts.
 
     Returns
     -------
@@ -48,7 +92,7 @@ def check_indptr(indptr: NDArray[Any], n_cells: int, n_stored: int, name: str) -
     if indptr.dtype.kind not in "iu" or indptr.shape != (n_cells + 1,):
         raise InputError(
             f"{name}: indptr is {indptr.dtype} of shape {indptr.shape}, expected {n_cells + 1} whole numbers for "
-            f"{n_cells} cells; the file is damaged, write it again."
+            f"{n_cells} {what}; the file is damaged, write it again."
         )
     pointer = indptr.astype(np.int64)
     if pointer[0] != 0 or pointer[-1] != n_stored or (np.diff(pointer) < 0).any():
@@ -61,7 +105,14 @@ def check_indptr(indptr: NDArray[Any], n_cells: int, n_stored: int, name: str) -
 
 
 def checked_block(
-    indptr: NDArray[np.int64], indices: NDArray[Any], data: NDArray[Any], n_genes: int, *, first_cell: int, name: str
+    indptr: NDArray[np.int64],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    n_genes: int,
+    *,
+    first_cell: int,
+    name: str,
+    doubles: Doubles | None = None,
 ) -> sparse.csr_matrix:
     """Build a CSR block from arrays that have not been checked.
 
@@ -77,16 +128,18 @@ def checked_block(
         Row of the block's first cell in the whole matrix, for the message.
     name
         Where the block came from, for the message.
+    doubles
+        Counts values of the same gene in a cell; None warns of those of this block.
 
     Returns
     -------
     csr_matrix
-        (n, n_genes), indices sorted within each row.
+        (n, n_genes), indices sorted within each row; values of the same gene in a cell are summed.
 
     Raises
     ------
     InputError
-        If an index is out of range or occurs twice in a cell.
+        If an index is out of range, or a sum is beyond the type of the values.
     """
     if indices.dtype.kind not in "iu":
         raise InputError(f"{name}: indices are {indices.dtype}, expected whole numbers; the file is damaged.")
@@ -111,11 +164,28 @@ def checked_block(
     repeated = _steps_back(indptr, block.indices)  # what does not rise once sorted is there twice
     if repeated.size:
         cell = first_cell + int(np.searchsorted(indptr, repeated[0], side="right")) - 1
-        raise InputError(
-            f"{name}: cell {cell} has two values for the same gene; the file is damaged, or was never summed: call "
-            "sum_duplicates() on the matrix and write it again."
-        )
+        counted = Doubles() if doubles is None else doubles
+        if counted.add(len(repeated), first_cell, first_cell + block.shape[0], cell) and doubles is None:
+            counted.tell(name)
+        block = _summed(block, cell, name)
+    block.has_canonical_format = True
     return block
+
+
+def _summed(block: sparse.csr_matrix, cell: int, name: str) -> sparse.csr_matrix:
+    """Sum values of the same place; refuse where the type of the values does not hold a sum."""
+    dtype = block.dtype
+    wide = block.astype(np.int64 if dtype.kind in "iu" else np.float64)
+    wide.has_canonical_format = False
+    wide.sum_duplicates()
+    if dtype.kind in "iu" and wide.nnz:
+        low, high = int(wide.data.min()), int(wide.data.max())
+        if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
+            raise InputError(
+                f"{name}: several values of one gene in a cell, as in cell {cell}, sum to more than {dtype} holds; write the matrix "
+                "again after sum_duplicates(), with wider numbers."
+            )
+    return wide.astype(dtype)
 
 
 def take_columns(block: sparse.csr_matrix, target: NDArray[np.int64], n_target: int) -> sparse.csr_matrix:

@@ -1,7 +1,7 @@
-"""Opening raw data: h5ad, AnnData zarr, 10x h5, or an AnnData in memory, all behind `RawMatrix`.
+"""Opening raw data: h5ad, AnnData zarr, 10x h5, loom, Matrix Market, or an AnnData, all behind `RawMatrix`.
 
 Everything that can be wrong with a file and is cheap to see is refused here, with one message: wrong kind of file, no
-matrix, unknown layer, gene-major (CSC) storage, duplicate genes, links that lead out of the file. Values are checked
+matrix, unknown layer, duplicate genes, links that lead out of the file. Values are checked
 where they are read (``csr.py``) and counted (``statistics.py``).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,14 +19,20 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
+from scamac_scale.ingestion.formats.csc import open_csc
+from scamac_scale.ingestion.formats.gene_names import names_of
+from scamac_scale.ingestion.formats.lazy import in_memory, is_dask, open_dask
+from scamac_scale.ingestion.formats.loom import is_loom, open_loom
+from scamac_scale.ingestion.formats.mtx import open_mtx
+from scamac_scale.ingestion.formats.mtx_files import find_market
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
-from scamac_scale.ingestion.raw import RawMatrix, Recipe, nothing
+from scamac_scale.ingestion.raw import RawMatrix, Recipe, blamed, closing, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
+from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -48,17 +55,19 @@ class _Place(NamedTuple):
     python: str
 
 
-def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMatrix:
+def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_column: str | None = None) -> RawMatrix:
     """Open raw data for reading by blocks of cells.
 
     Parameters
     ----------
     data
-        Path or URL of an ``.h5ad``, an AnnData zarr folder or a 10x ``.h5`` (versions 2 and 3; told apart by what is inside),
-        or an AnnData, in memory or backed.
+        Path or URL of an ``.h5ad``, an AnnData zarr folder, a 10x ``.h5`` (versions 2 and 3), a loom (told apart by what is inside), a Matrix
+        Market file or a folder with one; or an AnnData: in memory, backed, or with an X of dask.
     matrix
         Where the values lie: ``X``, ``raw``, or the name of a layer; a layer of one of these two names is read where there
         is no other matrix of that name.
+    gene_column
+        Column of the table of genes that has their names; None takes its index, or symbols where the format has them.
 
     Returns
     -------
@@ -68,29 +77,73 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X") -> RawMa
     Raises
     ------
     InputError
-        If there is nothing at the path, it is none of these formats, it is damaged or truncated, the matrix is missing
-        or stored by genes (CSC) on disk, gene names repeat, or an HDF5 file links outside itself.
+        If there is nothing at the path, it is none of these formats, it is damaged or truncated, the matrix or the column is
+        missing, gene names repeat, or an HDF5 file or a folder has links that lead out.
 
     Notes
     -----
-    Genes of a 10x file that share a name are made unique as scanpy does, and features other than gene expression are
-    left out; the log says so. A CSC matrix in memory is converted, which takes its size again.
+    Symbols of 10x, Matrix Market and loom files, and names of a `gene_column`, are made unique as scanpy does; features other than gene
+    expression are left out; the log says so. What does not lie by cells is sorted by cells once, see `TransposedRows`.
     """
     if not isinstance(data, (str, os.PathLike)):
-        return _open_anndata(data, matrix)
-    from scamac_scale.ingestion.tenx import is_tenx, open_tenx
-
+        return _open_anndata(data, matrix, gene_column)
     path = place_of(data)
-    with open_file(path, is_kept=True) as group:
-        if is_hdf5(group) and is_tenx(group):
-            genes, rows, read_obs = open_tenx(group, str(path), matrix)
-            raw = RawMatrix(str(path), path, matrix, genes, rows, read_obs, group.close)
-        else:
-            raw = _open_group(group, path, matrix)
-        where = absolute_name(path)
-        raw = replace(raw, recipe=Recipe(open_raw, (where, matrix), (where,)))
-        _ = raw.obs  # what is wrong with it is known before hours of work
-        return raw
+    files = find_market(path) if isinstance(path, Path) else None
+    if files is not None:
+        with blamed(str(path), "it"):
+            rows, var, obs = open_mtx(files, str(path), matrix)
+            raw = _raw_of(rows, path, matrix, (var, "gene_symbols", gene_column), lambda: obs)
+    else:
+        with open_file(path, is_kept=True) as group:
+            raw = _open_hdf5_or_zarr(group, path, matrix, gene_column)
+    where = absolute_name(path)
+    return replace(raw, recipe=Recipe(open_raw, (where, matrix, gene_column), (where,)))
+
+
+def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
+    """Open what an HDF5 file or a zarr folder holds, and look at the annotation: what is wrong with it is known before hours of work."""
+    name = str(path)
+    if is_hdf5(group) and is_loom(group):
+        loom = open_loom(group, name, matrix)
+        column = None if loom.var.index.name is None else str(loom.var.index.name)
+        if column is None and gene_column is None:
+            known = ", ".join(map(str, loom.var.columns)) or "nothing"
+            raise InputError(
+                f"{name}: its row_attrs do not name the genes (Gene), they are {known}; name one with ingest.gene_column."
+            )
+        raw = _raw_of(loom.rows, path, matrix, (loom.var, column, gene_column), lambda: loom.obs, group)
+    elif is_hdf5(group) and is_tenx(group):
+        tenx = open_tenx(group, name, matrix)
+        raw = _raw_of(tenx.rows, path, matrix, (tenx.var, "gene_symbols", gene_column), tenx.read_obs, group)
+    else:
+        raw = _open_group(group, path, matrix, gene_column)
+    _ = raw.obs
+    return raw
+
+
+def _raw_of(
+    rows: Rows,
+    path: Path | BucketPlace,
+    matrix: str,
+    genes: tuple[pd.DataFrame, str | None, str | None],
+    read_obs: Callable[[], pd.DataFrame],
+    group: Group = None,
+) -> RawMatrix:
+    """Put together what a format other than AnnData has; `genes` are a table, its column of names, and the one that was asked for."""
+    name, (var, usual, asked) = str(path), genes
+    column = asked or usual
+    assert column is not None
+    names = names_of(var, column, name)
+    return RawMatrix(
+        name,
+        path,
+        matrix,
+        names,
+        rows,
+        read_obs,
+        closing(rows, group),
+        read_vars=lambda: [(name, var.set_axis(list(names)))],
+    )
 
 
 def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
@@ -161,7 +214,7 @@ def _require_anndata(group: Group, name: str) -> None:
         raise InputError(f"{name} is not an AnnData file: it has no obs and var (it holds {held}).")
 
 
-def _open_group(group: Group, path: Path | BucketPlace, matrix: str) -> RawMatrix:
+def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
     """Open the AnnData that an HDF5 file or a zarr group holds."""
     name = str(path)
     _require_anndata(group, name)
@@ -175,12 +228,15 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str) -> RawMatri
     layers = group.get("layers", {})
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
-    rows = _open_element(place.values(), f"{name}: {matrix}", place.python)
+    rows = _open_element(place.values(), f"{name}: {matrix}")
     _check_counts(
         rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
     )
-    genes = read_names(place.var(), f"{name}: var")
-    close = getattr(group, "close", nothing)
+
+    def read_var() -> pd.DataFrame:
+        return read_frame(place.var(), f"{name}: var", _uns(group))
+
+    genes = read_names(place.var(), f"{name}: var") if gene_column is None else names_of(read_var(), gene_column, name)
     return RawMatrix(
         name,
         path,
@@ -188,9 +244,9 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str) -> RawMatri
         tuple(genes),
         rows,
         lambda: read_frame(group["obs"], f"{name}: obs", _uns(group)),
-        close,
+        closing(rows, group),
         _base_of(_uns(group) or {}),
-        read_vars=lambda: [(name, read_frame(place.var(), f"{name}: var", _uns(group)).set_axis(genes))],
+        read_vars=lambda: [(name, read_var().set_axis(list(genes)))],
     )
 
 
@@ -248,7 +304,7 @@ def _choose_matrix(name: str, matrix: str, own: dict[str, _Place], layers: dict[
     raise InputError(f"{name} has no {what} (ingest.matrix); known are {', '.join(known) or 'none'}.")
 
 
-def _open_element(element: Group, name: str, place: str) -> Rows:
+def _open_element(element: Group, name: str) -> Rows:
     """Open one matrix of an HDF5 file or a zarr group."""
     if is_array(element):
         check_array(element, name)
@@ -266,18 +322,15 @@ def _open_element(element: Group, name: str, place: str) -> Rows:
     kind = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
     if not isinstance(kind, str) or kind not in ("csc", "csc_matrix", "csr", "csr_matrix"):
         raise InputError(f"{name} is stored as {kind!r}; expected a dense array or a CSR matrix.")
-    if kind in ("csc", "csc_matrix"):
-        raise InputError(
-            f"{name} is stored by genes (CSC), and cells cannot be read from it without reading all of it; convert it "
-            f"once: {place} = {place}.tocsr(), then adata.write_h5ad(...) under a new name."
-        )
     if "encoding-type" in attributes:
-        check_encoding(element, name, ("csr_matrix",))
+        check_encoding(element, name, ("csr_matrix", "csc_matrix"))
     shape = _two_numbers(attributes.get("shape", attributes.get("h5sparse_shape")), name)
     indptr, indices, data = (part_of(element, key, name) for key in ("indptr", "indices", "data"))
     for key, part in (("indptr", indptr), ("indices", indices), ("data", data)):
         if key != "indptr" or data.shape != (0,):  # without values it is all zeros
             refuse_gaps(part, f"{name}/{key}")
+    if kind in ("csc", "csc_matrix"):
+        return open_csc((indptr, indices, data), shape, name)
     return SparseRows.check((indptr, indices, data), shape, name)
 
 
@@ -301,7 +354,7 @@ def _dense(values: Any, name: str) -> DenseRows:
     return rows
 
 
-def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
+def _open_anndata(adata: Any, matrix: str, gene_column: str | None) -> RawMatrix:
     """Open an AnnData, in memory or backed."""
     from anndata import AnnData
 
@@ -314,16 +367,23 @@ def _open_anndata(adata: Any, matrix: str) -> RawMatrix:
         own["raw"] = _Place(lambda: adata.raw.X, lambda: adata.raw.var, "adata.raw.X")
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
-    rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}", place.python)
+    rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}")
+
+    def read_var() -> pd.DataFrame:
+        return _named(in_memory(place.var()))
+
+    index = place.var().index.astype(str) if gene_column is None else None
+    genes = tuple(index) if index is not None else names_of(read_var(), gene_column or "", IN_MEMORY)
     return RawMatrix(
         IN_MEMORY,
         None,
         matrix,
-        tuple(place.var().index.astype(str)),
+        genes,
         rows,
-        lambda: _named(adata.obs),
+        lambda: _named(in_memory(adata.obs)),
+        closing(rows),
         noted_base=_base_of(adata.uns),
-        read_vars=lambda: [(IN_MEMORY, _named(place.var()))],
+        read_vars=lambda: [(IN_MEMORY, read_var().set_axis(list(genes)))],
     )
 
 
@@ -333,7 +393,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _open_values(values: Any, name: str, place: str) -> Rows:
+def _open_values(values: Any, name: str) -> Rows:
     from scipy import sparse
 
     if sparse.issparse(values):
@@ -341,8 +401,12 @@ def _open_values(values: Any, name: str, place: str) -> Rows:
         return SparseRows.check((by_cells.indptr, by_cells.indices, by_cells.data), by_cells.shape, name)
     if isinstance(values, np.ndarray):
         return _dense(np.asarray(values), name)
+    if is_dask(values):
+        return open_dask(values, name)
     if hasattr(values, "group"):  # a backed sparse matrix
-        return _open_element(values.group, name, place)
+        return _open_element(values.group, name)
     if type(values).__module__.startswith(("h5py", "zarr")):
         return _dense(values, name)
-    raise InputError(f"{name} is a {type(values).__name__}; expected a NumPy array or a SciPy sparse matrix.")
+    raise InputError(
+        f"{name} is a {type(values).__name__}; expected an array of NumPy or dask, or a sparse matrix of SciPy."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ import numpy as np
 
 from scamac_scale.cells.tech_batches import as_categories, split_key
 from scamac_scale.config import IngestConfig
-from scamac_scale.durable.atomic import absolute, atomic_folder, check_output
+from scamac_scale.durable.atomic import absolute, atomic_folder, bytes_below, check_output, check_room
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputError, ResumeError, StoreError
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
 from scamac_scale.ingestion.flavors.given import note_of_genes
+from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.normalise import GeneColumns
@@ -27,8 +29,9 @@ from scamac_scale.ingestion.raw import FILE_ROW, Part
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
 from scamac_scale.remote.bucket import stamp_of
-from scamac_scale.remote.place import BucketPlace
+from scamac_scale.remote.place import BucketPlace, is_url, parse
 from scamac_scale.store import layout
+from scamac_scale.store.bucket import StoreBucket
 from scamac_scale.store.journal import Journal, discard
 from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
@@ -36,7 +39,7 @@ from scamac_scale.store.writer import StoreHeader, fill_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SMALL_SHARE = 0.2
+"""Of the space of values, that a compressed store takes at least."""
+
 
 @explained("ingest")
 def ingest(
@@ -60,7 +66,7 @@ def ingest(
     resume: bool = False,
     dask: Client | str | None = None,
     workers: int | None = None,
-) -> Path:
+) -> Path | str:
     """Turn raw data into a training store.
 
     Parameters
@@ -68,7 +74,7 @@ def ingest(
     data
         An h5ad, an AnnData zarr or a 10x h5, an AnnData in memory, a glob, a manifest, or a list of these; see docs/many.md.
     out
-        Folder of the store.
+        Folder of the store, or a URL in object storage: then it is made on the local disk, and put there.
     config
         How the data is read, and how many genes are kept; None takes the defaults.
     overwrite
@@ -82,8 +88,8 @@ def ingest(
 
     Returns
     -------
-    Path
-        The store.
+    Path or str
+        The store, or its URL.
 
     Raises
     ------
@@ -99,11 +105,15 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times, and once before where cells are left out by their values. Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
+    Reads the data three times, once before where cells are left out by their values, and a flavor of genes may read it once or twice more.
+    Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
     """
     config = config or IngestConfig()
+    if is_url(out):
+        make = partial(ingest, data, config=config, resume=resume, dask=dask, workers=workers)
+        return _ingest_there(data, StoreBucket(parse(out)), config, make, overwrite=overwrite, resume=resume)
     is_there = resume and is_store(absolute(Path(out)))  # then it is looked at, and not refused at once
     path = check_output(Path(out), overwrite=overwrite or is_there)
     with open_inputs(data, config) as raw:
@@ -115,7 +125,7 @@ def ingest(
             raise ResumeError(
                 f"{in_memory[0]} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = _plan(inputs, config)
+        plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
@@ -126,6 +136,50 @@ def ingest(
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal, engine)
     return path
+
+
+def _ingest_there(
+    data: str | os.PathLike[str] | AnnData | Sequence[str | os.PathLike[str] | AnnData],
+    target: StoreBucket,
+    config: IngestConfig,
+    make: Callable[..., object],
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> str:
+    """Make a store on the local disk, and put it into a bucket."""
+    for one in list_inputs(data):
+        if is_url(one.data) and (place := parse(one.data)) in (target.place, *_above(target.place)):
+            raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
+    with target.held():
+        if resume and target.is_there:
+            with open_inputs(data, config) as raw:
+                plan = _plan(raw, config)
+            if _is_finished(target.place, plan, is_replaced=overwrite):
+                target.forget()
+                return str(target.place)
+        target.check(overwrite=overwrite)
+        make(target.path, overwrite=True)  # what is complete there, and is another, is scratch
+        target.put(overwrite=overwrite)
+    return str(target.place)
+
+
+def _above(place: BucketPlace) -> Iterator[BucketPlace]:
+    while place.key:
+        place = place.parent
+        yield place
+
+
+def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
+    """Say what is being done, so that work which was begun is told from other work."""
+    inputs, note = raw.parts or (raw,), note_of_genes(config.genes)
+    files = [_files(part) for part in inputs]
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
+        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
+    }
 
 
 def _fill(
@@ -142,6 +196,7 @@ def _fill(
         config=config,
         inputs=tuple(fingerprint(part) | note_of_genes(config.genes) for part in whole.parts or (whole,)),
     )
+    _check_room(folder, header)
 
     def blocks(first: int) -> Iterator[Rows]:
         with closing(engine.map(raw, select_block, (columns.target, header.form), "writing store", first)) as parts:
@@ -152,25 +207,20 @@ def _fill(
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
-def _plan(inputs: Sequence[RawMatrix | Part], config: IngestConfig) -> dict[str, Any]:  # Any: plain values
-    """Say what is being done, so that something else can be told."""
-    note = note_of_genes(config.genes)
-    files = [_files(part) for part in inputs]
-    return {
-        "layout": layout.VERSION,
-        "config": config.to_plain(),
-        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
-        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
-    }
-
-
 def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(found) == 1:
         return {"input": found[0]}
     return {"n_inputs": len(found), "input": {str(number): about for number, about in enumerate(found)}}
 
 
-def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool:
+def _check_room(folder: Path, header: StoreHeader) -> None:
+    """Refuse a disk that cannot hold the store, before hours of writing; what lies there of it already counts."""
+    share = 1.0 if header.config.profile == "fast" else SMALL_SHARE
+    n_bytes = int(header.n_values * (header.value_dtype.itemsize + 2) * share) - bytes_below(folder.parent)
+    check_room(folder, max(n_bytes, 0))
+
+
+def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:
     """Whether a store is what was asked for; an error if it is another one that shall not be replaced."""
     try:
         with StoreReader(path) as store:
@@ -181,7 +231,8 @@ def _is_finished(path: Path, plan: dict[str, Any], *, is_replaced: bool) -> bool
         raise
     different = list(differences(found, {key: value for key, value in plan.items() if key != "files"}))
     if not different:
-        discard(path, if_plan=plan)
+        if isinstance(path, Path):
+            discard(path, if_plan=plan)
         logger.info("%s is complete already", path)
         return True
     if not is_replaced:

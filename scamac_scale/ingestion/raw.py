@@ -39,6 +39,23 @@ def nothing() -> None:
     """Do nothing: closes what needs no closing."""
 
 
+def closing(*held: Any) -> Callable[[], None]:  # Any: what may have a method close
+    """Make one function that closes all that can be closed.
+
+    Parameters
+    ----------
+    held
+        Rows, files, groups; those without ``close`` are let be.
+    """
+    closes = [item.close for item in held if hasattr(item, "close")]
+
+    def close() -> None:
+        for one in closes:
+            one()
+
+    return close
+
+
 @contextlib.contextmanager
 def blamed(name: str, what: str) -> Iterator[None]:
     """Turn what a library raises on a damaged file into one `InputError`.

@@ -6,14 +6,14 @@ business of ``open.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion.csr import check_indptr, checked_block, take_columns
+from scamac_scale.ingestion.csr import Doubles, check_indptr, checked_block, take_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,8 +57,7 @@ def value_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     Returns
     -------
     dtype
-        `dtype` in native byte order; float32 for half floats (scipy takes none), uint8 for booleans, float64 for long
-        doubles.
+        `dtype` in native byte order; float32 for half floats (scipy takes none), float64 for long doubles.
 
     Raises
     ------
@@ -66,12 +65,53 @@ def value_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
         If values are not real numbers.
     """
     if dtype.kind == "b":
-        return np.dtype(np.uint8)
+        raise InputError(
+            f"{name} holds values of type bool, which tell where genes were found, not how much; give the matrix of counts."
+        )
     if dtype.kind not in "iuf":
         raise InputError(f"{name} holds values of type {dtype}; expected real numbers.")
     if dtype.kind == "f" and dtype.itemsize not in (4, 8):
         return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
     return dtype.newbyteorder("=")
+
+
+def check_parts(parts: tuple[Array, Array, Array], n_lines: int, what: str, name: str) -> tuple[Array, Array, Array]:
+    """Check the parts of a sparse matrix as far as their headers tell.
+
+    Parameters
+    ----------
+    parts
+        indptr, indices and data, sliceable.
+    n_lines
+        Cells of a CSR matrix, genes of a CSC one.
+    what
+        Which of the two.
+    name
+        Where the matrix came from, for messages.
+
+    Returns
+    -------
+    tuple
+        `parts`.
+
+    Raises
+    ------
+    InputError
+        If they do not fit each other, or values are no numbers.
+    """
+    indptr, indices, data = parts
+    if len(indices.shape) != 1 or indices.shape != data.shape:
+        raise InputError(
+            f"{name}: {data.shape} values with {indices.shape} indices; expected one index for each value. "
+            "The file is damaged, write it again."
+        )
+    if tuple(indptr.shape) != (n_lines + 1,):  # before reading it: a damaged header may promise terabytes
+        raise InputError(
+            f"{name}: indptr has shape {tuple(indptr.shape)}, expected ({n_lines + 1},) for {n_lines} {what}; "
+            "the file is damaged, write it again."
+        )
+    value_dtype(data.dtype, name)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -90,6 +130,8 @@ class SparseRows:
         Where it came from, for messages.
     kept
         (G,) new column of each stored one, or -1 to leave it out; None keeps all.
+    doubles
+        Counts values of a gene that a cell has already, which are summed.
     """
 
     indptr: NDArray[np.int64]
@@ -98,6 +140,7 @@ class SparseRows:
     n_genes: int
     name: str
     kept: NDArray[np.int64] | None = None
+    doubles: Doubles = field(default_factory=Doubles, compare=False)
 
     @classmethod
     def check(cls, parts: tuple[Array, Array, Array], shape: tuple[int, int], name: str) -> SparseRows:
@@ -117,18 +160,7 @@ class SparseRows:
         InputError
             If they do not fit each other.
         """
-        indptr, indices, data = parts
-        if len(indices.shape) != 1 or indices.shape != data.shape:
-            raise InputError(
-                f"{name}: {data.shape} values with {indices.shape} indices; expected one index for each value. "
-                "The file is damaged, write it again."
-            )
-        if tuple(indptr.shape) != (shape[0] + 1,):  # before reading it: a damaged header may promise terabytes
-            raise InputError(
-                f"{name}: indptr has shape {tuple(indptr.shape)}, expected ({shape[0] + 1},) for {shape[0]} cells; "
-                "the file is damaged, write it again."
-            )
-        value_dtype(data.dtype, name)
+        indptr, indices, data = check_parts(parts, shape[0], "cells", name)
         return cls(check_indptr(np.asarray(indptr[:]), shape[0], data.shape[0], name), indices, data, shape[1], name)
 
     @property
@@ -149,7 +181,7 @@ class SparseRows:
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read cells `start` to `stop` (exclusive); raises InputError where an index cannot be right."""
-        low, high = int(self.indptr[start]), int(self.indptr[stop])
+        low, high, is_told = int(self.indptr[start]), int(self.indptr[stop]), self.doubles.n > 0
         block = checked_block(
             self.indptr[start : stop + 1] - low,
             np.asarray(self.indices[low:high]),
@@ -157,7 +189,10 @@ class SparseRows:
             self.n_genes,
             first_cell=start,
             name=self.name,
+            doubles=self.doubles,
         )
+        if self.doubles.n and not is_told:
+            self.doubles.tell(self.name, f" in cells {start} to {stop - 1}")
         return block if self.kept is None else take_columns(block, self.kept, self.shape[1])
 
 

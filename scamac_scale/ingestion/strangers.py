@@ -30,7 +30,6 @@ SUFFIXES = {
     ".csv": "a table of text: read it with anndata.io.read_csv(...) (.T where genes are rows), and write an .h5ad",
     ".tsv": "a table of text: read it with anndata.io.read_text(...) (.T where genes are rows), and write an .h5ad",
     ".txt": "a table of text: read it with anndata.io.read_text(...) (.T where genes are rows), and write an .h5ad",
-    ".mtx": "a Matrix Market file, without names: read its folder with scanpy.read_10x_mtx(...), and write an .h5ad",
     ".xlsx": "a table of Excel, which changes names of genes: look for the counts in another format",
     ".parquet": "a Parquet table: read it with pandas, make an AnnData of it, and write an .h5ad",
     ".npz": "an archive of NumPy or SciPy, without names: make an AnnData of it, and write an .h5ad",
@@ -48,7 +47,7 @@ MAGIC: dict[bytes, str] = {
     b"\x80\x04\x95": "a pickle of Python, which can run code and is not read: write an .h5ad where it comes from",
     b"\x80\x05\x95": "a pickle of Python, which can run code and is not read: write an .h5ad where it comes from",
     b"\x93NUMPY": "an array of NumPy, without names: make an AnnData of it, and write an .h5ad",
-    b"%%MatrixMarket": SUFFIXES[".mtx"],
+    b"%%MatrixMarket": "a Matrix Market file: name it .mtx, with its names (features.tsv, barcodes.tsv) beside it, and give that",
     b"%PDF": "a PDF",
     b"CDF": "a NetCDF file",
 }
@@ -157,8 +156,6 @@ def say_of_hdf5(file: Group) -> str | None:
             f"a MuData (h5mu) of several modalities ({held}): write one of them, "
             "mudata.read(...).mod['rna'].write_h5ad('rna.h5ad'), and give that file"
         )
-    if "matrix" in keys and keys & {"row_attrs", "col_attrs"}:
-        return "a loom file, which is not read: anndata.io.read_loom(...).write_h5ad('new.h5ad') converts it"
     if {"barcode_idx", "umi"} <= keys or {"barcode_idx", "feature_idx"} <= keys or "molecule_idx" in keys:
         return "a molecule_info.h5 of Cell Ranger, which lists molecules: give filtered_feature_bc_matrix.h5, from the same folder"
     if "assays" in keys or "cell.names" in keys:
@@ -181,31 +178,17 @@ def say_of_folder(path: Path) -> str:
     str
         Sentences that begin with a space.
     """
-    found = list(_entries(path))
-    matrices = [name for name in found if name.name.endswith((".mtx", ".mtx.gz"))]
+    found = list(entries_below(path))
     for name in found:
         if name.name.endswith("feature_bc_matrix.h5") and not name.name.startswith("raw"):
             return f" It holds {name}, which can be read: give that file."
-    if matrices:
-        best = min(matrices, key=lambda name: ("raw" in str(name), len(name.parts), str(name)))
-        place, prefix = path / best.parent, best.name.partition("matrix.mtx")[0]
-        options = f", prefix={prefix!r}" if prefix and "matrix.mtx" in best.name else ""
-        zipped = (
-            ""
-            if best.name.endswith(".gz")
-            else " (scanpy expects .gz where there is a features.tsv: gzip the three files)"
-        )
-        return (
-            f" It looks like a 10x folder of Matrix Market files ({best}): read it with "
-            f"scanpy.read_10x_mtx({str(place)!r}{options}) and write an .h5ad{zipped}."
-        )
     for name in found:
         if name.suffix in (".h5ad", ".h5", ".zarr"):
             return f" It holds {name}: give that."
     return ""
 
 
-def _entries(path: Path) -> Iterable[Path]:
+def entries_below(path: Path) -> Iterable[Path]:
     """Files in a folder and some below, not more than a glance; paths below the folder, the nearest first."""
     waiting, n_left = [path], MOST_ENTRIES
     while waiting:

@@ -7,18 +7,18 @@ genomes all are read, which the log says, or one that is named.
 from __future__ import annotations
 
 import logging
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_names, part_of
 from scamac_scale.ingestion.chunks import refuse_gaps
+from scamac_scale.ingestion.formats.features import gene_expression, unique_names, warn_of_genomes
 from scamac_scale.ingestion.rows import JoinedRows, SparseRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -40,7 +40,15 @@ def _genomes(file: Group) -> list[str]:
     return [key for key in file if hasattr(file[key], "keys") and "gene_names" in file[key] and "barcodes" in file[key]]
 
 
-def open_tenx(file: Group, name: str, matrix: str) -> tuple[tuple[str, ...], Rows, Callable[[], pd.DataFrame]]:
+class OpenedTenx(NamedTuple):
+    """A matrix of a 10x file: rows of cells, the table of genes with symbols and identifiers, and how names of cells are read."""
+
+    rows: Rows
+    var: pd.DataFrame
+    read_obs: Callable[[], pd.DataFrame]
+
+
+def open_tenx(file: Group, name: str, matrix: str) -> OpenedTenx:
     """Open the matrix of a 10x file.
 
     Parameters
@@ -54,12 +62,8 @@ def open_tenx(file: Group, name: str, matrix: str) -> tuple[tuple[str, ...], Row
 
     Returns
     -------
-    genes
-        (G,) unique gene names.
-    rows
-        Reads cells by genes.
-    read_obs
-        Reads a table without columns, barcodes as its index.
+    OpenedTenx
+        ``var`` has unique symbols as its index; ``read_obs`` reads a table without columns, barcodes as its index.
 
     Raises
     ------
@@ -73,15 +77,29 @@ def open_tenx(file: Group, name: str, matrix: str) -> tuple[tuple[str, ...], Row
     if matrix != "X" and matrix not in genomes:
         raise _no_such_matrix(name, matrix, genomes)
     if matrix == "X" and len(genomes) > 1:
-        _warn_of_genomes(name, {genome: len(file[genome]["gene_names"]) for genome in genomes})
+        warn_of_genomes(name, {genome: len(file[genome]["gene_names"]) for genome in genomes})
     picked = genomes if matrix == "X" else [matrix]
     opened = [_open_two(file[genome], f"{name}: {genome}") for genome in picked]
     names = [gene for genes, _ in opened for gene in genes]
     rows: Rows = opened[0][1] if len(opened) == 1 else _beside(file, picked, [rows for _, rows in opened], name)
-    return _unique(names, name), rows, lambda: _barcodes(file[picked[0]], f"{name}: {picked[0]}")
+    ids = [gene for genome in picked for gene in _ids(file[genome], "genes", f"{name}: {genome}")]
+    var = _var(names, ids, name)
+    return OpenedTenx(rows, var, lambda: _barcodes(file[picked[0]], f"{name}: {picked[0]}"))
 
 
-def _open_three(group: Group, name: str, matrix: str) -> tuple[tuple[str, ...], Rows, Callable[[], pd.DataFrame]]:
+def _ids(group: Group, key: str, name: str) -> list[str]:
+    """Read identifiers, where there are any."""
+    return _strings(group, key, name) if key in group else []
+
+
+def _var(names: list[str], ids: list[str], name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {"gene_symbols": names} | ({"gene_ids": ids} if len(ids) == len(names) else {})
+    return pd.DataFrame(columns, index=pd.Index(unique_names(names, name), dtype=object))
+
+
+def _open_three(group: Group, name: str, matrix: str) -> OpenedTenx:
     """Open a file of Cell Ranger 3 or later: features of several kinds, and genomes, in one matrix."""
     if not hasattr(group, "keys") or not hasattr(group.get("features"), "keys"):
         raise InputError(f"{name} has no group matrix with features; the file is damaged, write it again.")
@@ -94,13 +112,17 @@ def _open_three(group: Group, name: str, matrix: str) -> tuple[tuple[str, ...], 
             raise _no_such_matrix(name, matrix, counts)
         is_kept &= genome == matrix
     elif len(counts) > 1:
-        _warn_of_genomes(name, counts)
+        warn_of_genomes(name, counts)
     rows = _rows(group, f"{name}: matrix", len(names))
+    ids = _ids(group["features"], "id", f"{name}: matrix/features")
+    ids = ids if len(ids) == len(names) else names
     if not is_kept.all():
         kept = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
         rows = SparseRows(rows.indptr, rows.indices, rows.data, rows.n_genes, rows.name, kept)
-        names = [gene for gene, keeps in zip(names, is_kept.tolist(), strict=True) if keeps]
-    return _unique(names, name), rows, lambda: _barcodes(group, f"{name}: matrix")
+        names, ids = (
+            [gene for gene, keeps in zip(some, is_kept.tolist(), strict=True) if keeps] for some in (names, ids)
+        )
+    return OpenedTenx(rows, _var(names, ids, name), lambda: _barcodes(group, f"{name}: matrix"))
 
 
 def _open_two(group: Group, name: str) -> tuple[list[str], SparseRows]:
@@ -140,18 +162,6 @@ def _beside(file: Group, genomes: list[str], parts: list[SparseRows], name: str)
     return JoinedRows(tuple(parts))
 
 
-def _warn_of_genomes(name: str, counts: Mapping[str, int]) -> None:
-    told = ", ".join(f"{genome} ({n} genes)" for genome, n in counts.items())
-    logger.warning(
-        "%s holds %d genomes, %s; the genes of all are read. Cells of one species have zeros in the other: to read one, "
-        "ingest.matrix=%s",
-        name,
-        len(counts),
-        told,
-        next(iter(counts)),
-    )
-
-
 def _no_such_matrix(name: str, matrix: str, genomes: Iterable[str]) -> InputError:
     known = [genome for genome in genomes if genome]
     choice = f", or a genome: {', '.join(known)}" if known else ""
@@ -170,14 +180,9 @@ def _gene_expression(features: Group, n_features: int, name: str) -> NDArray[np.
     if "feature_type" not in features:
         return np.ones(n_features, dtype=bool)
     kinds = _strings(features, "feature_type", f"{name}: matrix/features")
-    is_gene = np.array([kind == "Gene Expression" for kind in kinds], dtype=bool)
-    if is_gene.shape != (n_features,):
-        raise InputError(f"{name}: {n_features} features with {len(is_gene)} types; the file is damaged.")
-    if not is_gene.any():
-        raise InputError(f"{name} holds no gene expression; none of its {n_features} features has that type.")
-    if not is_gene.all():
-        logger.info("%s: %d features that are not gene expression are left out", name, int((~is_gene).sum()))
-    return is_gene
+    if len(kinds) != n_features:
+        raise InputError(f"{name}: {n_features} features with {len(kinds)} types; the file is damaged.")
+    return gene_expression(kinds, name)
 
 
 def _genome_of(features: Group, n_features: int, name: str) -> NDArray[np.object_]:
@@ -188,21 +193,6 @@ def _genome_of(features: Group, n_features: int, name: str) -> NDArray[np.object
     if genome.shape != (n_features,):
         raise InputError(f"{name}: {n_features} features with {len(genome)} genomes; the file is damaged.")
     return genome
-
-
-def _unique(names: list[str], name: str) -> tuple[str, ...]:
-    import pandas as pd
-    from anndata.utils import make_index_unique
-
-    index = pd.Index(names)
-    if index.is_unique:
-        return tuple(names)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that such names are hard to read; the log says it too
-        unique = make_index_unique(index)
-    changed = [after for before, after in zip(index, unique, strict=True) if before != after]
-    logger.info("%s: %d genes share a name and were made unique, such as %s", name, len(changed), changed[0])
-    return tuple(unique)
 
 
 def _barcodes(group: Group, name: str) -> pd.DataFrame:

@@ -55,6 +55,11 @@ class Entry:
     modified_ns: int = 0
 
 
+def part_bytes(size: int) -> int:
+    """Bytes of each part of a large object: a storage takes 10,000 parts at most."""
+    return max(PIECE_BYTES, -(-size // _MAX_PARTS))
+
+
 class Bucket:
     """The objects at and below a place.
 
@@ -288,7 +293,6 @@ class Bucket:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
         except OSError as error:
             raise OutputError(f"{error.filename} cannot be read to be put to {place}: {error.strerror}.") from error
-        part_bytes = max(PIECE_BYTES, -(-size // _MAX_PARTS))
 
         def put() -> None:
             obstore.put(
@@ -296,7 +300,7 @@ class Bucket:
                 place.key,
                 content if size > PIECE_BYTES or isinstance(content, bytes) else content.read_bytes(),
                 use_multipart=size > PIECE_BYTES,
-                chunk_size=part_bytes,
+                chunk_size=part_bytes(size),
                 max_concurrency=THREADS,
             )
 

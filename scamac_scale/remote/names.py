@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.remote.place import is_url, parse
-from scamac_scale.remote.work import work_folder
+from scamac_scale.remote.work import work_folder, working_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,9 @@ def below(path: str | Path, name: str) -> str:
     return str(parse(path) / name) if is_url(path) else str(at_home(path) / name)
 
 
-def has_partial(out: str | Path) -> bool:
-    """Tell whether a writer of an output that was stopped has left something to go on with."""
+def has_partial(out: str | Path, scratch: str | None = None) -> bool:
+    """Tell whether a writer of an output that was stopped has left something to go on with, in `scratch` where one was named."""
     if not is_url(out):
         return partial_folder(out).is_dir()
-    return any(work_folder(parse(out), "results").iterdir())
+    with working_in(scratch):
+        return any(any(work_folder(parse(out), kind).iterdir()) for kind in ("results", "stores"))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,26 @@ from scamac_scale.errors import OutputError
 from scamac_scale.host.places import private_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scamac_scale.remote.place import BucketPlace
 
 VARIABLE = "SCAMAC_WORK_DIR"
+
+
+@contextmanager
+def working_in(folder: str | None) -> Iterator[None]:
+    """Have work on objects be done in a folder, while the block runs; None changes nothing."""
+    before = os.environ.get(VARIABLE)
+    if folder:
+        os.environ[VARIABLE] = folder
+    try:
+        yield
+    finally:
+        if folder:
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
 
 
 def work_base() -> Path:

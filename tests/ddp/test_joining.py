@@ -20,6 +20,7 @@ from scamac_scale.ranks.connections import joined
 from scamac_scale.ranks.place import Place
 from scamac_scale.ranks.secret import SECRET, new_secret
 from scamac_scale.ranks.world import World
+from tests.support.launch import start_ranks
 from tests.support.machine import free_port
 from tests.support.stranger import Bomb, listeners
 
@@ -97,7 +98,7 @@ def be_rank(rank: int, port: int, secret: str, folder: Path) -> None:
 
 @pytest.mark.ddp
 def test_two_ranks_join_beside_a_stranger_and_send_plain_data(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(be_rank, (free_port(), new_secret(), tmp_path), nprocs=2, join=True)
+    start_ranks(be_rank, 2, free_port(), new_secret(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 

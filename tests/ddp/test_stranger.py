@@ -16,12 +16,13 @@ from scamac_scale import IngestConfig, ingest
 from scamac_scale.durable.differences import plain
 from scamac_scale.ranks.secret import SECRET, new_secret
 from tests.support.fingerprint import fingerprint
-from tests.support.nursery import nursery
 from tests.support.settings import QUICK
 from tests.support.stranger import Stranger, recorded_session
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.nursery import Nursery
 
 pytestmark = pytest.mark.ddp
 
@@ -33,16 +34,13 @@ def prepared(folder: Path, atlas: Path) -> tuple[Path, list[str]]:
     return store, ["train", "--store", str(store), "--config", str(folder / "config.yaml"), "--quiet", "--run"]
 
 
-def test_a_stranger_at_all_ports_of_a_training_has_no_effect(
-    tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stranger_at_all_ports_of_a_training_has_no_effect(jobs: Nursery, tiny_atlas: Path, tmp_path: Path) -> None:
     secret, bomb = new_secret(), tmp_path / "bomb"
-    monkeypatch.setenv(SECRET, secret)  # as somebody knows it who has recorded what ranks of this job say
+    known = {SECRET: secret}  # to somebody who has recorded what ranks of this job say
     store, command = prepared(tmp_path, tiny_atlas)
-    with nursery(tmp_path / "jobs") as jobs:
-        assert jobs.run(*command, str(tmp_path / "quiet"), ranks=2).codes == [0, 0]
-        with Stranger(os.getpid(), bomb, recorded_session(secret.encode())) as stranger:
-            ended = jobs.run(*command, str(tmp_path / "attacked"), ranks=2)
+    assert jobs.run(*command, str(tmp_path / "quiet"), ranks=2, environ=known).codes == [0, 0]
+    with Stranger(os.getpid(), bomb, recorded_session(secret.encode())) as stranger:
+        ended = jobs.run(*command, str(tmp_path / "attacked"), ranks=2, environ=known)
     assert ended.codes == [0, 0], ended.errors
     assert fingerprint(tmp_path / "attacked", store) == fingerprint(tmp_path / "quiet", store)
     assert not bomb.exists()

@@ -153,10 +153,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ddp
-def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(1, 2), pytest.param((1, 4), marks=pytest.mark.slow)])
+def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path, sizes: tuple[int, ...]) -> None:
     expected = one_shot(store)
     expected_latent = None
-    for size in (1, 2, 4):
+    for size in sizes:
         folder = tmp_path / f"files {size}"
         folder.mkdir()
         found = (

@@ -25,11 +25,12 @@ from scamac_scale.errors import OutputError
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
 from tests.support.failing import contents, failures
-from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.stores import counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.nursery import Ended, Nursery
 
 OPTIONS = ("--ingest.n_genes", "100", "--ingest.block_cells", "20", "--ingest.shuffle_bytes", "9000", "--quiet")
 """15 blocks, 8 buckets, and a note after every third time that rows are dealt."""
@@ -50,9 +51,8 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with nursery(tmp_path_factory.mktemp("ingests") / "jobs") as jobs:
-        yield Place(tiny_atlas, jobs)
+def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Place:
+    return Place(tiny_atlas, jobs)
 
 
 WAYS = {"shuffled": (), "kept": ("--ingest.shuffle", "false"), "small": ("--ingest.profile", "small")}

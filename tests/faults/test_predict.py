@@ -25,11 +25,12 @@ from scamac_scale.infer.output import disk
 from scamac_scale.infer.output.h5ad import Conversion
 from scamac_scale.infer.output.rows import PredictedRows
 from tests.support.failing import failures
-from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.prediction import N_BLOCKS, digests, look_often, make_stores, model_of, run_predict, tree_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.support.nursery import Ended, Nursery
 
 SMALL = {
     "sweep.TICK_BATCHES": 1,
@@ -74,14 +75,13 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Place:
     folder = make_stores(tmp_path_factory.mktemp("kills"))
     (folder / "run").mkdir()
     model = model_of(folder / "shuffled.zarr")
     (folder / "run" / "config.yaml").write_text(yaml.safe_dump(plain(asdict(model.config))))  # as a run has it
     save_model(model, folder / "run" / "model")
-    with nursery(folder / "jobs") as jobs:
-        yield Place(folder, jobs)
+    return Place(folder, jobs)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from scamac_scale import IngestConfig, ingest
 from scamac_scale.durable.differences import plain
 from tests.support.donors import CORRECTED, build_donors
 from tests.support.fingerprint import fingerprint
-from tests.support.nursery import Ended, Nursery, nursery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.nursery import Ended, Nursery
 
 N_PASSES = 9
 """Three rounds of two passes and a correction."""
@@ -53,12 +53,11 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Place:
     folder = tmp_path_factory.mktemp("kills")
     store = ingest(build_donors(), folder / "store.zarr", IngestConfig(n_genes=100))
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(asdict(CORRECTED))))
-    with nursery(folder / "jobs") as jobs:
-        yield Place(folder, store, jobs)
+    return Place(folder, store, jobs)
 
 
 @pytest.fixture(scope="module")

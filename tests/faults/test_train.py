@@ -15,12 +15,12 @@ from scamac_scale import IngestConfig, ingest
 from scamac_scale.durable.differences import plain
 from tests.support.atlas import build_tiny_atlas
 from tests.support.fingerprint import fingerprint
-from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.nursery import Ended, Nursery
 
 N_STEPS = 20
 SMALL = {"sweep.SWEEP_CELLS": 32, "sweep.TICK_BATCHES": 2, "train.clusters.landmarks.SWEEP_CELLS": 32}
@@ -55,13 +55,12 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Place:
     folder = tmp_path_factory.mktemp("kills")
     store = ingest(tiny_atlas, folder / "store.zarr", IngestConfig(n_genes=100))
     start = replace(QUICK.start, landmark_cells=80, components=(5,))
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(asdict(replace(QUICK, start=start)))))
-    with nursery(folder / "jobs") as jobs:
-        yield Place(folder, store, jobs)
+    return Place(folder, store, jobs)
 
 
 @pytest.fixture(scope="module")

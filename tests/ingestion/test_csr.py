@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion.csr import checked_block
+from scamac_scale.ingestion.csr import Doubles, checked_block
 
 N_GENES = 6
 ROWS = st.lists(st.lists(st.integers(0, N_GENES - 1), unique=True), min_size=1, max_size=8)  # unsorted, some empty
@@ -38,14 +38,21 @@ def test_any_order_of_genes_gives_the_same_matrix_sorted(rows: list[list[int]]) 
 
 @settings(max_examples=100)
 @given(rows=ROWS, data=st.data())
-def test_a_gene_given_twice_names_the_cell(rows: list[list[int]], data: st.DataObject) -> None:
+def test_a_gene_given_twice_is_summed_and_told(rows: list[list[int]], data: st.DataObject) -> None:
     filled = [cell for cell, row in enumerate(rows) if row]
     if not filled:
         return
     cell = data.draw(st.sampled_from(filled))
     rows[cell].insert(data.draw(st.integers(0, len(rows[cell]))), data.draw(st.sampled_from(rows[cell])))
-    with pytest.raises(InputError, match=f"here: cell {cell + 100} has two values for the same gene"):
-        checked_block(*parts(rows), N_GENES, first_cell=100, name="here")
+    indptr, indices, values = parts(rows)
+    expected = np.zeros((len(rows), N_GENES), np.float32)
+    np.add.at(expected, (np.repeat(np.arange(len(rows)), np.diff(indptr)), indices), values)
+    doubles = Doubles()
+    block = checked_block(indptr, indices, values, N_GENES, first_cell=100, name="here", doubles=doubles)
+    np.testing.assert_array_equal(block.toarray(), expected)
+    assert block.has_canonical_format
+    assert block.dtype == np.float32
+    assert (doubles.n, doubles.example) == (1, cell + 100)
 
 
 @settings(max_examples=100)

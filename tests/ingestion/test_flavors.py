@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -34,6 +35,11 @@ from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.inspection import inspect
 from scamac_scale.store.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from scamac_scale.ingestion.engine.blocks import BlockFunction
 
 OTHERS = [name for name in FLAVORS if name != "seurat"]
 OF_COUNTS = [name for name, flavor in FLAVORS.items() if flavor.needs_counts]
@@ -131,6 +137,26 @@ def test_other_types_of_values_give_the_same(atlas: ad.AnnData, flavor: str, kin
 def test_the_block_size_changes_nothing(atlas: ad.AnnData, flavor: str, key: str | None, block_cells: int) -> None:
     config = replace(CONFIG, flavor=flavor, batch_key=key)
     expected, found = (measure(open_raw(atlas), replace(config, block_cells=size)) for size in (60, block_cells))
+    assert found.gene_space == expected.gene_space
+    pd.testing.assert_frame_equal(found.var, expected.var, check_exact=True)
+
+
+@pytest.mark.parametrize("flavor", OTHERS)
+def test_workers_elsewhere_would_sum_the_same(atlas: ad.AnnData, flavor: str) -> None:
+    """What a pass is told and gives goes through pickle, as it does to the workers of a cluster."""
+
+    class Elsewhere(LocalEngine):
+        def map(
+            self, raw: RawMatrix, function: BlockFunction, common: Any, label: str, first: int = 0
+        ) -> Generator[tuple[int, Any], None, None]:
+            there, told = pickle.loads(pickle.dumps((function, common)))
+            for start, result in super().map(raw, there, told, label, first):
+                yield start, pickle.loads(pickle.dumps(result))
+
+    config = replace(CONFIG, flavor=flavor, batch_key="donor")
+    with Elsewhere(60, threads=3) as engine:
+        found = measure(open_raw(atlas), config, engine=engine)
+    expected = measure(open_raw(atlas), config)
     assert found.gene_space == expected.gene_space
     pd.testing.assert_frame_equal(found.var, expected.var, check_exact=True)
 

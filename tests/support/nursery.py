@@ -14,13 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from numba.core.registry import cpu_target
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -159,19 +155,18 @@ class Nursery:
         return Ended(self._read(), errors.read_text())
 
 
-@contextmanager
-def nursery(folder: Path) -> Iterator[Nursery]:
-    """Give a nursery with a folder of its own."""
-    folder.mkdir()
-    with Nursery(folder) as found:
-        yield found
+def import_all() -> None:
+    """Import and look up what jobs need, before the first is forked off; starts no thread."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    from numba.core.registry import cpu_target
+
+    for context in (cpu_target.typing_context, cpu_target.target_context):
+        context.refresh()  # half a second, at the first kernel
 
 
 def _serve() -> None:
-    for module in IMPORTED:
-        importlib.import_module(module)
-    for context in (cpu_target.typing_context, cpu_target.target_context):
-        context.refresh()  # half a second, at the first kernel
+    import_all()
     sys.stdout.write("null\n")
     sys.stdout.flush()
     for line in sys.stdin:

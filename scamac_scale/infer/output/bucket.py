@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import socket
@@ -22,12 +21,11 @@ from scamac_scale.ranks.signals import Signals
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.exchange import see
 from scamac_scale.remote.stream import ObjectFile
+from scamac_scale.remote.uploads import is_same
 from scamac_scale.remote.work import VARIABLE, work_folder
 from scamac_scale.remote.zarrs import ZarrObjects
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scamac_scale.remote.bucket import Entry
     from scamac_scale.remote.place import BucketPlace
 
@@ -174,7 +172,7 @@ class ResultBucket:
         there = {entry.key: entry for entry in self._bucket.listing()}
 
         def put(key: str) -> None:
-            if key != self._root and signals.received is None and not _is_same(self.path / key, there.get(key)):
+            if key != self._root and signals.received is None and not is_same(self.path / key, there.get(key)):
                 self._bucket.put(key, self.path / key)
 
         with track(f"put {self.place.name}", len(keys), "objects") as progress, ThreadPoolExecutor(THREADS) as pool:
@@ -200,10 +198,3 @@ class ResultBucket:
         """Remove a complete result on the disk that was not put; what a stopped prediction has left is its own matter."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
-
-
-def _is_same(path: Path, entry: Entry | None) -> bool:
-    """Tell whether an object is surely a file: by its MD5, where that is the etag."""
-    if entry is None or entry.size != path.stat().st_size:
-        return False
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == entry.etag.strip('"')

@@ -1,7 +1,4 @@
-"""The public face: fit, predict, save and load a model; ingest, simulate, resample, evaluate and inspect files.
-
-Everything heavy is imported when it is called.
-"""
+"""Fit a model, predict with it, save and load it. Everything heavy is imported when it is called."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
-from scamac_scale.simulation.drawn import simulate
-from scamac_scale.simulation.resampled import resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,85 +16,12 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from scamac_scale.api.files import Data
     from scamac_scale.fitted import FittedModel
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
     from scamac_scale.train.run.place import RunPlace
-
-__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "resample", "simulate"]
-
-
-def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
-    """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
-    from scamac_scale.inspection import inspect as look
-
-    return look(path, verify=verify)
-
-
-def ingest(
-    data: str | Path | ad.AnnData,
-    out: str | Path,
-    config: IngestConfig | None = None,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    dask: Any = None,  # Any: a Client, which is not imported for its type
-    workers: int | None = None,
-) -> Path:
-    """Turn a raw file into a training store.
-
-    Parameters
-    ----------
-    data
-        h5ad, AnnData zarr or 10x h5 of N cells, or an AnnData in memory.
-    out
-        The store, a zarr folder.
-    config
-        What the values are, where they lie, which genes are kept.
-    overwrite
-        Replace an existing store.
-    resume
-        Go on from where an ingest of the same file and settings was stopped.
-    dask
-        Address of a dask scheduler, or a ``distributed.Client``, whose workers do the work: the store is the same to the byte.
-    workers
-        Start so many dask workers on this machine instead.
-
-    Returns
-    -------
-    Path
-        The store.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be used; names the cell and gene, or the key.
-    OutputError
-        If the store exists, cannot be written, or another job is writing it.
-    ResumeError
-        If what was begun is of another file or other settings.
-    ClusterError, LostRankError
-        If the cluster cannot do the work, or is lost.
-    """
-    from scamac_scale.ingestion.pipeline import ingest as write
-
-    return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, dask=dask, workers=workers)
-
-
-@contextmanager
-def _on_device(model: FittedModel) -> Iterator[None]:
-    """Lend a model to the GPU, where there is one and the settings allow it."""
-    import torch
-
-    if model.config.train.accelerator == "cpu" or not torch.cuda.is_available():
-        yield
-        return
-    model.to("cuda")
-    try:
-        yield
-    finally:
-        model.to("cpu")
 
 
 class ScAMAC:
@@ -165,7 +87,7 @@ class ScAMAC:
 
     def fit(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         *,
         run: str | Path | None = None,
         ingest: IngestConfig | None = None,
@@ -229,7 +151,7 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
+    def _load_finished(self, data: Data, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
         """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
@@ -255,9 +177,7 @@ class ScAMAC:
         with joined(place, is_cuda=is_cuda, timeout_s=train.timeout_s, setup_timeout_s=train.setup_timeout_s) as world:
             yield world
 
-    def _fit(
-        self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None, world: World
-    ) -> FittedModel:
+    def _fit(self, data: Data, ingest: IngestConfig, folder: RunFolder | None, world: World) -> FittedModel:
         from scamac_scale.fitted import save_model
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.ranks.signals import Signals
@@ -279,7 +199,7 @@ class ScAMAC:
     @overload
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: None = None,
         *,
         denoised: bool = False,
@@ -289,12 +209,14 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> ad.AnnData: ...
 
     @overload
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: str | Path,
         *,
         denoised: bool = False,
@@ -304,11 +226,13 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> Path | str: ...
 
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: str | Path | None = None,
         *,
         denoised: bool = False,
@@ -318,6 +242,8 @@ class ScAMAC:
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
         resume: bool = False,
+        dask: Any = None,
+        workers: int | None = None,
     ) -> ad.AnnData | Path | str:
         """Predict cells, those of the fit or new ones.
 
@@ -344,6 +270,8 @@ class ScAMAC:
             In what cells may differ from the fit, which is refused otherwise: ``values``, ``totals``, ``versions``; see `PredictOptions`.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
+        dask, workers
+            As of `ingest`: dask workers predict, on their CPUs; `data` is a path that they see, too.
 
         Returns
         -------
@@ -365,9 +293,11 @@ class ScAMAC:
         LostRankError
             If another process does not answer.
         """
+        from scamac_scale.fitted import on_gpu
         from scamac_scale.infer.options import PredictOptions, accepted_names
         from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
+        from scamac_scale.infer.spread import spread_over
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.sources import open_source
 
@@ -387,8 +317,10 @@ class ScAMAC:
             with ExitStack() as stack:
                 ingest, accepted = IngestConfig(matrix=matrix), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
-                stack.enter_context(_on_device(fitted))
-                return predict(fitted, source, home, options, world=world, resume=resume)
+                spread = stack.enter_context(spread_over(data, ingest, dask, workers))
+                if spread is None:
+                    stack.enter_context(on_gpu(fitted))
+                return predict(fitted, source, home, options, world=world, resume=resume, spread=spread)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""
@@ -405,46 +337,3 @@ class ScAMAC:
         model = cls(config=fitted.config)
         model._fitted = fitted
         return model
-
-
-def evaluate(
-    data: str | Path | ad.AnnData,
-    label: str | None = None,
-    *,
-    key: str = "scamac_cluster",
-    batch_key: str | Sequence[str] | None = None,
-    basis: str = "X_scAMAC",
-    unlabelled: str | Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Score a clustering against labels, and how well technical batches mix.
-
-    Parameters
-    ----------
-    data
-        Output of `ScAMAC.predict`: zarr, h5ad or AnnData.
-    label
-        Column of obs with the labels; cells without one, or with the text of a missing value ("nan", "NA", "None", ...), are left
-        out of scores by label, and counted.
-    key
-        Column of obs with the clusters.
-    batch_key
-        Columns of obs with the technical batches, commas between them; several count jointly.
-    basis
-        Key of obsm in which batches are to mix.
-    unlabelled
-        Labels that mean none, such as ``"unknown"``; commas between them, or a list.
-
-    Returns
-    -------
-    dict
-        With a label ``ari``, ``nmi``, ``n_cells``, ``n_unlabelled``, ``n_clusters``, ``n_labels``; with a batch key those of
-        docs/batches.md. Plain numbers; ``warnings`` is a list of sentences, always there with a batch key, else where there are some.
-
-    Raises
-    ------
-    InputError
-        If a column or the basis is missing (lists the known ones) or cannot be used, or there is one batch only.
-    """
-    from scamac_scale.evaluation import evaluate as score
-
-    return score(data, label, key=key, batch_key=joined_key(batch_key), basis=basis, unlabelled=unlabelled)

@@ -1,0 +1,8 @@
+"""The public face: fit, predict, save and load a model; ingest, simulate, resample, evaluate and inspect files."""
+
+from scamac_scale.api.files import evaluate, ingest, inspect
+from scamac_scale.api.model import ScAMAC
+from scamac_scale.simulation.drawn import simulate
+from scamac_scale.simulation.resampled import resample
+
+__all__ = ["ScAMAC", "evaluate", "ingest", "inspect", "resample", "simulate"]

@@ -1,0 +1,1 @@
+"""Kinds of files and objects, each behind `Rows`: read by runs of cells."""

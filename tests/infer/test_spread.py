@@ -1,0 +1,139 @@
+"""Predictions by dask workers: the bytes of those of one process."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from scamac_scale import ScAMAC
+from scamac_scale.cli.main import main
+from scamac_scale.cluster.connect import connected
+from scamac_scale.errors import ClusterError, ConfigError, InputError, NumericalError, StoppedError
+from scamac_scale.infer.output.disk import DiskOutput
+from tests.support.atlas import build_tiny_atlas
+from tests.support.cluster import Cluster, running
+from tests.support.fitted import fitted_model, with_correction
+from tests.support.prediction import look_often, make_stores, model_of, tree_digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scamac_scale.fitted import FittedModel
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_stores(tmp_path_factory.mktemp("data") / "stores")
+
+
+@pytest.fixture(autouse=True)
+def _small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_often(monkeypatch.setattr, every_s=1000.0)
+
+
+def by(model: FittedModel) -> ScAMAC:
+    found = ScAMAC(config=model.config)
+    found._fitted = model
+    return found
+
+
+@pytest.mark.parametrize("name", ["shuffled.zarr", "atlas.zarr"])
+def test_a_prediction_is_the_same_to_the_byte(cluster: Cluster, stores: Path, tmp_path: Path, name: str) -> None:
+    model = by(model_of(stores / "shuffled.zarr"))
+    for out, dask in (("a.zarr", None), ("b.zarr", cluster.address)):
+        model.predict(stores / name, tmp_path / out, denoised=True, dask=dask)
+    assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
+
+
+def test_technical_batches_are_told_to_the_workers(cluster: Cluster, tmp_path: Path) -> None:
+    """Known ones, and one that the fit has not seen."""
+    adata = build_tiny_atlas()
+    adata.obs["donor"] = np.array(["ann", "bob", "dan"])[np.arange(300) % 3]
+    adata.obs["chip"] = np.array(["10", "11"])[np.arange(300) % 2]
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    model = by(with_correction(fitted_model()))
+    for out, dask in (("a.zarr", None), ("b.zarr", cluster.address)):
+        model.predict(tmp_path / "x.h5ad", tmp_path / out, denoised=True, denoised_batch="mean", dask=dask)
+    assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
+
+
+def test_a_stopped_prediction_goes_on_with_workers(
+    cluster: Cluster, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, store = by(model_of(stores / "shuffled.zarr")), stores / "shuffled.zarr"
+    expected = tree_digest(model.predict(store, tmp_path / "a.zarr"))
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskOutput, "tick", _stop_after_two)
+        with pytest.raises(StoppedError):
+            model.predict(store, tmp_path / "b.zarr")
+    written: list[Any] = []
+    write = DiskOutput.write
+    monkeypatch.setattr(DiskOutput, "write", lambda *told: (written.append(len(told[1])), write(*told))[1])
+    found = model.predict(store, tmp_path / "b.zarr", resume=True, dask=cluster.address)
+    assert tree_digest(found) == expected
+    assert sum(written) == 5500 - 2 * 1024
+
+
+def _stop_after_two(output: DiskOutput, turns: int) -> None:
+    output.turns = turns
+    if turns == 2:
+        output._save()
+        raise StoppedError("stopped")
+
+
+def test_what_is_not_finite_is_told_as_without(cluster: Cluster, stores: Path, tmp_path: Path) -> None:
+    model = model_of(stores / "shuffled.zarr")
+    model.network.state_dict()["synergy_norm.weight"].fill_(3e38)
+    told = []
+    for dask in (None, cluster.address):
+        with pytest.raises(NumericalError) as error:
+            by(model).predict(stores / "ordered.zarr", tmp_path / "a.zarr", dask=dask)
+        told.append((str(error.value), error.value.exit_code))
+    assert told[0] == told[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_workers_do_not_do_is_refused(cluster: Cluster, stores: Path, tmp_path: Path) -> None:
+    model = by(model_of(stores / "ordered.zarr"))
+    with pytest.raises(ConfigError, match="attention=atlas needs all cells in one place"):
+        model.predict(stores / "ordered.zarr", tmp_path / "a.zarr", attention="atlas", dask=cluster.address)
+    with pytest.raises(InputError, match="workers cannot read AnnData values in memory"):
+        by(fitted_model()).predict(build_tiny_atlas(), tmp_path / "a.zarr", dask=cluster.address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_sees_other_cells_is_named(
+    cluster: Cluster, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scamac_scale.durable.stamps import Stamp
+
+    model = by(model_of(stores / "ordered.zarr"))
+    monkeypatch.setattr("scamac_scale.infer.spread.Stamp.of", lambda path: Stamp(path, 1, 1))
+    with pytest.raises(ClusterError, match=r"worker tcp://.* cannot open .*ordered\.zarr was changed"):
+        model.predict(stores / "ordered.zarr", tmp_path / "a.zarr", dask=cluster.address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_changes_nothing(stores: Path, tmp_path: Path) -> None:
+    model = by(model_of(stores / "shuffled.zarr"))
+    expected = tree_digest(model.predict(stores / "shuffled.zarr", tmp_path / "a.zarr", denoised=True))
+    with running(tmp_path, "cluster.task:1:kill", "") as cluster:
+        with connected(cluster.address) as client:
+            client.wait_for_workers(2, timeout=60)
+        found = model.predict(stores / "shuffled.zarr", tmp_path / "b.zarr", denoised=True, dask=cluster.address)
+        assert cluster.workers[0].wait(10) == -signal.SIGKILL
+    assert tree_digest(found) == expected
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_workers(stores: Path, tmp_path: Path) -> None:
+    model = by(model_of(stores / "shuffled.zarr"))
+    model.save(tmp_path / "run" / "model")
+    command = ["predict", "--run", str(tmp_path / "run"), "--input", str(stores / "shuffled.zarr"), "--out"]
+    assert main([*command, str(tmp_path / "a.zarr")]) == 0
+    assert main([*command, str(tmp_path / "b.zarr"), "--workers", "2"]) == 0
+    assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from scamac_scale.api import ingest
+from scamac_scale.cli.main import main
+from scamac_scale.cluster import connect
+from scamac_scale.cluster.connect import connected
+from scamac_scale.config import IngestConfig
+from scamac_scale.durable.faults import FAULT
+from scamac_scale.errors import ClusterError, ConfigError, InputError, LostRankError, MissingExtraError
+from scamac_scale.ingestion.raw import Recipe
+from tests.support.atlas import build_tiny_atlas
+from tests.support.cluster import Cluster, running
+from tests.support.failing import contents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = IngestConfig(n_genes=50, block_cells=16, batch_key="donor")
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    adata = build_tiny_atlas()
+    adata.obs["donor"] = np.array(["a", "b", "c"])[np.arange(300) // 60 % 3]
+    path = tmp_path_factory.mktemp("atlas") / "donors.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What threads of one process write."""
+    return contents(ingest(atlas, tmp_path_factory.mktemp("local") / "s.zarr", CONFIG))
+
+
+def test_a_store_is_the_same_to_the_byte(cluster: Cluster, atlas: Path, local: Any, tmp_path: Path) -> None:
+    assert contents(ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)) == local
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_client_serves_and_stays_open(cluster: Cluster, atlas: Path, tmp_path: Path) -> None:
+    config = IngestConfig(n_genes=50, block_cells=64, shuffle=False)
+    with connected(cluster.address) as client:
+        found = contents(ingest(atlas, tmp_path / "s.zarr", config, dask=client))
+        assert client.status == "running"
+        assert client.run(_count_open) == dict.fromkeys(client.run(_count_open), 0)
+    assert found == contents(ingest(atlas, tmp_path / "t.zarr", config))
+
+
+def _count_open() -> int:
+    from scamac_scale.cluster import tasks
+
+    return len(tasks._OPEN)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan])
+def test_an_error_of_a_block_is_told_as_without(
+    cluster: Cluster, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = sparse.csr_matrix(build_tiny_atlas().X.astype(np.float32))
+    x.data[[4000, 9000]] = value
+    ad.AnnData(x).write_h5ad(tmp_path / "x.h5ad")
+    told = []
+    for options in ([], ["--dask", cluster.address]):
+        command = ["ingest", str(tmp_path / "x.h5ad"), "--out", str(tmp_path / "s.zarr"), "--quiet"]
+        assert main([*command, "--ingest.block_cells=16", *options]) == 2
+        told.append(capsys.readouterr().err)
+    assert told[0] == told[1]
+    assert "for cell '" in told[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.h5ad"]
+
+
+def test_an_unreadable_block_is_told_as_without(cluster: Cluster, tmp_path: Path) -> None:
+    x = sparse.csr_matrix(build_tiny_atlas().X.astype(np.float32))
+    x.indices = x.indices.copy()
+    adata = ad.AnnData(x)
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    import h5py
+
+    with h5py.File(tmp_path / "x.h5ad", "a") as file:
+        file["X/indices"][8000] = 5000
+    told = []
+    for dask in (None, cluster.address):
+        with pytest.raises(InputError, match="gene number 5000") as error:
+            ingest(tmp_path / "x.h5ad", tmp_path / "s.zarr", CONFIG_PLAIN, dask=dask)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
+CONFIG_PLAIN = IngestConfig(n_genes=50, block_cells=16)
+
+
+def test_a_worker_that_does_not_see_the_file_is_named(
+    cluster: Cluster, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(recipe: Recipe) -> Recipe:
+        stamps = [dataclasses.replace(stamp, path="/nowhere/donors.h5ad") for stamp in before(recipe).stamps]
+        return dataclasses.replace(recipe, stamps=tuple(stamps))
+
+    before = Recipe.stamped
+    monkeypatch.setattr(Recipe, "stamped", elsewhere)
+    with pytest.raises(
+        ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ cannot open .* /nowhere/donors\.h5ad cannot be seen"
+    ):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_another_version_is_refused(
+    cluster: Cluster, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "__version__", "7.0")
+    with pytest.raises(ClusterError, match=r"has scamac_scale .*, and here is 7\.0; install the same version"):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(connect, "NAME", "scamac_scale_of_nobody")
+    with pytest.raises(ClusterError, match="has no scamac_scale"):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)
+
+
+def test_values_in_memory_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read by workers; write it to a file"):
+        ingest(build_tiny_atlas(), tmp_path / "s.zarr", dask=cluster.address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dask": "tcp://127.0.0.1:1", "workers": 2}, "give either"),
+        ({"workers": 0}, "at least 1"),
+        ({"dask": 7}, "expected an address"),
+    ],
+)
+def test_what_names_no_cluster_is_refused(atlas: Path, tmp_path: Path, options: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1"])
+def test_a_scheduler_that_does_not_answer_is_named(
+    address: str, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "WAIT_S", 1.0)
+    with pytest.raises(LostRankError, match=f"no dask scheduler answers at {address}"):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_dask_it_is_said_what_to_install(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "scamac-scale\[dask\]"'):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, workers=2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_changes_nothing(atlas: Path, local: Any, tmp_path: Path) -> None:
+    with running(tmp_path, "cluster.task:2:kill", "") as cluster:
+        with connected(cluster.address) as client:
+            client.wait_for_workers(2, timeout=60)
+        assert contents(ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)) == local
+        assert cluster.workers[0].wait(10) == -signal.SIGKILL
+        assert cluster.workers[1].poll() is None
+
+
+@pytest.mark.slow
+def test_a_block_that_ends_every_worker_is_told(atlas: Path, tmp_path: Path) -> None:
+    with running(tmp_path, *["cluster.task:1:kill"] * 5) as cluster:
+        (tmp_path / "faults").mkdir()  # no fault is noted: each worker has its own
+        with connected(cluster.address) as client:
+            client.wait_for_workers(5, timeout=120)
+            with pytest.raises(ClusterError, match=r"cells \d+ to \d+ ended 4 workers, one after the other"):
+                ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=client)
+
+
+@pytest.mark.slow
+def test_a_stopped_ingest_goes_on_without_dask(
+    atlas: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    with running(tmp_path, "", "") as cluster:
+        command = [sys.executable, "-m", "scamac_scale", "ingest", str(atlas), "--out", str(tmp_path / "s.zarr")]
+        command += ["--dask", cluster.address, "--ingest.block_cells=16", "--ingest.n_genes=50", "--batch-key=donor"]
+        monkeypatch.setenv(FAULT, "ingest.read:45:kill")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        monkeypatch.delenv(FAULT)
+        assert not (tmp_path / "s.zarr").exists()
+        assert contents(ingest(atlas, tmp_path / "s.zarr", CONFIG, resume=True)) == local
+
+
+@pytest.mark.slow
+def test_processes_of_this_machine_are_started_and_ended(atlas: Path, local: Any, tmp_path: Path) -> None:
+    command = ["ingest", str(atlas), "--out", str(tmp_path / "s.zarr"), "--workers", "2", "--ingest.block_cells=16"]
+    assert main([*command, "--ingest.n_genes=50", "--batch-key=donor"]) == 0
+    assert contents(tmp_path / "s.zarr") == local
