@@ -44,6 +44,8 @@ class IngestConfig:
     boolean column of var marks. Null chooses them."""
     min_cells: int | None = None
     """A gene is kept if at least so many cells express it; takes the place of min_cell_fraction. Null takes the share."""
+    gene_column: str | None = None
+    """Column of var that has the names of the genes, such as feature_name; null takes the index, or symbols where the format has them."""
     # several inputs, and some cells of them
     join: Join = "inner"
     """Genes of several inputs: inner takes those that all have, outer those that any has, with zeros where an input lacks one."""
@@ -97,6 +99,10 @@ class IngestConfig:
             self.genes is None or self.flavor == "seurat",
             f"ingest.genes={self.genes} names the genes, and ingest.flavor={self.flavor} would choose others; give one of them.",
         )
+        require(
+            self.gene_column is None or bool(self.gene_column.strip()),
+            "ingest.gene_column is empty; null takes the index.",
+        )
         self._check_cells()
 
     def _check_cells(self) -> None:
@@ -123,7 +129,7 @@ class IngestConfig:
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
-_OF_CELLS = ("join", "columns", "where", "cells", "min_genes", "max_mito", "mito_prefix")
+_OF_CELLS = ("gene_column", "join", "columns", "where", "cells", "min_genes", "max_mito", "mito_prefix")
 _DEFAULT_FRACTION = IngestConfig.min_cell_fraction
 _LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells", *_OF_CELLS)}
 """Settings that stores of earlier versions do not have, and their defaults."""
