@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -15,9 +16,13 @@ from scamac_scale.config import IngestConfig, LoaderConfig
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.compare import compare_records
-from scamac_scale.ingestion.files import place_of
+from scamac_scale.ingestion.engine.local import LocalEngine
+from scamac_scale.ingestion.files import absolute_name, place_of
 from scamac_scale.ingestion.formats.gene_names import column_with
-from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.many.inputs import is_list, list_inputs
+from scamac_scale.ingestion.many.model import open_for_model
+from scamac_scale.ingestion.many.opening import open_inputs
+from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.orientation import warn_of_droplets
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
@@ -28,7 +33,7 @@ from scamac_scale.store.reader import StoreReader
 from scamac_scale.store.record import is_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
     import pandas as pd
@@ -88,7 +93,7 @@ class OpenSource(CellSource, Protocol):
 
 
 def open_source(
-    data: str | os.PathLike[str] | AnnData | StoreReader,
+    data: str | os.PathLike[str] | AnnData | StoreReader | Sequence[str | os.PathLike[str] | AnnData],
     gene_space: GeneSpace | None = None,
     *,
     ingest: IngestConfig | None = None,
@@ -100,7 +105,7 @@ def open_source(
     Parameters
     ----------
     data
-        A training store, or raw data: h5ad, AnnData zarr, 10x h5, AnnData.
+        A training store, or raw data: h5ad, AnnData zarr, 10x h5, AnnData; of raw data also a pattern, a manifest, or a list.
     gene_space
         Of a model; None takes that of the store, or fits one to raw data by two streamed passes.
     ingest
@@ -123,17 +128,52 @@ def open_source(
     StoreError
         If a training store is damaged.
     """
-    if isinstance(data, str | os.PathLike):
+    if isinstance(data, list | tuple) and len(data) == 1:
+        data = data[0]
+    is_several = is_list(data)
+    if isinstance(data, str | os.PathLike) and not is_several:
         data = place_of(data)
     if isinstance(data, BucketPlace) and is_store(data):
         data = StoreReader(data)
-    kind = "store" if isinstance(data, StoreReader) or (isinstance(data, Path) and is_store(data)) else "raw"
+    is_one = isinstance(data, Path) and not is_several and is_store(data)
+    kind = "store" if isinstance(data, StoreReader) or is_one else "raw"
     source = SOURCES[kind](data, gene_space, ingest or IngestConfig(), accepted)
     try:
         return source if loader is None else cached(source, loader.cache, loader.cache_bytes)
     except BaseException:
         source.close()
         raise
+
+
+def seen_elsewhere(data: Any) -> tuple[Any, tuple[str, ...]]:  # Any: as of `open_source`
+    """Name an input so that a process elsewhere finds it.
+
+    Returns
+    -------
+    data
+        For `open_source`.
+    paths
+        All files and folders that are read.
+
+    Raises
+    ------
+    InputError
+        If some are values in memory.
+    """
+
+    def absolute(one: Any) -> Any:
+        if isinstance(one, list | tuple):
+            return [absolute(part) for part in one]
+        return absolute_name(place_of(one))
+
+    paths = []
+    for one in list_inputs(data.path if isinstance(data, StoreReader) else data):
+        if not isinstance(one.data, str | os.PathLike):
+            raise InputError(
+                f"workers cannot read {type(one.data).__name__} values in memory; write it to a file that all of them see."
+            )
+        paths.append(absolute_name(place_of(one.data)))
+    return absolute(data.path if isinstance(data, StoreReader) else data), tuple(paths)
 
 
 def tell_tech_batches(source: OpenSource, key: str | None) -> None:
@@ -178,14 +218,16 @@ def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, a
 
 
 def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, accepted: Collection[str]) -> OpenSource:
-    raw = open_raw(data, ingest.matrix, ingest.gene_column)
+    raw = open_inputs(data, ingest) if gene_space is None else open_for_model(data, ingest, gene_space, accepted)
     try:
         column = None if gene_space is None or ingest.gene_column else column_with(gene_space.chosen, raw)
         if column is not None:
             raw.close()
-            raw = open_raw(data, ingest.matrix, column)
+            raw = open_inputs(data, replace(ingest, gene_column=column))
         if gene_space is None:
-            found = measure(raw, ingest)
+            with LocalEngine(ingest.block_cells) as engine:
+                raw = without_poor(raw, ingest, engine)
+                found = measure(raw, ingest, engine=engine)
             warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
             return NormalisedSource(
                 raw, found.gene_space, is_checked=True, n_values=found.n_stored, batch_key=ingest.batch_key

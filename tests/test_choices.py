@@ -73,8 +73,8 @@ PLAIN = {"n_clusters", "correction.acts_on", "model.scales", "loss.similarity", 
 }
 """Choices that no dict knows: the code asks for the name."""
 
-NAMELESS = {"ingest.matrix", "ingest.gene_column", "ingest.batch_key", "batch_key", "loader.balance_by"} | {
-    f"ingest.{name}" for name in ("genes", "columns", "where", "cells", "mito_prefix")
+NAMELESS = {"ingest.matrix", "ingest.batch_key", "batch_key", "loader.balance_by"} | {
+    f"ingest.{name}" for name in ("genes", "gene_column", "columns", "where", "cells", "mito_prefix")
 }
 """Texts that are no choice: names of layers, columns and files, which the data has."""
 

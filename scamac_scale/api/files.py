@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scamac_scale.config import IngestConfig, joined_key
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
+
+    Data: TypeAlias = str | Path | ad.AnnData | Sequence[str | Path | ad.AnnData]
 
 
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def ingest(
-    data: str | Path | ad.AnnData,
+    data: Data,
     out: str | Path,
     config: IngestConfig | None = None,
     *,
@@ -35,7 +37,8 @@ def ingest(
     Parameters
     ----------
     data
-        h5ad, AnnData zarr or 10x h5 of N cells, by path or URL (``s3://bucket/atlas.h5ad``), or an AnnData in memory.
+        h5ad, AnnData zarr or 10x h5 of N cells, by path or URL (``s3://bucket/atlas.h5ad``), or an AnnData in memory; a pattern
+        (``"runs/*.h5ad"``), a manifest (``.csv``, ``.yaml``), or a list of these: their cells follow one another.
     out
         The store, a zarr folder or its URL; for a URL it is made below ``SCAMAC_WORK_DIR``, or the temporary folder, first.
     config

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from scamac_scale.api.files import Data
     from scamac_scale.fitted import FittedModel
     from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
@@ -86,7 +87,7 @@ class ScAMAC:
 
     def fit(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         *,
         run: str | Path | None = None,
         ingest: IngestConfig | None = None,
@@ -150,7 +151,7 @@ class ScAMAC:
         ingest, key = ingest or IngestConfig(), self.config.batch_key
         return replace(ingest, batch_key=key) if ingest.batch_key is None and key not in (None, "none") else ingest
 
-    def _load_finished(self, data: str | Path | ad.AnnData, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
+    def _load_finished(self, data: Data, ingest: IngestConfig, run: RunPlace) -> FittedModel | None:
         """Load the model of a finished run, see `load_finished`; every rank does so alone, for the others may have gone."""
         from scamac_scale.sources import cells_digest, open_source, tell_tech_batches
         from scamac_scale.train.run.finished import load_finished
@@ -176,9 +177,7 @@ class ScAMAC:
         with joined(place, is_cuda=is_cuda, timeout_s=train.timeout_s, setup_timeout_s=train.setup_timeout_s) as world:
             yield world
 
-    def _fit(
-        self, data: str | Path | ad.AnnData, ingest: IngestConfig, folder: RunFolder | None, world: World
-    ) -> FittedModel:
+    def _fit(self, data: Data, ingest: IngestConfig, folder: RunFolder | None, world: World) -> FittedModel:
         from scamac_scale.fitted import save_model
         from scamac_scale.ranks.collectives import from_first
         from scamac_scale.ranks.signals import Signals
@@ -200,7 +199,7 @@ class ScAMAC:
     @overload
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: None = None,
         *,
         denoised: bool = False,
@@ -218,7 +217,7 @@ class ScAMAC:
     @overload
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: str | Path,
         *,
         denoised: bool = False,
@@ -235,7 +234,7 @@ class ScAMAC:
 
     def predict(
         self,
-        data: str | Path | ad.AnnData,
+        data: Data,
         out: str | Path | None = None,
         *,
         denoised: bool = False,

@@ -119,8 +119,8 @@ def _declare_ingest(parser: ArgumentParser) -> None:
         type=str,
         nargs="+",
         metavar="INPUT",
-        help="Path or URL of an h5ad, AnnData zarr, 10x h5, Matrix Market folder or loom, a glob in quotes, or a manifest: a .csv, .tsv or .yaml with a column path, and others that "
-        "become columns of obs. Cells follow one another in this order.",
+        help="Path or URL of an h5ad, AnnData zarr, 10x h5, loom or Matrix Market folder; a pattern in quotes; or a manifest: a .csv, .tsv or "
+        ".yaml with a column path, and others that become columns of obs. Cells follow one another in this order.",
     )
     parser.add_argument("--out", type=str, help="Training store to write, a zarr folder or its URL.", **OPTIONAL)
     parser.add_argument(
@@ -185,7 +185,11 @@ def _one_or_all(inputs: str | list[str]) -> str | list[str]:
 
 def _declare_train(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--store", type=str, help="Training store, or raw data to be normalised on the fly.", **OPTIONAL
+        "--store",
+        type=str,
+        nargs="+",
+        help="Training store, or raw data to be normalised on the fly: as many files as ingest takes.",
+        **OPTIONAL,
     )
     parser.add_argument("--run", type=str, help="New folder for settings, metrics and the model.", **OPTIONAL)
     declare_ranks(parser)
@@ -222,7 +226,9 @@ def _train(args: Namespace) -> Result:
     require(args, "store", "run")
     from scamac_scale.api import ScAMAC
 
-    report = ScAMAC(config=config).fit(args.store, run=args.run, resume=getattr(args, "resume", False)).report
+    report = (
+        ScAMAC(config=config).fit(_one_or_all(args.store), run=args.run, resume=getattr(args, "resume", False)).report
+    )
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
     return {"run": args.run, "model": below(args.run, "model"), **report, **note}
 
@@ -232,7 +238,8 @@ def _declare_predict(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         type=str,
-        help="Training store, or raw data: h5ad, AnnData zarr, 10x h5, Matrix Market folder or loom.",
+        nargs="+",
+        help="Training store, or raw data: as many files as ingest takes. Results are in their order.",
         **OPTIONAL,
     )
     parser.add_argument("--out", type=str, help="Result to write, ending in .zarr or .h5ad.", **OPTIONAL)
@@ -298,7 +305,7 @@ def _predict(args: Namespace) -> Result:
     }
     options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
-    path = model.predict(args.input, args.out, resume=getattr(args, "resume", False), **options)
+    path = model.predict(_one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)
 
 

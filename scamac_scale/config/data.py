@@ -129,12 +129,9 @@ class IngestConfig:
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
-_OF_CELLS = ("join", "columns", "where", "cells", "min_genes", "max_mito", "mito_prefix")
+_OF_CELLS = ("gene_column", "join", "columns", "where", "cells", "min_genes", "max_mito", "mito_prefix")
 _DEFAULT_FRACTION = IngestConfig.min_cell_fraction
-_LATER = {
-    name: getattr(IngestConfig, name)
-    for name in ("batch_key", "flavor", "genes", "min_cells", "gene_column", *_OF_CELLS)
-}
+_LATER = {name: getattr(IngestConfig, name) for name in ("batch_key", "flavor", "genes", "min_cells", *_OF_CELLS)}
 """Settings that stores of earlier versions do not have, and their defaults."""
 
 

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scamac_scale.cluster.connect import connected
-from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers
-from scamac_scale.durable.foreign import at_home
+from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers, unpickled
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.predictor import Predicted, Predictor
 from scamac_scale.infer.tech_batches import tell_levels
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
 from scamac_scale.remote.stamps import Stamp
-from scamac_scale.sources import OpenSource, open_source
+from scamac_scale.sources import OpenSource, open_source, seen_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -44,13 +43,16 @@ class Spread:
     client
         From `cluster.connect.connected`.
     data
-        Path of the input, as all of them see it.
+        What names the input, as all of them see it.
+    paths
+        All files and folders of it.
     ingest
         How raw data is read.
     """
 
     client: Client
-    data: str
+    data: Any
+    paths: tuple[str, ...]
     ingest: IngestConfig
 
 
@@ -80,12 +82,9 @@ def spread_over(
     if dask is None and workers is None:
         yield None
         return
-    if not isinstance(data, str | os.PathLike):
-        raise InputError(
-            f"workers cannot read {type(data).__name__} values in memory; write it to a file that all of them see."
-        )
+    named, paths = seen_elsewhere(data)
     with connected(dask, workers) as client:
-        yield Spread(client, os.fspath(at_home(data)), ingest)
+        yield Spread(client, named, paths, ingest)
 
 
 def check_spread(options: PredictOptions, world: World) -> None:
@@ -127,10 +126,10 @@ def predicted_turns(
     list of Predicted
         Of the batches of a turn.
     """
-    path = os.path.abspath(spread.data)
+    first = spread.paths[0]
     asked = Asked(spread.ingest, options, widths)
-    opening = Opening(_Side, (Stamp.of(path), asked))
-    work = Work(opening, _predict_turn, pickle.dumps(model), lambda turn: f"{path}: batches {turn[0]} to {turn[1]}")
+    opening = Opening(_Side, (spread.data, tuple(map(Stamp.of, spread.paths)), asked))
+    work = Work(opening, _predict_turn, pickle.dumps(model), lambda turn: f"{first}: batches {turn[0]} to {turn[1]}")
     with opened_by_workers(spread.client, opening):
         yield from in_order(spread.client, work, turns)
 
@@ -138,11 +137,12 @@ def predicted_turns(
 class _Side:
     """What a worker keeps: the input, open, and the predictor, once it has the model."""
 
-    def __init__(self, stamp: Stamp, asked: Asked) -> None:
-        stamp.check()
+    def __init__(self, data: Any, stamps: tuple[Stamp, ...], asked: Asked) -> None:
+        for stamp in stamps:
+            stamp.check()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # workers are as many as there are cores
-        self._path, self._asked = stamp.path, asked
+        self._data, self._asked = data, asked
         self._stack, self._lock = ExitStack(), threading.Lock()
         self._predictor: Predictor | None = None
 
@@ -150,16 +150,16 @@ class _Side:
         """Make the predictor, or give the one that was made."""
         with self._lock:
             if self._predictor is None:
-                self._predictor = self._make(pickle.loads(model))
+                self._predictor = self._make(unpickled(model))
             return self._predictor
 
     def _make(self, model: FittedModel) -> Predictor:
         options = self._asked.options
         source: OpenSource = self._stack.enter_context(
-            open_source(self._path, model.genes, ingest=self._asked.ingest, accepted=options.accept)
+            open_source(self._data, model.genes, ingest=self._asked.ingest, accepted=options.accept)
         )
         if source.n_cells == 0:
-            raise InputError(f"{self._path} has no cells.")
+            raise InputError(f"{self._data} has no cells.")
         tell_levels(model, source, options.batch_key)
         return Predictor.make(model, source, options, self._asked.widths)
 

@@ -19,6 +19,7 @@ from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputE
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
 from scamac_scale.ingestion.flavors.given import note_of_genes
+from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.normalise import GeneColumns
@@ -104,7 +105,7 @@ def ingest(
 
     Notes
     -----
-    Reads the data three times, once before where cells are left out by their values; a flavor of genes may read it once or twice more.
+    Reads the data three times, once before where cells are left out by their values, and a flavor of genes may read it once or twice more.
     Memory is a few blocks of ``config.block_cells`` cells, ``config.shuffle_bytes``, 48 bytes
     per cell, and `obs`. While it shuffles, the disk holds the store twice. An interrupt (and a kill) leaves a hidden folder
     beside `out` for `resume`, unless the data is in memory; without `resume` the next ingest begins anew.
@@ -124,7 +125,7 @@ def ingest(
             raise ResumeError(
                 f"{in_memory[0]} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
-        plan = _plan(inputs, config)
+        plan = _plan(raw, config)
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
@@ -138,7 +139,7 @@ def ingest(
 
 
 def _ingest_there(
-    data: str | os.PathLike[str] | AnnData,
+    data: str | os.PathLike[str] | AnnData | Sequence[str | os.PathLike[str] | AnnData],
     target: StoreBucket,
     config: IngestConfig,
     make: Callable[..., object],
@@ -147,12 +148,13 @@ def _ingest_there(
     resume: bool,
 ) -> str:
     """Make a store on the local disk, and put it into a bucket."""
-    if is_url(data) and (place := parse(data)) in (target.place, *_above(target.place)):
-        raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
+    for one in list_inputs(data):
+        if is_url(one.data) and (place := parse(one.data)) in (target.place, *_above(target.place)):
+            raise OutputError(f"{target.place} is the input {place}, or lies inside it; choose another name.")
     with target.held():
         if resume and target.is_there:
             with open_inputs(data, config) as raw:
-                plan = _plan(raw.parts or (raw,), config)
+                plan = _plan(raw, config)
             if _is_finished(target.place, plan, is_replaced=overwrite):
                 target.forget()
                 return str(target.place)
@@ -166,6 +168,18 @@ def _above(place: BucketPlace) -> Iterator[BucketPlace]:
     while place.key:
         place = place.parent
         yield place
+
+
+def _plan(raw: RawMatrix, config: IngestConfig) -> dict[str, Any]:
+    """Say what is being done, so that work which was begun is told from other work."""
+    inputs, note = raw.parts or (raw,), note_of_genes(config.genes)
+    files = [_files(part) for part in inputs]
+    return {
+        "layout": layout.VERSION,
+        "config": config.to_plain(),
+        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
+        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
+    }
 
 
 def _fill(
@@ -193,29 +207,17 @@ def _fill(
     fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
 
 
+def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if len(found) == 1:
+        return {"input": found[0]}
+    return {"n_inputs": len(found), "input": {str(number): about for number, about in enumerate(found)}}
+
+
 def _check_room(folder: Path, header: StoreHeader) -> None:
     """Refuse a disk that cannot hold the store, before hours of writing; what lies there of it already counts."""
     share = 1.0 if header.config.profile == "fast" else SMALL_SHARE
     n_bytes = int(header.n_values * (header.value_dtype.itemsize + 2) * share) - bytes_below(folder.parent)
     check_room(folder, max(n_bytes, 0))
-
-
-def _plan(inputs: Sequence[RawMatrix | Part], config: IngestConfig) -> dict[str, Any]:  # Any: plain values
-    """Say what is being done, so that something else can be told."""
-    note = note_of_genes(config.genes)
-    files = [_files(part) for part in inputs]
-    return {
-        "layout": layout.VERSION,
-        "config": config.to_plain(),
-        **_inputs_of_plan([fingerprint(part) | note for part in inputs]),
-        "files": files[0] if len(files) == 1 else {str(number): found for number, found in enumerate(files)},
-    }
-
-
-def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if len(found) == 1:
-        return {"input": found[0]}
-    return {"n_inputs": len(found), "input": {str(number): about for number, about in enumerate(found)}}
 
 
 def _is_finished(path: Path | BucketPlace, plan: dict[str, Any], *, is_replaced: bool) -> bool:

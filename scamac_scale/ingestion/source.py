@@ -88,15 +88,13 @@ class NormalisedSource(WithTechBatches):
         self.gene_space = gene_space
         self.batch_key = batch_key
         self._raw = raw
-        names = matched_names(gene_space, raw.gene_names, accepted)
-        self._columns = GeneColumns.locate(gene_space, names)
+        self._columns = GeneColumns.locate(gene_space, matched_names(gene_space, raw.gene_names, accepted))
         self._is_checked = is_checked
         self._accepted = accepted
         self._n_values = n_values
         self._gene_dtype = index_dtype(len(gene_space.chosen))
-        _report_missing(raw, self._columns)
-        if not is_checked:
-            compare(raw, self._columns, names, accepted)
+        if len(raw.parts) < 2:  # each of several was compared when it was opened
+            compare_with_fit(raw, gene_space, accepted, is_checked=is_checked)
 
     def __enter__(self) -> Self:
         """Return the source itself."""
@@ -229,9 +227,33 @@ class NormalisedSource(WithTechBatches):
             cell = start + int(np.searchsorted(block.indptr, entry, side="right")) - 1
             gene = self._raw.gene_names[block.indices[entry]]
             raise InputError(
-                f"{self._raw.name}: {self._raw.matrix} holds {block.data[entry]} for cell {self.obs.index[cell]!r} and gene "
+                f"{self._raw.name}: {self._raw.matrix} holds {block.data[entry]} for cell {self._raw.cell_named(cell)} and gene "
                 f"{gene!r}; it {what}. Name the matrix of raw values with ingest.matrix."
             )
+
+
+def compare_with_fit(
+    raw: RawMatrix, gene_space: GeneSpace, accepted: Collection[str], *, is_checked: bool = False
+) -> None:
+    """Compare an input with what a model was fitted to.
+
+    Parameters
+    ----------
+    raw
+        Open.
+    gene_space, accepted, is_checked
+        As of `NormalisedSource`.
+
+    Raises
+    ------
+    InputError
+        If it has less than half of the chosen genes; or, unless it is checked, differs from the fit, see `compare`.
+    """
+    names = matched_names(gene_space, raw.gene_names, accepted)
+    columns = GeneColumns.locate(gene_space, names)
+    _report_missing(raw, columns)
+    if not is_checked:
+        compare(raw, columns, names, accepted)
 
 
 def _report_missing(raw: RawMatrix, columns: GeneColumns) -> None:

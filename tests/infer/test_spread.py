@@ -108,7 +108,7 @@ def test_what_workers_do_not_do_is_refused(cluster: Cluster, stores: Path, tmp_p
 def test_a_worker_that_sees_other_cells_is_named(
     cluster: Cluster, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scamac_scale.durable.stamps import Stamp
+    from scamac_scale.remote.stamps import Stamp
 
     model = by(model_of(stores / "ordered.zarr"))
     monkeypatch.setattr("scamac_scale.infer.spread.Stamp.of", lambda path: Stamp(path, 1, 1))

@@ -75,6 +75,12 @@ def test_a_folder_that_is_no_zarr_is_refused(tmp_path: Path) -> None:
         open_raw(tmp_path / "a.zarr")
 
 
+def test_a_folder_of_matrix_market_files_without_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "matrix.mtx.gz").touch()
+    with pytest.raises(InputError, match="has no names of its genes"):
+        open_raw(tmp_path)
+
+
 def test_a_zarr_that_is_no_anndata_is_refused(tmp_path: Path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w").create_array("x", shape=(3,), dtype="f4")
     with pytest.raises(InputError, match=r"is not an AnnData file: it has no obs and var \(it holds x\)"):

@@ -45,7 +45,15 @@ class Cluster:
 
     def add_worker(self, fault: str = "") -> None:
         """Start one more worker, which a fault may kill."""
-        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
+        options = (
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--local-directory",
+            str(self.folder),
+        )
         self.workers.append(self.start("worker", self.address, *options, fault=fault))
 
     def close(self) -> None:
@@ -58,7 +66,16 @@ def running(folder: Path, *faults: str) -> Iterator[Cluster]:
     cluster = Cluster(folder)
     try:
         about = folder / "scheduler.json"
-        options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(about))
+        options = (
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--scheduler-file",
+            str(about),
+        )
         cluster.start("scheduler", *options)
         until_s = time.monotonic() + START_S
         while not cluster.address and time.monotonic() < until_s:

@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_inputs(data: Any, config: IngestConfig, join: Join = join_genes) -> RawMatrix:  # Any: as of `list_inputs`
+def open_inputs(
+    data: Any,  # Any: as of `list_inputs`
+    config: IngestConfig,
+    join: Join = join_genes,
+    check: Callable[[RawMatrix], None] | None = None,
+) -> RawMatrix:
     """Open one or several inputs as one.
 
     Parameters
@@ -45,6 +50,8 @@ def open_inputs(data: Any, config: IngestConfig, join: Join = join_genes) -> Raw
         are taken. What `min_genes` and `max_mito` leave out needs a pass over the values: see `quality.without_poor`.
     join
         Makes the genes of all inputs of those of each.
+    check
+        Looks at each input, where there are several, and raises if it cannot be used.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def open_inputs(data: Any, config: IngestConfig, join: Join = join_genes) -> Raw
         If an input cannot be used, is given twice, or shares no gene with the others; or no cell is taken.
     """
     inputs = list_inputs(data)
-    raw = _open_single(inputs[0], config) if len(inputs) == 1 else _open_several(inputs, config, join)
+    raw = _open_single(inputs[0], config) if len(inputs) == 1 else _open_several(inputs, config, join, check)
     try:
         picks = asked_cells(raw.obs if raw.parts else with_origin(raw), config, raw.name)
         if picks is not None:
@@ -86,11 +93,19 @@ def _open_single(one: OneInput, config: IngestConfig) -> RawMatrix:
         raise
 
 
-def _open_several(inputs: Sequence[OneInput], config: IngestConfig, join: Join) -> RawMatrix:
+def _open_several(
+    inputs: Sequence[OneInput], config: IngestConfig, join: Join, check: Callable[[RawMatrix], None] | None
+) -> RawMatrix:
     def opened() -> Iterator[tuple[RawMatrix, str, pd.DataFrame]]:
         for one in inputs:
             _refuse_ours(one)
             raw = _open_one(one, config)
+            if check is not None:
+                try:
+                    check(raw)
+                except BaseException:
+                    raw.close()
+                    raise
             yield raw, one.name, with_constants(raw.obs, one.columns, one.name)
 
     raw = _stack(opened(), config.matrix, lambda genes: join(genes, config))

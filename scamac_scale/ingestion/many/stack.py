@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scamac_scale.cells.buffer import near_runs, rows_of
 from scamac_scale.ingestion.csr import take_columns
+from scamac_scale.ingestion.formats.transpose import TransposedRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,12 +52,13 @@ class Handles:
         self._kept: dict[int, RawMatrix] = {}
 
     def add(self, number: int, raw: RawMatrix) -> None:
-        """Take an open input; one that cannot be opened again stays open."""
+        """Take an open input; one that cannot be opened again, or that is transposed when it is, stays open."""
         with self._lock:
-            if raw.recipe is None:
+            if raw.recipe is not None:
+                self._recipes[number] = raw.recipe.stamped()
+            if raw.recipe is None or isinstance(raw.rows, TransposedRows):
                 self._kept[number] = raw
                 return
-            self._recipes[number] = raw.recipe.stamped()
             self._open[number] = raw
             self._shrink()
 
