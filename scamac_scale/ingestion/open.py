@@ -158,7 +158,7 @@ def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     Parameters
     ----------
     data
-        Path of an ``.h5ad`` or an AnnData zarr folder; it need not have an X.
+        Path of an ``.h5ad``, an AnnData zarr folder, which need not have an X, or a loom.
 
     Returns
     -------
@@ -172,6 +172,8 @@ def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     """
     path = place_of(data)
     with open_file(path) as group:
+        if is_hdf5(group) and is_loom(group):
+            return open_loom(group, str(path), "X").obs
         _require_anndata(group, str(path))
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
 
