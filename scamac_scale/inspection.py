@@ -234,7 +234,7 @@ def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
     from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
     from scamac_scale.ingestion.open import read_obs
 
-    obs = read_obs(path)  # type: ignore[arg-type]  # a place in a bucket, too
+    obs = read_obs(path)
     counts = obs[CLUSTER_KEY].value_counts(sort=False)
     with _opened(path) as group:
         found: Found = {

@@ -46,6 +46,14 @@ def tiny_adata(_tiny_adata: ad.AnnData) -> ad.AnnData:
     return _tiny_adata.copy()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_disk_is_waited_for() -> Iterator[None]:
+    """What a test kills is a process, and not the machine: what the system was given is there afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def _object_server() -> Iterator[ObjectServer]:
     pytest.importorskip("moto")

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scamac_scale import __version__
@@ -175,6 +175,7 @@ def in_order(client: Client, work: Work, tasks: Iterable[Any]) -> Generator[Any,
     head = pickle.dumps((work.opening, work.function))
     common = pickle.dumps(work.common, protocol=pickle.HIGHEST_PROTOCOL)
     held = _submit(client, _held, common)
+    _spread(client, work, held)
     waiting: deque[tuple[Any, Any]] = deque()
     try:
         for task in tasks:
@@ -204,6 +205,13 @@ def _submit(client: Client, function: Callable[..., Any], *arguments: Any) -> An
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of large arguments: they are sent once
         return client.submit(function, *arguments, key=f"scamac-{uuid.uuid4().hex}", pure=False)
+
+
+def _spread(client: Client, work: Work, held: Any) -> None:  # Any: a Future
+    """Copy what all tasks need to all workers: dask runs tasks where that lies."""
+    _result(client, replace(work, told=lambda _: "what is sent to all workers"), None, held)
+    with contextlib.suppress(OSError, RuntimeError, TimeoutError, KeyError):  # a worker that goes meanwhile
+        client.replicate([held])
 
 
 def _count_threads(client: Client) -> int:
@@ -247,3 +255,8 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
 def _is_alive(client: Client) -> bool:
     """Whether there is a scheduler with workers."""
     return client.status == "running" and _count_threads(client) > 0
+
+
+def unpickled(sent: bytes) -> Any:  # Any: whatever was pickled
+    """Take what the client has pickled, which may run anything here anyway: see docs/dask.md."""
+    return pickle.loads(sent)

@@ -21,15 +21,18 @@ from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.formats.gene_names import names_of
+from scamac_scale.ingestion.formats.hints import tell_of_raw
 from scamac_scale.ingestion.formats.lazy import in_memory, is_dask, open_dask
 from scamac_scale.ingestion.formats.loom import is_loom, open_loom
 from scamac_scale.ingestion.formats.mtx import open_mtx
 from scamac_scale.ingestion.formats.mtx_files import find_market
+from scamac_scale.ingestion.formats.mtx_there import copied_market
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
 from scamac_scale.ingestion.raw import RawMatrix, Recipe, blamed, closing, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 from scamac_scale.ingestion.tenx import is_tenx, open_tenx
+from scamac_scale.remote.place import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from scamac_scale.remote.place import BucketPlace
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,9 @@ class _Place(NamedTuple):
     python: str
 
 
-def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_column: str | None = None) -> RawMatrix:
+def open_raw(
+    data: str | os.PathLike[str] | BucketPlace | AnnData, matrix: str = "X", gene_column: str | None = None
+) -> RawMatrix:
     """Open raw data for reading by blocks of cells.
 
     Parameters
@@ -85,23 +89,26 @@ def open_raw(data: str | os.PathLike[str] | AnnData, matrix: str = "X", gene_col
     Symbols of 10x, Matrix Market and loom files, and names of a `gene_column`, are made unique as scanpy does; features other than gene
     expression are left out; the log says so. What does not lie by cells is sorted by cells once, see `TransposedRows`.
     """
-    if not isinstance(data, (str, os.PathLike)):
+    if not isinstance(data, str | os.PathLike | BucketPlace):
         return _open_anndata(data, matrix, gene_column)
     path = place_of(data)
-    files = find_market(path) if isinstance(path, Path) else None
+    where = absolute_name(path)
+    recipe = Recipe(open_raw, (where, matrix, gene_column), (where,))
+    market = path if isinstance(path, Path) else copied_market(path)
+    files = None if market is None else find_market(market)
     if files is not None:
         with blamed(str(path), "it"):
             rows, var, obs = open_mtx(files, str(path), matrix)
             raw = _raw_of(rows, path, matrix, (var, "gene_symbols", gene_column), lambda: obs)
-    else:
-        with open_file(path, is_kept=True) as group:
-            raw = _open_hdf5_or_zarr(group, path, matrix, gene_column)
-    where = absolute_name(path)
-    return replace(raw, recipe=Recipe(open_raw, (where, matrix, gene_column), (where,)))
+            return replace(raw, recipe=recipe)
+    with open_file(path, is_kept=True) as group:
+        raw = replace(_open_hdf5_or_zarr(group, path, matrix, gene_column), recipe=recipe)
+        _ = raw.obs  # what is wrong with it is known before hours of work
+        return raw
 
 
 def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
-    """Open what an HDF5 file or a zarr folder holds, and look at the annotation: what is wrong with it is known before hours of work."""
+    """Open what an HDF5 file or a zarr folder holds."""
     name = str(path)
     if is_hdf5(group) and is_loom(group):
         loom = open_loom(group, name, matrix)
@@ -117,7 +124,6 @@ def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene
         raw = _raw_of(tenx.rows, path, matrix, (tenx.var, "gene_symbols", gene_column), tenx.read_obs, group)
     else:
         raw = _open_group(group, path, matrix, gene_column)
-    _ = raw.obs
     return raw
 
 
@@ -146,7 +152,7 @@ def _raw_of(
     )
 
 
-def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
+def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     """Read the annotation of the cells of a file, whatever else it holds.
 
     Parameters
@@ -170,7 +176,7 @@ def read_obs(data: str | os.PathLike[str]) -> pd.DataFrame:
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
 
 
-def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
+def open_obsm(data: str | os.PathLike[str] | BucketPlace | AnnData, key: str) -> ObsmArray:
     """Open an array of ``obsm`` for reading by blocks of cells.
 
     Parameters
@@ -190,7 +196,7 @@ def open_obsm(data: str | os.PathLike[str] | AnnData, key: str) -> ObsmArray:
     InputError
         If the file cannot be read, has no such key, or it is no dense array of numbers.
     """
-    if not isinstance(data, (str, os.PathLike)):
+    if not isinstance(data, str | os.PathLike | BucketPlace):
         return dense_array(_find_obsm(data.obsm, key, IN_MEMORY), f"{IN_MEMORY}: obsm[{key!r}]")
     path = place_of(data)
     with open_file(path, is_kept=True) as group:
@@ -229,6 +235,8 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
     rows = _open_element(place.values(), f"{name}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_element(own["raw"].values(), f"{name}: raw"), name)
     _check_counts(
         rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
     )
@@ -368,6 +376,8 @@ def _open_anndata(adata: Any, matrix: str, gene_column: str | None) -> RawMatrix
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
     rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_values(own["raw"].values(), f"{IN_MEMORY}: raw"), IN_MEMORY)
 
     def read_var() -> pd.DataFrame:
         return _named(in_memory(place.var()))

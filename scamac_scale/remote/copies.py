@@ -26,7 +26,7 @@ IN_USE_S = 3600.0
 """Seconds for which a copy stays whatever their number: another process may read it."""
 
 
-def fetched(place: BucketPlace, names: Sequence[str], kind: str) -> Path:
+def fetched(place: BucketPlace, names: Sequence[str], kind: str, n_kept: int = KEPT_FOLDERS) -> Path:
     """Give a local folder with some objects of a place.
 
     Parameters
@@ -37,6 +37,8 @@ def fetched(place: BucketPlace, names: Sequence[str], kind: str) -> Path:
         Of the objects.
     kind
         What it is, such as ``model``: for the message, and for the place on the disk.
+    n_kept
+        Copies of this kind that are kept.
 
     Returns
     -------
@@ -62,6 +64,7 @@ def fetched(place: BucketPlace, names: Sequence[str], kind: str) -> Path:
         partial = Path(tempfile.mkdtemp(dir=home))
         try:
             for name, entry in zip(names, entries, strict=True):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 bucket.fetch(name, partial / name, entry)
             with suppress(OSError):  # another process was faster
                 partial.rename(target)
@@ -71,16 +74,16 @@ def fetched(place: BucketPlace, names: Sequence[str], kind: str) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):
         os.utime(target)
-    _tidy(home.parent, target)
+    _tidy(home.parent, target, n_kept)
     return target
 
 
-def _tidy(root: Path, current: Path) -> None:
+def _tidy(root: Path, current: Path, n_kept: int) -> None:
     """Remove the copies that were not asked for in the longest time."""
     ages: list[tuple[float, Path]] = []
     for path in root.glob("*/*"):
         with suppress(OSError):
             ages.append((path.stat().st_mtime, path))
-    for modified_s, path in sorted(ages, reverse=True)[KEPT_FOLDERS:]:
+    for modified_s, path in sorted(ages, reverse=True)[n_kept:]:
         if path != current and time.time() - modified_s > IN_USE_S:
             shutil.rmtree(path, ignore_errors=True)

@@ -20,6 +20,7 @@ def test_agreement_is_full_on_separate_groups() -> None:
     assert 0 < choices.agreement(points, 1.0, seeds=2) <= 1.0
 
 
+@pytest.mark.slow  # two fits with the default settings
 def test_noise_with_a_mean_spoils_the_reconstruction_of_clean_cells(tiny_atlas: Path) -> None:
     import choices
 

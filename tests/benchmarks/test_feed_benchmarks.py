@@ -23,6 +23,7 @@ def test_training_from_disk_is_compared_with_memory(tmp_path: Path) -> None:
     assert all(case["seconds_median"] > 0 for case in found["cases"].values())
 
 
+@pytest.mark.slow  # each epoch has a process of its own
 def test_memory_and_bytes_of_ranks_are_told(tmp_path: Path) -> None:
     import feed_memory
 

@@ -11,6 +11,7 @@ import pytest
 
 import scamac_scale as sms
 from scamac_scale.cli.main import main
+from scamac_scale.errors import InputError
 from tests.support.mixing import result
 
 if TYPE_CHECKING:
@@ -57,6 +58,6 @@ def test_every_path_of_python_may_begin_with_it(home: Path, tiny_atlas: Path, tm
     assert sms.simulate("~/sim.zarr", 20, n_genes=10, n_types=2) == home / "sim.zarr"
     assert np.isfinite(sms.evaluate("~/r.h5ad", "cell_type")["ari"])
     assert sms.inspect("~/s.zarr")["kind"] == "training store"
-    with pytest.raises(sms.api.InputError, match=str(home)):
+    with pytest.raises(InputError, match=str(home)):
         sms.ScAMAC.load("~/none")
     assert list((tmp_path / "elsewhere").iterdir()) == []

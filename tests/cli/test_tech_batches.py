@@ -41,10 +41,10 @@ def predict(folder: Path, cells: str, out: Path, *more: str) -> int:
 
 
 def test_other_columns_give_the_latents_of_the_store(folder: Path, tmp_path: Path) -> None:
-    assert predict(folder, "store.zarr", tmp_path / "store.h5ad") == 0
+    assert predict(folder, "store.zarr", tmp_path / "store.zarr") == 0
     key = ("--batch-key", "patient,lane", "--denoised", "--denoised-batch", "ann,10")
-    assert predict(folder, "cells.h5ad", tmp_path / "cells.h5ad", *key) == 0
-    expected, found = ad.read_h5ad(tmp_path / "store.h5ad"), ad.read_h5ad(tmp_path / "cells.h5ad")
+    assert predict(folder, "cells.h5ad", tmp_path / "cells.zarr", *key) == 0
+    expected, found = ad.read_zarr(tmp_path / "store.zarr"), ad.read_zarr(tmp_path / "cells.zarr")
     for name in ("X_scAMAC", "X_scAMAC_uncorrected"):
         np.testing.assert_array_equal(found.obsm[name], expected.obsm[name])
     assert "scamac_denoised" in found.layers
@@ -53,9 +53,9 @@ def test_other_columns_give_the_latents_of_the_store(folder: Path, tmp_path: Pat
 def test_cells_without_the_columns_are_one_new_batch_and_it_is_said(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert predict(folder, "cells.h5ad", tmp_path / "cells.h5ad") == 0
+    assert predict(folder, "cells.h5ad", tmp_path / "cells.zarr") == 0
     assert "the cells have no column donor or chip" in capsys.readouterr().err
-    assert np.isfinite(ad.read_h5ad(tmp_path / "cells.h5ad").obsm["X_scAMAC"]).all()
+    assert np.isfinite(ad.read_zarr(tmp_path / "cells.zarr").obsm["X_scAMAC"]).all()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_stranger_at_all_ports_of_a_training_has_no_effect(jobs: Nursery, tiny
     known = {SECRET: secret}  # to somebody who has recorded what ranks of this job say
     store, command = prepared(tmp_path, tiny_atlas)
     assert jobs.run(*command, str(tmp_path / "quiet"), ranks=2, environ=known).codes == [0, 0]
-    with Stranger(os.getpid(), bomb, recorded_session(secret.encode())) as stranger:
+    with Stranger(jobs.pid, bomb, recorded_session(secret.encode())) as stranger:
         ended = jobs.run(*command, str(tmp_path / "attacked"), ranks=2, environ=known)
     assert ended.codes == [0, 0], ended.errors
     assert fingerprint(tmp_path / "attacked", store) == fingerprint(tmp_path / "quiet", store)
@@ -56,8 +56,9 @@ def test_a_stranger_has_no_effect_on_ranks_that_our_launcher_starts(tiny_atlas: 
     program = [sys.executable, "-m", "scamac_scale", *command]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*program, str(tmp_path / "quiet"), "--devices", "2"], env=environ, check=True)
-    with Stranger(os.getpid(), bomb, recorded_session(new_secret().encode())) as stranger:
-        subprocess.run([*program, str(tmp_path / "attacked"), "--devices", "2"], env=environ, check=True)
+    attacked = subprocess.Popen([*program, str(tmp_path / "attacked"), "--devices", "2"], env=environ)
+    with Stranger(attacked.pid, bomb, recorded_session(new_secret().encode())) as stranger:
+        assert attacked.wait() == 0
     assert fingerprint(tmp_path / "attacked", store) == fingerprint(tmp_path / "quiet", store)
     assert not bomb.exists()
     assert stranger.n_connections >= 300

@@ -172,6 +172,7 @@ class Job:
         return found
 
 
+@pytest.mark.slow
 def test_the_sbatch_script_trains_the_model_of_one_process(site: Site, tmp_path: Path) -> None:
     job = Job(site, tmp_path)
     with started([job.command], [job.environ]) as scripts:

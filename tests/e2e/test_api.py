@@ -235,7 +235,7 @@ def test_denoised_values_are_log_normalised_expression(model: ScAMAC, store: Pat
     assert np.corrcoef(denoised.mean(axis=0), values.mean(axis=0))[0, 1] > 0.95
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+@pytest.mark.parametrize("suffix", [".zarr", pytest.param(".h5ad", marks=pytest.mark.slow)])
 def test_streamed_output_equals_the_one_in_memory(model: ScAMAC, store: Path, tmp_path: Path, suffix: str) -> None:
     expected = model.predict(store, denoised=True)
     path = model.predict(store, out=tmp_path / f"out{suffix}", denoised=True)

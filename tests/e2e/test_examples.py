@@ -29,6 +29,7 @@ def test_scanpy_style(tiny_atlas: Path, tmp_path: Path) -> None:
     assert "scamac_cluster" in ad.read_h5ad(tmp_path / "result.h5ad").obs
 
 
+@pytest.mark.slow
 def test_stream_atlas(tmp_path: Path) -> None:
     ari = load("stream_atlas").main([str(tmp_path), "--cells", "600", "--types", "3"])
     assert ari > 0.8

@@ -15,13 +15,14 @@ from scamac_scale import IngestConfig, ingest
 from scamac_scale.durable.differences import plain
 from tests.support.bucket import ObjectServer
 from tests.support.chaos import MIXED, Chaos, chaos
-from tests.support.nursery import Ended, Nursery, nursery
 from tests.support.objects import SECRETS, Objects
 from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.nursery import Ended, Nursery
 
 SMALL = {"sweep.SWEEP_CELLS": 32, "sweep.TICK_BATCHES": 2, "train.clusters.landmarks.SWEEP_CELLS": 32}
 """So that 300 cells are several turns of a sweep."""
@@ -40,7 +41,8 @@ class Place(NamedTuple):
 
     def run(self, machine: str, *argv: str, **how: Any) -> Ended:
         """Run a command on a machine, which is a folder."""
-        environ = {**PATIENCE, "SCAMAC_WORK_DIR": str(self.folder / machine)}
+        reach = {**self.server.environment, "AWS_ENDPOINT_URL": self.network.url}
+        environ = {**reach, **PATIENCE, "SCAMAC_WORK_DIR": str(self.folder / machine)}
         ended = self.jobs.run(*argv, "--quiet", constants=SMALL, environ=environ, **how)
         assert not any(secret in ended.errors for secret in SECRETS)
         return ended
@@ -54,7 +56,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory, jobs: Nursery) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("machines")
     store = ingest(tiny_atlas, folder / "store.zarr", IngestConfig(n_genes=100))
     start = replace(QUICK.start, landmark_cells=80, components=(5,))
@@ -62,10 +64,6 @@ def place(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with ExitStack() as stack:
         server = stack.enter_context(ObjectServer())
         network = stack.enter_context(chaos(server.address, seed=7, shares=MIXED, stall_s=0.2))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in (server.environment | {"AWS_ENDPOINT_URL": network.url}).items():
-            patch.setenv(name, value)
-        jobs = stack.enter_context(nursery(folder / "jobs"))
         yield Place(folder, store, jobs, server, network)
 
 
@@ -214,7 +212,7 @@ def test_from_an_input_to_a_result_nothing_but_the_bucket_is_shared(place: Place
     place.objects(bucket).write("in/atlas.h5ad", tiny_atlas.read_bytes())
     for data, store, home, result in (
         (str(tiny_atlas), f"{local}.store.zarr", str(local), f"{local}.zarr"),
-        (f"{bucket}/in/atlas.h5ad", f"{local}.far.store.zarr", f"{bucket}/run", f"{bucket}/out/result.zarr"),
+        (f"{bucket}/in/atlas.h5ad", f"{bucket}/atlas.store.zarr", f"{bucket}/run", f"{bucket}/out/result.zarr"),
     ):
         is_far = home.startswith("s3://")
         commands = (

@@ -101,8 +101,7 @@ def test_a_hung_rank_ends_the_job_and_is_named(store: Path, tmp_path: Path, hung
     assert ranks_of(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("node", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+@pytest.mark.parametrize(("node", "number"), [(0, signal.SIGKILL), (1, signal.SIGTERM)], ids=["killed", "told"])
 def test_ranks_that_wait_for_another_machine_can_be_stopped(
     store: Path, tmp_path: Path, node: int, number: signal.Signals
 ) -> None:

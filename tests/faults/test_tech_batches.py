@@ -78,8 +78,8 @@ def test_a_correction_that_is_killed_at_several_passes_ends_as_if_nothing_had_be
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nth", range(1, N_PASSES + 1))
-def test_every_pass_can_kill(place: Place, unbroken: dict[str, str], tmp_path: Path, nth: int) -> None:
+@pytest.mark.parametrize("nth", [3, 8, N_PASSES])
+def test_any_kind_of_pass_can_kill(place: Place, unbroken: dict[str, str], tmp_path: Path, nth: int) -> None:
     place.kill(tmp_path / "run", nth, 1, *ALWAYS)
     assert place.finish(tmp_path / "run") == unbroken
 

@@ -108,7 +108,7 @@ def test_what_workers_do_not_do_is_refused(cluster: Cluster, stores: Path, tmp_p
 def test_a_worker_that_sees_other_cells_is_named(
     cluster: Cluster, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scamac_scale.durable.stamps import Stamp
+    from scamac_scale.remote.stamps import Stamp
 
     model = by(model_of(stores / "ordered.zarr"))
     monkeypatch.setattr("scamac_scale.infer.spread.Stamp.of", lambda path: Stamp(path, 1, 1))
@@ -132,6 +132,7 @@ def test_a_worker_that_is_killed_changes_nothing(stores: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_the_command_line_starts_workers(stores: Path, tmp_path: Path) -> None:
     model = by(model_of(stores / "shuffled.zarr"))
+    (tmp_path / "run").mkdir()
     model.save(tmp_path / "run" / "model")
     command = ["predict", "--run", str(tmp_path / "run"), "--input", str(stores / "shuffled.zarr"), "--out"]
     assert main([*command, str(tmp_path / "a.zarr")]) == 0

@@ -131,7 +131,13 @@ def test_input_is_never_replaced_by_its_own_store(tiny_atlas: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif("SCAMAC_DATA" not in os.environ, reason="SCAMAC_DATA names no folder of real data")
-@pytest.mark.parametrize("name", ["yan90_rpkm.h5ad", "pbmc3k_seurat.h5ad", "kang12k_1287g.h5ad"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yan90_rpkm.h5ad",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("pbmc3k_seurat.h5ad", "kang12k_1287g.h5ad")),
+    ],
+)
 def test_real_data_survives_the_store(tmp_path: Path, name: str) -> None:
     source = Path(os.environ["SCAMAC_DATA"]) / name
     if not source.exists():

@@ -159,7 +159,7 @@ def test_a_damaged_store_is_only_replaced_when_asked(tiny_atlas: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["plan.json", "census.npz", "measured.npz", "dealt.npz"])
-@pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04{"])
 def test_damaged_notes_are_refused(
     tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:

@@ -74,8 +74,12 @@ def test_genes_and_statistics_are_those_of_scanpy(tiny_adata: ad.AnnData, n_gene
     np.testing.assert_array_equal(found.var["n_cells"], filtered.var["n_cells"][table["highly_variable"]])
 
 
-@pytest.mark.parametrize("n_genes", [2000, 3000])
-@pytest.mark.parametrize("path", REAL or [None], ids=lambda path: path.stem if path else "none")
+@pytest.mark.parametrize("n_genes", [2000, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "path",
+    [path if at % 5 == 0 else pytest.param(path, marks=pytest.mark.slow) for at, path in enumerate(REAL or [None])],
+    ids=lambda path: path.stem if path else "none",
+)
 def test_real_sets_give_the_genes_of_scanpy(path: Path | None, n_genes: int) -> None:
     if path is None:
         pytest.skip("SCAMAC_DATA is not set: it names a folder of labelled real sets")

@@ -48,14 +48,14 @@ def loaded_rows(plan: Plan, step: int) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *rows])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(sizes, st.integers(0, 3))
 def test_epoch_has_every_cell_exactly_once(size: dict[str, int], epoch: int) -> None:
     plan = EpochPlan(**size)
     np.testing.assert_array_equal(np.sort(np.concatenate(epoch_of(plan, epoch))), np.arange(size["n_cells"]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(sizes)
 def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) -> None:
     plan = EpochPlan(**size)
@@ -66,7 +66,7 @@ def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) 
     assert min(lengths) >= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 @given(sizes, st.sampled_from([2, 4, 8]), st.integers(0, 2))
 def test_ranks_put_together_are_one_process_cell_by_cell(size: dict[str, int], world: int, epoch: int) -> None:
     whole = EpochPlan(**size)
@@ -77,7 +77,7 @@ def test_ranks_put_together_are_one_process_cell_by_cell(size: dict[str, int], w
         np.testing.assert_array_equal(np.concatenate(parts), whole.rows(epoch, index))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(sizes, st.sampled_from([3, 5, 16, 63, 64]))
 def test_any_number_of_ranks_has_the_cells_of_one_process(size: dict[str, int], world: int) -> None:
     whole = EpochPlan(**size)
@@ -87,7 +87,7 @@ def test_any_number_of_ranks_has_the_cells_of_one_process(size: dict[str, int], 
         np.testing.assert_array_equal(np.sort(parts), np.sort(whole.rows(0, index)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(sizes, st.integers(1, 9), st.data())
 def test_a_feed_finds_the_rows_where_the_plan_says(size: dict[str, int], world: int, data: st.DataObject) -> None:
     rank = data.draw(st.integers(0, world - 1))
@@ -96,7 +96,7 @@ def test_a_feed_finds_the_rows_where_the_plan_says(size: dict[str, int], world: 
         np.testing.assert_array_equal(loaded_rows(plan, step), plan.share(step).rows)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 @given(sizes, st.integers(1, 9))
 def test_ranks_read_what_they_deliver_and_nothing_else(size: dict[str, int], world: int) -> None:
     for rank in range(world):
@@ -115,7 +115,7 @@ def test_windows_never_come_earlier_in_later_steps(size: dict[str, int]) -> None
     assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in itertools.pairwise(windows))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 @given(sizes, st.data())
 def test_a_jump_to_any_batch_gives_the_batch_of_an_unbroken_run(size: dict[str, int], data: st.DataObject) -> None:
     unbroken = EpochPlan(**size)
@@ -215,7 +215,7 @@ def test_weighted_draws_of_one_cell_are_spread_over_the_epoch() -> None:
     assert max(counts) < 0.25 * sum(counts)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(sizes, st.sampled_from([1, 2, 4]))
 def test_weighted_plan_is_the_same_for_all_ranks_and_found_by_a_feed(size: dict[str, int], world: int) -> None:
     size = dict(size)

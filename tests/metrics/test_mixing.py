@@ -122,7 +122,9 @@ def cells_of(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray
     return points, np.unique(batches, return_inverse=True)[1], np.unique(labels, return_inverse=True)[1]
 
 
-@pytest.mark.parametrize("name", SCIB_METRICS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "mix_cel_4batch" else name for name in SCIB_METRICS]
+)
 def test_scores_are_those_of_scib_metrics_and_scib(name: str) -> None:
     points, batches, labels = cells_of(name)
     expected = SCIB_METRICS[name]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import h5py
+import numpy as np
 import pytest
+import scipy.io
 import zarr
+from scipy import sparse
 
 from scamac_scale import IngestConfig
 from scamac_scale.errors import InputError
@@ -191,3 +196,43 @@ def test_links_in_an_h5ad_of_a_bucket_are_not_followed(tiny_atlas: Path, tmp_pat
         file["obs/secret"] = h5py.ExternalLink("/etc/passwd", "/x")
     with pytest.raises(InputError, match="link to another file"):
         open_raw(upload(path, f"{bucket}/a.h5ad"))
+
+
+def write_market(adata: ad.AnnData, folder: Path) -> Path:
+    """A folder as Cell Ranger 3 writes it."""
+    folder.mkdir(parents=True)
+    with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
+        scipy.io.mmwrite(file, sparse.csr_matrix(adata.X).T.astype(np.int64))
+    genes = "".join(f"ENSG{i:011d}\t{name}\tGene Expression\n" for i, name in enumerate(adata.var_names))
+    (folder / "features.tsv.gz").write_bytes(gzip.compress(genes.encode()))
+    (folder / "barcodes.tsv.gz").write_bytes(gzip.compress("".join(f"{name}\n" for name in adata.obs_names).encode()))
+    return folder
+
+
+def test_matrix_market_files_are_copied_first_and_kept(
+    tiny_adata: ad.AnnData,
+    tmp_path: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SCAMAC_WORK_DIR", str(tmp_path / "work"))
+    folder = write_market(tiny_adata, tmp_path / "outs" / "filtered_feature_bc_matrix")
+    shutil.copytree(folder, tmp_path / "outs" / "raw_feature_bc_matrix")
+    url = upload(tmp_path / "outs", f"{bucket}/outs")
+    caplog.set_level("INFO")
+    with open_raw(folder) as there:
+        expected = there.read_block(0, 300)
+    for place in (url, f"{url}/filtered_feature_bc_matrix", f"{url}/filtered_feature_bc_matrix/matrix.mtx.gz"):
+        with open_raw(place) as here:
+            assert (here.read_block(0, 300) != expected).nnz == 0
+            assert here.name == place
+            with here.recipe.open() as again:
+                assert again.n_cells == 300
+    assert "are copied to the local disk first" in caplog.text
+    upload(folder, f"{bucket}/outs/other")
+    with pytest.raises(InputError, match="2 folders of Matrix Market files; give one of them"):
+        open_raw(url)
+    Bucket(url).delete("other/barcodes.tsv.gz")
+    with pytest.raises(InputError, match="barcodes"):
+        open_raw(f"{url}/other")

@@ -32,7 +32,7 @@ def dense(block: CsrBlock) -> np.ndarray:
     return sparse.csr_matrix(parts, shape=(block.n_cells, block.n_genes)).toarray()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(rows=hnp.arrays(np.int64, st.integers(0, 80), elements=st.integers(0, 649)))
 def test_any_rows_read_are_that_slice_in_memory(written: Written, rows: np.ndarray) -> None:
     with StoreReader(written.path) as reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.remote.bucket import Bucket
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 ACCESS_KEY, SECRET_KEY, TOKEN = "AKIATESTTESTTESTTEST", "never-to-be-seen-secret", "never-to-be-seen-token"
 
 
+_NUMBERS = count(1)
+"""Of buckets: all servers of a process have the same ones, for moto keeps them in the module."""
+
+
 class ObjectServer:
     """Serves buckets on a free port of the loopback; a context manager."""
 
@@ -23,7 +28,6 @@ class ObjectServer:
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._n_buckets = 0
 
     def __enter__(self) -> ObjectServer:
         self._server.start()
@@ -53,8 +57,7 @@ class ObjectServer:
 
     def new_bucket(self) -> str:
         """Make an empty bucket; gives its URL."""
-        self._n_buckets += 1
-        name = f"bucket-{self._n_buckets}"
+        name = f"bucket-{next(_NUMBERS)}"
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
 

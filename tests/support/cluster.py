@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scamac_scale.durable.faults import FAULT, LOG
+from scamac_scale.durable.faults import FAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Cluster:
 
     def start(self, name: str, *arguments: str, fault: str = "") -> subprocess.Popen[bytes]:
         log = self._stack.enter_context((self.folder / f"{len(self.workers)}-{name}.log").open("wb"))
-        env = {**os.environ, "PYTHONPATH": str(ROOT), FAULT: fault, LOG: str(self.folder / "faults")}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), FAULT: fault}
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", f"distributed.cli.dask_{name}", *arguments],
             *(-1, None, subprocess.DEVNULL, log, log),
@@ -45,7 +45,15 @@ class Cluster:
 
     def add_worker(self, fault: str = "") -> None:
         """Start one more worker, which a fault may kill."""
-        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
+        options = (
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--local-directory",
+            str(self.folder),
+        )
         self.workers.append(self.start("worker", self.address, *options, fault=fault))
 
     def close(self) -> None:
@@ -58,7 +66,16 @@ def running(folder: Path, *faults: str) -> Iterator[Cluster]:
     cluster = Cluster(folder)
     try:
         about = folder / "scheduler.json"
-        options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(about))
+        options = (
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--scheduler-file",
+            str(about),
+        )
         cluster.start("scheduler", *options)
         until_s = time.monotonic() + START_S
         while not cluster.address and time.monotonic() < until_s:

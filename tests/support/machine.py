@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,6 @@ class Site:
         Where the store lies, under the name that the manifests have, and runs go.
     options
         To be added to a command, so that it is over soon.
-    alone
-        Hash of the weights after the same run of one process.
     """
 
     def __init__(self, folder: Path, atlas: Path) -> None:
@@ -64,10 +63,6 @@ class Site:
         config = folder / "quick.yaml"
         config.write_text(yaml.safe_dump(plain(asdict(CONFIG))))
         self.options = ["--config", str(config), "--quiet"]
-        command = [sys.executable, "-m", "scamac_scale", "train", "--store", self.store, "--run", folder / "alone"]
-        # a process of its own: other tests may have left this one with other threads
-        subprocess.run([*command, *self.options], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, cwd=ROOT)
-        self.alone = model_sha256(folder / "alone")
         self.programs = folder / "bin"
         self.programs.mkdir()
         self.add_program("scamac-scale", f'exec {shlex.quote(sys.executable)} -m scamac_scale "$@"')
@@ -77,6 +72,14 @@ class Site:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
         }
+
+    @cached_property
+    def alone(self) -> str:
+        """Hash of the weights after the same run of one process; made when it is asked for."""
+        command = [sys.executable, "-m", "scamac_scale", "train", "--store", self.store, "--run", self.folder / "alone"]
+        # a process of its own: other tests may have left this one with other threads
+        subprocess.run([*command, *self.options], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, cwd=ROOT)
+        return model_sha256(self.folder / "alone")
 
     def add_program(self, name: str, *lines: str) -> None:
         path = self.programs / name

@@ -98,6 +98,11 @@ class Nursery:
         assert line, "the nursery has died"
         return json.loads(line)
 
+    @property
+    def pid(self) -> int:
+        """Process that all jobs are below."""
+        return self._process.pid
+
     def run(
         self,
         *argv: str,

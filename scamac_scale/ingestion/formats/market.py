@@ -196,6 +196,44 @@ POWERS = np.array([float(f"1e{power}") for power in range(23)])
 
 
 @compiled
+def _number(text: NDArray[np.uint8], low: int, high: int) -> tuple[float, bool]:  # pragma: no cover  compiled
+    """Read a number between two places; whether it is exact: of few digits, and a power of ten that float64 holds."""
+    place = low
+    is_negative = text[place] == 45
+    if is_negative or text[place] == 43:
+        place += 1
+    mantissa, power, n_digits, n_seen, is_point = 0, 0, 0, 0, False
+    while place < high and (48 <= text[place] <= 57 or (text[place] == 46 and not is_point)):
+        if text[place] == 46:
+            is_point = True
+        else:
+            mantissa = mantissa * 10 + (text[place] - 48)
+            n_digits += mantissa > 0
+            n_seen += 1
+            power -= is_point
+            if n_digits > 15:
+                break
+        place += 1
+    is_simple = n_digits <= 15 and n_seen > 0
+    if is_simple and place + 1 < high and (text[place] == 101 or text[place] == 69):
+        place += 1
+        is_down = text[place] == 45
+        if is_down or text[place] == 43:
+            place += 1
+        exponent, n_exponent = 0, 0
+        while place < high and 48 <= text[place] <= 57 and n_exponent < 4:
+            exponent = exponent * 10 + (text[place] - 48)
+            n_exponent += 1
+            place += 1
+        is_simple = n_exponent > 0
+        power += -exponent if is_down else exponent
+    if not (is_simple and place == high and -22 <= power <= 22):
+        return 0.0, False
+    value = mantissa / POWERS[-power] if power < 0 else mantissa * POWERS[power]
+    return -value if is_negative else value, True
+
+
+@compiled
 def _parse(
     text: NDArray[np.uint8],
     n_rows: int,
@@ -246,41 +284,8 @@ def _parse(
         if low == high:
             said[0], said[2], said[3] = n, 1, begin
             return
-        place = low
-        is_negative = text[place] == 45
-        if is_negative or text[place] == 43:
-            place += 1
-        mantissa, power, n_digits, n_seen, is_point = 0, 0, 0, 0, False
-        while place < high and (48 <= text[place] <= 57 or (text[place] == 46 and not is_point)):
-            if text[place] == 46:
-                is_point = True
-            else:
-                mantissa = mantissa * 10 + (text[place] - 48)
-                n_digits += mantissa > 0
-                n_seen += 1
-                power -= is_point
-                if n_digits > 15:
-                    break
-            place += 1
-        is_simple = n_digits <= 15 and n_seen > 0
-        if is_simple and place + 1 < high and (text[place] == 101 or text[place] == 69):
-            place += 1
-            is_down = text[place] == 45
-            if is_down or text[place] == 43:
-                place += 1
-            exponent, n_exponent = 0, 0
-            while place < high and 48 <= text[place] <= 57 and n_exponent < 4:
-                exponent = exponent * 10 + (text[place] - 48)
-                n_exponent += 1
-                place += 1
-            is_simple = n_exponent > 0
-            power += -exponent if is_down else exponent
-        texts[n, 0], texts[n, 1] = low, 0
-        if is_simple and place == high and -22 <= power <= 22:
-            value = mantissa / POWERS[-power] if power < 0 else mantissa * POWERS[power]
-            values[n] = -value if is_negative else value
-        else:
-            texts[n, 1] = high
+        values[n], is_simple = _number(text, low, high)
+        texts[n, 0], texts[n, 1] = low, 0 if is_simple else high
         while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13):
             at += 1
         if at < end and text[at] != 10:

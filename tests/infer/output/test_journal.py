@@ -88,7 +88,7 @@ def test_a_journal_that_nobody_writes_is_none(tmp_path: Path, change: dict[str, 
     assert read_progress(tmp_path) is None
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+@pytest.mark.parametrize("suffix", [".zarr", pytest.param(".h5ad", marks=pytest.mark.slow)])
 def test_a_prediction_goes_on_after_its_journal(tmp_path: Path, suffix: str) -> None:
     begin(tmp_path / f"out{suffix}")
     with opened(tmp_path / f"out{suffix}") as output:

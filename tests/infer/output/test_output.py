@@ -52,7 +52,7 @@ def test_disk_and_memory_hold_the_same(tmp_path: Path, suffix: str) -> None:
     assert found.uns["scamac"]["seed"] == 1
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+@pytest.mark.parametrize("suffix", [".zarr", pytest.param(".h5ad", marks=pytest.mark.slow)])
 def test_rows_in_any_order_come_to_their_places(tmp_path: Path, suffix: str) -> None:
     n_cells = 2 * 2**14 + 5  # three chunks
     obs = pd.DataFrame(index=[str(i) for i in range(n_cells)])
@@ -171,7 +171,7 @@ except OutputError as error:
     ("stage", "reason"),
     [
         ("rows", "File too large; the file system or a limit allows no larger files; choose another disk."),
-        ("h5ad", "File too large; make room, or write .zarr."),
+        pytest.param("h5ad", "File too large; make room, or write .zarr.", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_said_and_nothing_is_left_behind(tmp_path: Path, stage: str, reason: str) -> None:

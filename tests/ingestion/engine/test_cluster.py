@@ -176,12 +176,10 @@ def test_a_worker_that_is_killed_changes_nothing(atlas: Path, local: Any, tmp_pa
 
 @pytest.mark.slow
 def test_a_block_that_ends_every_worker_is_told(atlas: Path, tmp_path: Path) -> None:
-    with running(tmp_path, *["cluster.task:1:kill"] * 5) as cluster:
-        (tmp_path / "faults").mkdir()  # no fault is noted: each worker has its own
-        with connected(cluster.address) as client:
-            client.wait_for_workers(5, timeout=120)
-            with pytest.raises(ClusterError, match=r"cells \d+ to \d+ ended 4 workers, one after the other"):
-                ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=client)
+    with running(tmp_path, *["cluster.task:1:kill"] * 5) as cluster, connected(cluster.address) as client:
+        client.wait_for_workers(5, timeout=120)
+        with pytest.raises(ClusterError, match=r"cells \d+ to \d+ ended 4 workers, one after the other"):
+            ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=client)
 
 
 @pytest.mark.slow
