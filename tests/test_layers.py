@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Container, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,13 +116,23 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imported(path: Path) -> list[tuple[int, str]]:
     """Every import with its line: at the top, inside functions, under TYPE_CHECKING, and by import_module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -221,7 +232,7 @@ def test_a_class_has_few_methods() -> None:
     crowded = [
         f"{path.relative_to(PACKAGE)}: {node.name}"
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef) and sum(map(_is_method, node.body)) > MAX_METHODS
     ]
     assert crowded == []
@@ -231,7 +242,7 @@ def test_no_call_hides_its_arguments_in_a_dict_of_any() -> None:
     """A call of ours with ``**name``, where the name was made as a dict of anything, is not seen by mypy."""
     hidden = []
     for path in modules():
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         loose = {
             ast.unparse(node.target)
             for node in ast.walk(tree)
@@ -289,7 +300,7 @@ def test_tests_share_through_the_support_package_only() -> None:
 def test_a_module_keeps_to_the_limits(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) < MAX_LINES
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         arguments = node.args

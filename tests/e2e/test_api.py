@@ -377,6 +377,7 @@ print([found() for found in made])
 """
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_nothing_in_memory_but_the_model(store: Path) -> None:
     """In a new process: an import that fails keeps the frames that it was asked from."""
     done = subprocess.run([sys.executable, "-c", LEFT, store], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -74,7 +74,7 @@ def test_passes_go_on_from_any_of_them_with_the_same_bits() -> None:
 
     (layers, kept), points = passes(save)
     assert len(saved) == 3 * (2 + 1)
-    for content in (saved[at] for at in (0, 2, 4, 8)):  # within each round, and after its passes
+    for content in (saved[at] for at in (2, 4)):  # after the passes of a round, and within one
         (others, other), again = passes(lambda in_flight=None: None, torch.load(io.BytesIO(content), weights_only=True))
         assert len(others) == len(layers) == 3
         for layer, its in zip([*layers, kept], [*others, other], strict=True):
