@@ -224,9 +224,7 @@ def _read(path: Path) -> _Cells | None:
             if path.name.startswith("mutant-mtx") or path.name.startswith("mtx"):
                 return _read_market(path)
             if path.suffix == ".loom":
-                with h5py.File(path) as file:
-                    genes, cells = (np.char.decode(file[key][:]) for key in ("row_attrs/Gene", "col_attrs/CellID"))
-                    return _Cells(file["matrix"][:].T, pd.Index(genes, dtype=object), pd.DataFrame(index=cells))
+                return _read_loom(path)
             group = zarr.open_group(str(path), mode="r") if path.is_dir() else h5py.File(path)
             with contextlib.ExitStack() as stack:
                 stack.callback(getattr(group, "close", lambda: None))
@@ -236,6 +234,17 @@ def _read(path: Path) -> _Cells | None:
             )
     except Exception:  # noqa: BLE001 - whatever a reader raises on a damaged file
         return None
+
+
+def _read_loom(path: Path) -> _Cells:
+    """Read genes by cells; cells without names are numbered, as anndata does."""
+    with h5py.File(path) as file:
+        values = file["matrix"][:].T
+        is_named = "CellID" in file.get("col_attrs", {})
+        cells = np.char.decode(file["col_attrs/CellID"][:]) if is_named else np.arange(len(values)).astype(str)
+        return _Cells(
+            values, pd.Index(np.char.decode(file["row_attrs/Gene"][:]), dtype=object), pd.DataFrame(index=cells)
+        )
 
 
 def _read_market(path: Path) -> _Cells:
