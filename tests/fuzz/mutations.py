@@ -6,8 +6,10 @@ for then even what anndata reads is not what was written.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +206,46 @@ def change_table(folder: Path, rng: random.Random) -> Change:
     lines[at] = b",".join(fields) if rng.random() < 0.9 else b""
     path.write_bytes(b"\n".join(lines))
     return Change(f"{path.relative_to(folder)}: line {at} is changed")
+
+
+def change_text(folder: Path, rng: random.Random) -> Change:
+    """Change one word of one file of text, packed or not, or one of its lines."""
+    path = rng.choice(files_of(folder))
+    is_packed = path.suffix == ".gz"
+    lines = (gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()).split(b"\n")
+    at = rng.choice([0, 1, 2, rng.randrange(len(lines)), rng.randrange(len(lines)), len(lines) - 2])
+    how = rng.choice(["word", "word", "word", "twice", "gone", "blank", "comment", "end"])
+    if how == "word":
+        words = re.split(rb"([ \t])", lines[at])
+        odd = [
+            b"0",
+            b"-1",
+            b"1.5",
+            b"1e3",
+            b"nan",
+            b"inf",
+            b"99999999999999999999",
+            b"2147483648",
+            b"",
+            b"x",
+            b"\xff",
+            b"\x00",
+            b'"',
+            b"9" * 70_000,
+        ]
+        words[rng.randrange(len(words))] = rng.choice(odd)
+        lines[at] = b"".join(words)
+    elif how == "twice":
+        lines.insert(at, lines[at])
+    elif how == "gone":
+        del lines[at]
+    elif how == "end":
+        lines[at] += b"\r"
+    else:
+        lines.insert(at, b"" if how == "blank" else b"% said")
+    content = b"\n".join(lines)
+    path.write_bytes(gzip.compress(content, mtime=0) if is_packed else content)
+    return Change(f"{path.name}: line {at}: {how}")
 
 
 def change_header(folder: Path, rng: random.Random) -> Change:

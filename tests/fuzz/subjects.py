@@ -18,7 +18,7 @@ from scamac_scale.cli.main import main
 from tests.fuzz import mutations
 from tests.support.atlas import build_tiny_atlas
 from tests.support.command_line import QUICK
-from tests.support.formats import write_tenx, write_zarr
+from tests.support.formats import write_loom, write_mtx, write_tenx, write_zarr
 
 if TYPE_CHECKING:
     import random
@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 
 N_CELLS, N_GENES, CHUNK = 120, 80, 700
 INGEST = ("--ingest.n_genes", "40", "--quiet")
-INPUTS = ("csr.h5ad", "dense.h5ad", "gzip.h5ad", "tenx.h5", "v3.zarr", "v2.zarr", "dense.zarr")
+INPUTS = (
+    "csr.h5ad",
+    "dense.h5ad",
+    "gzip.h5ad",
+    "tenx.h5",
+    "v3.zarr",
+    "v2.zarr",
+    "dense.zarr",
+    "csc.h5ad",
+    "a.loom",
+    "mtx2",
+    "mtx3",
+)
 CELLS = ("cells.h5ad", "cells.zarr")
 """New cells for the model."""
 FOLDERS = ("store", "model", "run", "stopped")
@@ -41,8 +53,12 @@ FILE_CHANGES = (
     lambda path, rng: rng.choice(mutations.BYTES)(path, rng),
 )
 ZARR_CHANGES = (mutations.change_zarr, mutations.change_zarr, mutations.change_a_file, mutations.exchange_files)
+MARKET_CHANGES = (mutations.change_text, mutations.change_text, mutations.change_a_file, mutations.exchange_files)
 CHANGES: dict[str, tuple[Callable[[Path, random.Random], Change], ...]] = {
-    **{name: ZARR_CHANGES if name.endswith(".zarr") else FILE_CHANGES for name in (*INPUTS, *CELLS)},
+    **{
+        name: MARKET_CHANGES if name.startswith("mtx") else ZARR_CHANGES if name.endswith(".zarr") else FILE_CHANGES
+        for name in (*INPUTS, *CELLS)
+    },
     "store": (*ZARR_CHANGES, mutations.change_plain),
     "model": (mutations.change_a_file, mutations.change_a_file, mutations.change_plain, mutations.change_header),
     "run": (mutations.change_a_file, mutations.change_plain, mutations.change_table, mutations.exchange_files),
@@ -63,6 +79,12 @@ def build(folder: Path) -> None:
     dense.X = dense.X.toarray()
     dense.write_h5ad(folder / "dense.h5ad")
     write_tenx(adata, folder / "tenx.h5")
+    by_genes = adata.copy()
+    by_genes.X = by_genes.X.tocsc()
+    by_genes.write_h5ad(folder / "csc.h5ad")
+    write_loom(adata, folder / "a.loom")
+    for version in (2, 3):
+        write_mtx(adata, folder / f"mtx{version}", version)
     for name, zarr_format in (("v3.zarr", 3), ("v2.zarr", 2)):
         _cut_into_chunks(write_zarr(adata, folder / name, zarr_format), adata.X)
     write_zarr(dense, folder / "dense.zarr")

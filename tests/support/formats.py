@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from scipy import sparse
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MARKET_HEAD = "%%MatrixMarket matrix coordinate integer general\n%"
 
 
 def write_zarr(adata: ad.AnnData, path: Path, zarr_format: int = 3) -> Path:
@@ -41,4 +44,38 @@ def write_tenx(adata: ad.AnnData, path: Path, version: int = 3, *, feature_types
             features["genome"] = np.array([b"GRCh38"] * adata.n_vars)
         else:
             group["genes"], group["gene_names"] = ids, names
+    return path
+
+
+def write_loom(adata: ad.AnnData, path: Path) -> Path:
+    """Write a loom: genes by cells, in chunks."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("matrix", data=adata.X.toarray().T, chunks=(32, 32), compression="gzip")
+        file.create_group("row_attrs")["Gene"] = np.array(adata.var_names, dtype="S")
+        columns = file.create_group("col_attrs")
+        columns["CellID"] = np.array(adata.obs_names, dtype="S")
+        for key in adata.obs:
+            columns[key] = np.array(adata.obs[key].astype(str), dtype="S")
+        file.create_group("layers")
+    return path
+
+
+def write_mtx(adata: ad.AnnData, path: Path, version: int = 3) -> Path:
+    """Write a folder as Cell Ranger does."""
+    path.mkdir(parents=True)
+    end, genes = (".gz", "features.tsv") if version == 3 else ("", "genes.tsv")
+    entries = sparse.coo_matrix(adata.X.T.astype(np.int64))
+    lines = [
+        f"{row + 1} {column + 1} {value}"
+        for row, column, value in zip(entries.row, entries.col, entries.data, strict=True)
+    ]
+    kind = ["\tGene Expression"] if version == 3 else [""]
+    texts = {
+        "matrix.mtx": "\n".join([MARKET_HEAD, f"{adata.n_vars} {adata.n_obs} {entries.nnz}", *lines]),
+        genes: "\n".join(f"ENSG{at:011d}\t{name}{kind[0]}" for at, name in enumerate(adata.var_names)),
+        "barcodes.tsv": "\n".join(adata.obs_names),
+    }
+    for name, text in texts.items():
+        content = f"{text}\n".encode()
+        (path / f"{name}{end}").write_bytes(gzip.compress(content, mtime=0) if end else content)
     return path

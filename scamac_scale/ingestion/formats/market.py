@@ -8,7 +8,7 @@ import numpy as np
 
 from scamac_scale.errors import InputError
 from scamac_scale.host.compiled import compiled
-from scamac_scale.ingestion.formats.text import largest_unpacked, open_text
+from scamac_scale.ingestion.formats.text import largest_unpacked, open_text, warn_of_no_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +149,8 @@ def read_entries(
             if len(values):
                 yield rows, columns, values
             if not content:
+                if block:
+                    warn_of_no_end(path)
                 break
     if n_left:
         raise InputError(

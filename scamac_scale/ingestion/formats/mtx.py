@@ -13,7 +13,7 @@ import numpy as np
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.formats.features import KINDS, gene_expression, genomes_of, warn_of_genomes
 from scamac_scale.ingestion.formats.market import Header, read_entries, read_header
-from scamac_scale.ingestion.formats.text import read_lines
+from scamac_scale.ingestion.formats.text import read_names_table
 from scamac_scale.ingestion.formats.transpose import Entries, TransposedRows, Unsorted
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def open_mtx(files: MatrixFiles, name: str, matrix: str) -> OpenedMatrix:
         raise _no_such(name, matrix, files.matrices)
     header = read_header(path)
     n_most = max(header.n_rows, header.n_columns)
-    table = [line.split("\t") for line in read_lines(files.genes, n_most)]
-    cells = [line.split("\t")[0] for line in read_lines(files.cells, n_most)]
+    table = read_names_table(files.genes, n_most)
+    cells = [line[0] for line in read_names_table(files.cells, n_most)]
     is_by_cells = _is_by_cells(header, len(table), len(cells), files, path)
     var, target = _features(table, files, name, matrix)
     rows = _rows(path, header, target, len(var), is_by_cells=is_by_cells)
@@ -115,7 +115,7 @@ def _features(
     """Make the table of genes, and (F,) the gene of each feature, -1 for none."""
     import pandas as pd
 
-    n_columns = min(map(len, table), default=1)
+    n_columns = _width(table, files.genes)
     ids = [line[0] for line in table]
     symbols = [line[1] or line[0] for line in table] if n_columns > 1 else ids
     if n_columns == 1 and files.is_by_cells and (parts := _fry_parts(ids, matrix)) is not None:
@@ -141,6 +141,18 @@ def _features(
         warn_of_genomes(name, counts)
     var = pd.DataFrame({"gene_symbols": symbols, "gene_ids": ids} if n_columns > 1 else {"gene_symbols": symbols})
     return var[is_kept].reset_index(drop=True), np.where(is_kept, np.cumsum(is_kept) - 1, -1)
+
+
+def _width(table: list[list[str]], path: Path) -> int:
+    """Columns of all lines; the first three of which every line must have, if most have them."""
+    counts = np.array([min(len(line), 3) for line in table], dtype=np.int64)
+    usual = int(np.bincount(counts).argmax()) if len(counts) else 1
+    if (counts < usual).any():
+        at = int(np.argmax(counts < usual))
+        raise InputError(
+            f"{path}: line {at + 1} is {' '.join(table[at])!r:.80}, with {counts[at]} columns where others have {usual}; the file is damaged, copy it again."
+        )
+    return usual
 
 
 def _fry_parts(names: list[str], matrix: str) -> tuple[list[str], NDArray[np.int64]] | None:

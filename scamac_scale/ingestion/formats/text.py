@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import zlib
 from typing import IO, TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from scamac_scale.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 LINE_BYTES = 2**16
 """Of one line."""
@@ -67,6 +70,13 @@ def largest_unpacked(path: Path) -> int:
         return path.stat().st_size * (MOST_FOLDED if isinstance(file, gzip.GzipFile) else 1)
 
 
+def warn_of_no_end(path: Path) -> None:
+    """Say that a file may have been cut off, which nothing else tells where that is in its last line."""
+    logger.warning(
+        "%s has no line end at its end; if it was cut off there, its last line is wrong: compare its size", path
+    )
+
+
 def read_lines(path: Path, n_most: int) -> list[str]:
     """Read lines of names.
 
@@ -97,6 +107,8 @@ def read_lines(path: Path, n_most: int) -> list[str]:
                 raise InputError(f"{path}: line {len(lines) + 1} is too long for a name; expected a table of names.")
             if not line:
                 break
+            if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
+                warn_of_no_end(path)
             try:
                 lines.append(line.decode().rstrip("\r\n"))
             except UnicodeDecodeError as error:
@@ -108,3 +120,31 @@ def read_lines(path: Path, n_most: int) -> list[str]:
     if lines and lines[0].startswith("\ufeff"):
         lines[0] = lines[0][1:]
     return lines
+
+
+def read_names_table(path: Path, n_most: int) -> list[list[str]]:
+    """Read a table of names: columns between tabs, in quotes or not.
+
+    Parameters and errors as of `read_lines`; a line without a name, or with a quote that does not end, is refused, too.
+    """
+    table = []
+    for at, line in enumerate(read_lines(path, n_most)):
+        fields = [_unquoted(field) for field in line.split("\t")]
+        if not fields[0].strip():
+            raise InputError(
+                f"{path}: line {at + 1} has no name, or a quote that does not end; the file is damaged, copy or write it again."
+            )
+        table.append(fields)
+    return table
+
+
+def _unquoted(field: str) -> str:
+    """Take off the quotes that R puts around texts; empty for one that does not end."""
+    if not field.startswith('"'):
+        return field
+    inner = field[1:-1]
+    return (
+        inner.replace('""', '"')
+        if len(field) > 1 and field.endswith('"') and '"' not in inner.replace('""', "")
+        else ""
+    )

@@ -277,6 +277,38 @@ def test_names_that_do_not_fit_and_cut_files(counts: Any, tmp_path: Path) -> Non
         open_raw(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("at", "line", "said"),
+    [
+        (3, "", "barcodes.tsv.gz: line 4 has no name"),
+        (3, '"', "barcodes.tsv.gz: line 4 has no name, or a quote that does not end"),
+        (29, "last", ""),
+    ],
+)
+def test_names_that_are_none(
+    at: int, line: str, said: str, counts: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranger(tmp_path, counts)
+    names = [*CELLS[:at], line, *CELLS[at + 1 :]]
+    put(tmp_path / "barcodes.tsv.gz", "\n".join(names))
+    if said:
+        with pytest.raises(InputError, match=said):
+            open_raw(tmp_path)
+        return
+    assert open_raw(tmp_path).obs.index[-1] == "last"
+    assert "barcodes.tsv.gz has no line end at its end; if it was cut off there, its last line is wrong" in caplog.text
+
+
+def test_names_in_quotes_as_r_writes_them_and_lines_that_lack_columns(counts: Any, tmp_path: Path) -> None:
+    ranger(tmp_path, counts)
+    put(tmp_path / "barcodes.tsv.gz", "".join(f'"{name}"\n' for name in CELLS))
+    assert list(open_raw(tmp_path).obs.index) == CELLS
+    text = lines(IDS, SYMBOLS, ["Gene Expression"] * G)
+    put(tmp_path / "features.tsv.gz", text.replace(f"{IDS[7]}\t", f"{IDS[7]} "))
+    with pytest.raises(InputError, match=r"features\.tsv\.gz: line 8 is .* with 2 columns where others have 3"):
+        open_raw(tmp_path)
+
+
 def test_links_that_lead_out_and_pipes_are_refused(counts: Any, tmp_path: Path) -> None:
     folder = ranger(tmp_path / "in", counts)
     (folder / "barcodes.tsv.gz").rename(tmp_path / "elsewhere.gz")
