@@ -204,6 +204,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
+        gene_column: str | None = None,
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
@@ -221,6 +222,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
+        gene_column: str | None = None,
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
@@ -237,6 +239,7 @@ class ScAMAC:
         *,
         denoised: bool = False,
         matrix: str = "X",
+        gene_column: str | None = None,
         attention: Attention = "trained",
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
@@ -258,6 +261,9 @@ class ScAMAC:
             Add ``layers["scamac_denoised"]``, log-normalised units.
         matrix
             Where raw data holds its values: X, raw, or a layer.
+        gene_column
+            Column of var that names the genes as the fit does; None takes its index, or, where that has too few of them, the column that
+            has most.
         attention
             ``trained``, or ``atlas``: every cell attends to all cells of `data`, which takes time that grows with the square of
             their number.
@@ -315,7 +321,7 @@ class ScAMAC:
             if home is not None:
                 from_first(lambda: home.check(resume=resume), world)
             with ExitStack() as stack:
-                ingest, accepted = IngestConfig(matrix=matrix), options.accept
+                ingest, accepted = IngestConfig(matrix=matrix, gene_column=gene_column), options.accept
                 source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=accepted))
                 spread = stack.enter_context(spread_over(data, ingest, dask, workers))
                 if spread is None:

@@ -262,6 +262,14 @@ def _declare_predict(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
     parser.add_argument(
+        "--gene-column",
+        "--gene_column",
+        type=str | None,
+        default=None,
+        help="Column of var that names the genes as the fit does; by default its index, or the column that has most of them where that "
+        "has too few.",
+    )
+    parser.add_argument(
         "--attention",
         type=Attention,
         default="trained",
@@ -291,7 +299,10 @@ def _predict(args: Namespace) -> Result:
 
     require(args, "run", "input", "out")
     model = ScAMAC.load(below(args.run, "model"))
-    options = {name: getattr(args, name) for name in ("matrix", "attention", "batch_key", "denoised_batch", "accept")}
+    options = {
+        name: getattr(args, name)
+        for name in ("matrix", "gene_column", "attention", "batch_key", "denoised_batch", "accept")
+    }
     options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(_one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)

@@ -255,3 +255,8 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
 def _is_alive(client: Client) -> bool:
     """Whether there is a scheduler with workers."""
     return client.status == "running" and _count_threads(client) > 0
+
+
+def unpickled(sent: bytes) -> Any:  # Any: whatever was pickled
+    """Take what the client has pickled, which may run anything here anyway: see docs/dask.md."""
+    return pickle.loads(sent)

@@ -45,7 +45,7 @@ class IngestConfig:
     min_cells: int | None = None
     """A gene is kept if at least so many cells express it; takes the place of min_cell_fraction. Null takes the share."""
     gene_column: str | None = None
-    """Column of var that has the names of the genes, such as feature_name; null takes the index, or symbols where the format has them."""
+    """Column of var that names the genes, such as feature_name or gene_ids; repeated names are made unique. Null takes the index of var."""
     # several inputs, and some cells of them
     join: Join = "inner"
     """Genes of several inputs: inner takes those that all have, outer those that any has, with zeros where an input lacks one."""
@@ -101,7 +101,7 @@ class IngestConfig:
         )
         require(
             self.gene_column is None or bool(self.gene_column.strip()),
-            "ingest.gene_column is empty; null takes the index.",
+            "ingest.gene_column='' names no column of var; null takes its index.",
         )
         self._check_cells()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scamac_scale.cluster.connect import connected
-from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers
+from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers, unpickled
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.predictor import Predicted, Predictor
 from scamac_scale.infer.tech_batches import tell_levels
@@ -150,7 +150,7 @@ class _Side:
         """Make the predictor, or give the one that was made."""
         with self._lock:
             if self._predictor is None:
-                self._predictor = self._make(pickle.loads(model))
+                self._predictor = self._make(unpickled(model))
             return self._predictor
 
     def _make(self, model: FittedModel) -> Predictor:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Element = Any
 """An h5py or zarr group or array."""
 
+NO_COLUMNS = ("awkward-array", "csr_matrix", "csc_matrix", "dataframe")
+"""Encodings of what has several values for a row, or none."""
 MOST_PARTS = 16
 """Of one column: categories and codes, or values and a mask; categories may themselves have a mask. Links could make any number."""
 
@@ -66,6 +68,7 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
     key, columns, writer = _key_of_names(element, where), _order(element, where), Writer()
     names = pd.Index(np.asarray(_read_names(element, key, where), dtype=object))
     meant: list[str] = []
+    left_out: list[str] = []
     values = {}
     for column in columns:
         place = f"{where}/{column}"
@@ -73,6 +76,9 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
             raise InputError(
                 f"{where} names a column {column!r} that is not there; the file is damaged, write it again."
             )
+        if why := _no_column(element[column], len(names)):
+            left_out.append(f"{column} ({why})")
+            continue
         with blamed(place, "the column"):
             old = _old_categories(element, column, where)
             if _has_gaps(element[column], place, len(names), writer, old):
@@ -82,6 +88,13 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
             raise InputError(
                 f"{place} has {len(values[column]):,} values for {len(names):,} names; the file is damaged, write it again."
             )
+    if left_out:
+        logger.warning(
+            "%s: %d columns are left out, they hold no value for each row: %s",
+            where,
+            len(left_out),
+            ", ".join(left_out[:5]),
+        )
     if meant:
         logger.warning(
             "%s: files of %d columns are not there (%s); zarr leaves out what holds nothing but zeros, and these fit that: "
@@ -90,7 +103,7 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
             len(meant),
             ", ".join(meant[:5]) + (", ..." if len(meant) > 5 else ""),
         )
-    frame = pd.DataFrame(values, index=names, columns=columns or None)
+    frame = pd.DataFrame(values, index=names, columns=list(values) or None)
     return _named(frame.rename_axis(None if key == "_index" else key))
 
 
@@ -116,6 +129,17 @@ def count_names(element: Element, where: str) -> int | None:
         return None
     check_names(element[key], f"{where}/{key}")
     return int(element[key].shape[0])
+
+
+def _no_column(element: Element, n_rows: int) -> str | None:
+    """Name what some programs put among the columns and no table can hold; None for a column."""
+    if is_array(element):
+        shape: tuple[int, ...] = element.shape or ()
+        if len(shape) == 2 and shape[0] == n_rows:
+            return "2 dimensions"
+        return "records" if element.dtype.names and shape == (n_rows,) else None
+    kind = encoding(element)[0]
+    return kind if kind in NO_COLUMNS else None
 
 
 def _require_table(element: Element, where: str) -> None:

@@ -21,6 +21,7 @@ from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
 from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.formats.gene_names import names_of
+from scamac_scale.ingestion.formats.hints import tell_of_raw
 from scamac_scale.ingestion.formats.lazy import in_memory, is_dask, open_dask
 from scamac_scale.ingestion.formats.loom import is_loom, open_loom
 from scamac_scale.ingestion.formats.mtx import open_mtx
@@ -91,21 +92,23 @@ def open_raw(
     if not isinstance(data, str | os.PathLike | BucketPlace):
         return _open_anndata(data, matrix, gene_column)
     path = place_of(data)
+    where = absolute_name(path)
+    recipe = Recipe(open_raw, (where, matrix, gene_column), (where,))
     market = path if isinstance(path, Path) else copied_market(path)
     files = None if market is None else find_market(market)
     if files is not None:
         with blamed(str(path), "it"):
             rows, var, obs = open_mtx(files, str(path), matrix)
             raw = _raw_of(rows, path, matrix, (var, "gene_symbols", gene_column), lambda: obs)
-    else:
-        with open_file(path, is_kept=True) as group:
-            raw = _open_hdf5_or_zarr(group, path, matrix, gene_column)
-    where = absolute_name(path)
-    return replace(raw, recipe=Recipe(open_raw, (where, matrix, gene_column), (where,)))
+            return replace(raw, recipe=recipe)
+    with open_file(path, is_kept=True) as group:
+        raw = replace(_open_hdf5_or_zarr(group, path, matrix, gene_column), recipe=recipe)
+        _ = raw.obs  # what is wrong with it is known before hours of work
+        return raw
 
 
 def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
-    """Open what an HDF5 file or a zarr folder holds, and look at the annotation: what is wrong with it is known before hours of work."""
+    """Open what an HDF5 file or a zarr folder holds."""
     name = str(path)
     if is_hdf5(group) and is_loom(group):
         loom = open_loom(group, name, matrix)
@@ -121,7 +124,6 @@ def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene
         raw = _raw_of(tenx.rows, path, matrix, (tenx.var, "gene_symbols", gene_column), tenx.read_obs, group)
     else:
         raw = _open_group(group, path, matrix, gene_column)
-    _ = raw.obs
     return raw
 
 
@@ -156,7 +158,7 @@ def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     Parameters
     ----------
     data
-        Path of an ``.h5ad`` or an AnnData zarr folder; it need not have an X.
+        Path of an ``.h5ad``, an AnnData zarr folder, which need not have an X, or a loom.
 
     Returns
     -------
@@ -170,6 +172,8 @@ def read_obs(data: str | os.PathLike[str] | BucketPlace) -> pd.DataFrame:
     """
     path = place_of(data)
     with open_file(path) as group:
+        if is_hdf5(group) and is_loom(group):
+            return open_loom(group, str(path), "X").obs
         _require_anndata(group, str(path))
         return read_frame(group["obs"], f"{path}: obs", _uns(group))
 
@@ -233,6 +237,8 @@ def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column
     layers = layers if hasattr(layers, "keys") else {}
     place = _choose_matrix(name, matrix, own, {key: _layer(layers, key, lambda: group["var"]) for key in layers})
     rows = _open_element(place.values(), f"{name}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_element(own["raw"].values(), f"{name}: raw"), name)
     _check_counts(
         rows, count_names(group["obs"], f"{name}: obs"), count_names(place.var(), f"{name}: var"), f"{name}: {matrix}"
     )
@@ -372,6 +378,8 @@ def _open_anndata(adata: Any, matrix: str, gene_column: str | None) -> RawMatrix
     layers = {key: _layer(adata.layers, key, lambda: adata.var) for key in adata.layers}
     place = _choose_matrix(IN_MEMORY, matrix, own, layers)
     rows = _open_values(place.values(), f"{IN_MEMORY}: {matrix}")
+    if matrix == "X" and "raw" in own:
+        tell_of_raw(rows, lambda: _open_values(own["raw"].values(), f"{IN_MEMORY}: raw"), IN_MEMORY)
 
     def read_var() -> pd.DataFrame:
         return _named(in_memory(place.var()))

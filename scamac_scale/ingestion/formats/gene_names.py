@@ -13,7 +13,12 @@ from scamac_scale.ingestion.formats.features import unique_names
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from scamac_scale.ingestion.raw import RawMatrix
+
 logger = logging.getLogger(__name__)
+
+MIN_SHARE = 0.5
+"""Of the names that are wanted, that an input must have."""
 
 
 def names_of(var: pd.DataFrame, column: str, name: str) -> tuple[str, ...]:
@@ -63,27 +68,35 @@ def _is_text(values: pd.Series) -> bool:
     return kind in ("string", "mixed", "empty") or pd.api.types.is_string_dtype(values.dtype)
 
 
-def column_with(wanted: Collection[str], var: pd.DataFrame, least: float) -> str | None:
-    """Find the column of text that has most of the names that are wanted.
+def column_with(wanted: Collection[str], raw: RawMatrix) -> str | None:
+    """Find a column of text that has the names that are wanted, where the names of an input are others.
 
     Parameters
     ----------
     wanted
         Names of genes.
-    var
-        Table of the genes of an input.
-    least
-        Share of the names that it must have.
+    raw
+        The input.
 
     Returns
     -------
     str or None
-        None where no column has so many.
+        The column with most of them, which the log names; None where the input has half of them anyway, or no column has.
     """
-    shares = {
-        str(key): len(set(wanted) & set(var[key].dropna().astype(str))) / max(1, len(wanted))
-        for key in var.columns
-        if _is_text(var[key])
-    }
+    names = set(wanted)
+    if raw.read_vars is None or len(names & set(raw.gene_names)) >= MIN_SHARE * len(names):
+        return None
+    _, var = raw.read_vars()[0]
+    shares = {str(key): len(names & set(var[key].dropna().astype(str))) for key in var.columns if _is_text(var[key])}
     best = max(shares, key=lambda key: shares[key], default=None)
-    return best if best is not None and shares[best] >= least else None
+    if best is None or shares[best] < MIN_SHARE * len(names):
+        return None
+    logger.warning(
+        "%s: %d of %d genes are among its names, %d in the column %r of var; they are matched by that column (gene_column)",
+        raw.name,
+        len(names & set(raw.gene_names)),
+        len(names),
+        shares[best],
+        best,
+    )
+    return best

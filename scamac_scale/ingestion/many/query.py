@@ -10,6 +10,7 @@ import ast
 import io
 import operator
 import tokenize
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +86,9 @@ def chosen_by(query: str, obs: pd.DataFrame, name: str) -> NDArray[np.bool_]:
                 f"it has more than {MAX_LETTERS:,} letters; write the cells to a file and name it with --cells"
             )
         text, quoted = _plain(query.strip())
-        tree = ast.parse(text, mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd backslashes in texts
+            tree = ast.parse(text, mode="eval")
         found = _Reader(obs, quoted).value(tree.body)
         return _marks(found, obs)
     except _RefusedError as refused:
@@ -123,7 +126,7 @@ def _plain(query: str) -> tuple[str, dict[str, str]]:
         at += 1
     words = {"&": "and", "|": "or"}
     tokens = [
-        (token.type, words[token.string]) if token.type == tokenize.OP and token.string in words else token[:2]
+        (tokenize.NAME, words[token.string]) if token.type == tokenize.OP and token.string in words else token[:2]
         for token in tokenize.generate_tokens(io.StringIO("".join(pieces)).readline)
     ]
     return tokenize.untokenize(tokens).strip(), quoted
