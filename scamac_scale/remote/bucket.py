@@ -10,7 +10,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from scamac_scale.errors import InputError, OutputError, PlanError, ScamacError, output_error
@@ -135,10 +135,11 @@ class Bucket:
             found = attempt(gather, place, "listed", self._blames)
         except FileNotFoundError:
             return []
-        for entry in found:
+        kept = _without_markers(found)
+        for entry in kept:
             if any(part in ("", ".", "..") for part in entry.key.split("/")) or "\\" in entry.key:
                 raise self._blames(f"{self.place} holds an object of the name {entry.key!r}, which is not followed.")
-        return sorted(found, key=lambda entry: entry.key)
+        return kept
 
     def level(self, prefix: str = "") -> tuple[list[str], list[Entry]]:
         """List one level: names of the folders, and the objects; keys as of `listing`."""
@@ -152,7 +153,8 @@ class Bucket:
         except FileNotFoundError:
             return [], []
         folders = sorted(self._relative(folder) for folder in found["common_prefixes"])
-        return folders, sorted(map(self._entry, found["objects"]), key=lambda entry: entry.key)
+        entries = sorted(map(self._entry, found["objects"]), key=lambda entry: entry.key)
+        return folders, [entry for entry in entries if entry.key]
 
     def kind(self, key: str = "") -> Literal["object", "folder"] | None:
         """Whether there is an object of that name, a folder with objects below it, or nothing."""
@@ -398,6 +400,13 @@ class Bucket:
         relative = key if not self.place.key else key[len(self.place.key) + 1 :]
         modified_ns = int(about["last_modified"].timestamp()) * 10**9
         return Entry(relative, int(about["size"]), str(about["e_tag"] or ""), modified_ns)
+
+
+def _without_markers(entries: list[Entry]) -> list[Entry]:
+    """Sort entries, and leave out those by which some programs show folders: empty objects whose names end with a slash."""
+    found = sorted(entries, key=lambda entry: entry.key)
+    folders = {str(folder) for entry in found for folder in PurePosixPath(entry.key).parents}
+    return [entry for entry in found if entry.key and (entry.size or entry.key not in folders)]
 
 
 def open_bucket(place: str | os.PathLike[str] | BucketPlace, blames: type[ScamacError] = InputError) -> Bucket:

@@ -106,6 +106,8 @@ def told(error: BaseException) -> str:
         return f"{_REASONS[name]} ({name})" if name in _REASONS else name
     if kind == "PreconditionError":
         return _REASONS["PreconditionFailed"]
+    if kind == "InvalidPathError":
+        return "a key below it has an empty part, . or .. in it, or signs that cannot be printed; rename that object, or remove it"
     if _is_wanting(text):
         return "no credentials were found; set those of the environment"
     if status:

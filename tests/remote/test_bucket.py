@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scamac_scale.errors import ConfigError, InputError, MissingExtraError, OutputError, StoreError
+from scamac_scale.errors import ConfigError, InputError, MissingExtraError, OutputError, PlanError, StoreError
 from scamac_scale.remote import bucket as module
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.patterns import glob
@@ -141,3 +141,28 @@ def test_a_pattern_names_objects_and_folders(bucket: str, object_server: ObjectS
     assert glob(f"{bucket}/nothing*") == []
     with pytest.raises(ConfigError, match=r"\*\*"):
         glob(f"{bucket}/**/x.h5ad")
+
+
+def test_markers_of_folders_are_no_objects(bucket: str, object_server: ObjectServer) -> None:
+    client = object_server.client()
+    for key, content in (("x/", b""), ("x/y/", b""), ("x/y/z", b"1"), ("x/empty", b"")):
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=content)
+    at = Bucket(f"{bucket}/x")
+    assert [entry.key for entry in at.listing()] == ["empty", "y/z"]
+    assert [entry.key for entry in at.level()[1]] == ["empty"]
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key="new/", Body=b"")
+    assert Bucket(f"{bucket}/new").kind() is None
+
+
+@pytest.mark.parametrize("key", ["a//b", "../b", "./b", "\x01b", "a\\b"])
+def test_keys_that_are_no_paths_are_refused_with_a_sentence(key: str, bucket: str, object_server: ObjectServer) -> None:
+    object_server.client().put_object(Bucket=bucket.removeprefix("s3://"), Key=f"x/{key}", Body=b"1")
+    with pytest.raises(InputError, match=r"a key below it has|is not followed"):
+        Bucket(f"{bucket}/x").listing()
+
+
+def test_a_process_that_was_forked_off_is_refused(bucket: str) -> None:
+    at = Bucket(bucket)
+    at._pid = -1
+    with pytest.raises(PlanError, match="forked off"):
+        at.find("x")
