@@ -32,6 +32,8 @@ FOLDER_VARIABLE, BYTES_VARIABLE = "SCAMAC_CACHE_DIR", "SCAMAC_CACHE_BYTES"
 CACHE_BYTES = 2**36
 _NAME = "objects"
 _PARTIAL, _LOCK = ".partial", ".lock"
+TOUCH_S = 5.0
+"""Seconds between two notes that a file is in use."""
 LEFT_S = 600.0
 """Seconds after which a part of a file that nobody writes on is what a killed process has left."""
 SPARE_BYTES = 2**28
@@ -83,33 +85,25 @@ def cache_folder() -> Path:
     )
 
 
-class FileCache:
-    """Files of objects.
+class CachedFile:
+    """The copy of one object, there or not.
 
-    Parameters
+    Attributes
     ----------
-    folder
-        See `cache_folder`.
-    limit_bytes
-        Of all files; one that is larger is kept alone.
+    bucket, entry
+        Of the object.
+    path
+        Of the copy.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
-        self._folder = folder
-        self._limit = limit_bytes
+    def __init__(self, cache: FileCache, bucket: Bucket, entry: Entry, path: Path) -> None:
+        self.bucket, self.entry, self.path = bucket, entry, path
+        self._cache = cache
+        self._name = str(path)
+        self._touched_s = 0.0
 
-    def path(self, bucket: Bucket, entry: Entry) -> Path:
-        """Where the file of an object lies, or would."""
-        what = f"{bucket.place / entry.key}\n{entry.etag}\n{entry.size}"
-        return self._folder / hashlib.sha256(what.encode()).hexdigest()
-
-    def open(self, bucket: Bucket, entry: Entry) -> int:
-        """Open the file of an object for reading, after fetching it if it is not there.
-
-        Parameters
-        ----------
-        bucket, entry
-            Of the object, as a listing of this bucket showed it.
+    def open(self) -> int:
+        """Open it for reading, after fetching it if it is not there.
 
         Returns
         -------
@@ -125,36 +119,66 @@ class FileCache:
         ScamacError
             As `Bucket.fetch`.
         """
-        path = self.path(bucket, entry)
-        while True:
-            try:
-                return self._open(path, entry)
-            except FileNotFoundError:
-                pass
-            with self._locked(path):
-                try:
-                    return self._open(path, entry)  # somebody was faster
-                except FileNotFoundError:
-                    self._fetch(bucket, entry, path)
-
-    def forget(self, bucket: Bucket, entry: Entry) -> None:
-        """Remove the file of an object: it is damaged."""
-        self.path(bucket, entry).unlink(missing_ok=True)
-
-    def _open(self, path: Path, entry: Entry) -> int:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            about = os.fstat(handle)
-            if about.st_size != entry.size:
-                path.unlink(missing_ok=True)
-                raise FileNotFoundError(path)
-            os.utime(
-                handle, ns=(time.time_ns(), about.st_mtime_ns)
-            )  # it was used; whether it is this file is told by the latter
+            return self.open_copy()
+        except FileNotFoundError:
+            return self._cache.fetch(self)
+
+    def open_copy(self) -> int:
+        """Open it where it is there; FileNotFoundError elsewhere."""
+        handle = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            now_s = time.monotonic()
+            if now_s - self._touched_s > TOUCH_S:
+                about = os.fstat(handle)
+                if about.st_size != self.entry.size:
+                    self.forget()
+                    raise FileNotFoundError(self._name)
+                os.utime(
+                    handle, ns=(time.time_ns(), about.st_mtime_ns)
+                )  # used; the latter tells whether it is this file
+                self._touched_s = now_s
         except BaseException:
             os.close(handle)
             raise
         return handle
+
+    def forget(self) -> None:
+        """Remove it: it is damaged."""
+        self._touched_s = 0.0
+        self.path.unlink(missing_ok=True)
+
+
+class FileCache:
+    """Files of objects.
+
+    Parameters
+    ----------
+    folder
+        See `cache_folder`.
+    limit_bytes
+        Of all files; one that is larger is kept alone.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+
+    def file(self, bucket: Bucket, entry: Entry) -> CachedFile:
+        """Name the file of an object, as a listing of this bucket showed it; nothing is fetched yet."""
+        what = f"{bucket.place / entry.key}\n{entry.etag}\n{entry.size}"
+        return CachedFile(self, bucket, entry, self._folder / hashlib.sha256(what.encode()).hexdigest())
+
+    def fetch(self, file: CachedFile) -> int:
+        """Fetch a file, unless another has done so meanwhile; returns it open."""
+        while True:
+            with self._locked(file.path):
+                try:
+                    return file.open_copy()
+                except FileNotFoundError:
+                    self._fetch(file.bucket, file.entry, file.path)
+            with suppress(FileNotFoundError):  # else another process made room of it at once
+                return file.open_copy()
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:

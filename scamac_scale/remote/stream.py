@@ -14,10 +14,10 @@ from scamac_scale.errors import ScamacError
 if TYPE_CHECKING:
     from scamac_scale.remote.bucket import Bucket, Entry
 
-BLOCK_BYTES = 2 * 2**20
-CACHE_BLOCKS = 48
+BLOCK_BYTES = 4 * 2**20
+CACHE_BLOCKS = 24
 """Kept: a CSR matrix is read at two places in turn, and its metadata again and again."""
-AHEAD_BLOCKS = 6
+AHEAD_BLOCKS = 4
 """Read before they are asked for, where the block before was read, too."""
 THREADS = 6
 
@@ -47,7 +47,7 @@ class ObjectFile(io.RawIOBase):
 
     Notes
     -----
-    Memory is `CACHE_BLOCKS` and `AHEAD_BLOCKS` of `BLOCK_BYTES`: 108 MiB at most, less for a smaller object.
+    Memory is `CACHE_BLOCKS` and `AHEAD_BLOCKS` of `BLOCK_BYTES`: 112 MiB at most, less for a smaller object.
     """
 
     def __init__(self, bucket: Bucket, entry: Entry) -> None:

@@ -12,7 +12,7 @@ from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import MAX_BYTES, parse_json, read_json, read_plain
 from scamac_scale.errors import StoreError
 from scamac_scale.remote.bucket import Bucket
-from scamac_scale.remote.cache import FileCache, cache_folder, limit_bytes
+from scamac_scale.remote.cache import CachedFile, FileCache, cache_folder, limit_bytes
 from scamac_scale.remote.place import is_url, parse
 from scamac_scale.remote.zarrs import ZarrObjects
 from scamac_scale.store import layout
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from scamac_scale.remote.bucket import Entry
     from scamac_scale.remote.place import BucketPlace
 
 SHARDS = "c"
@@ -93,6 +92,7 @@ class BucketShards:
 
     def __init__(self, objects: ZarrObjects, path: str, cache: FileCache) -> None:
         self._objects, self._path, self._cache = objects, path, cache
+        self._files: dict[int, CachedFile] = {}
         self._seen: dict[int, tuple[int, int]] = {}
         self._is_closed = False
 
@@ -107,15 +107,17 @@ class BucketShards:
         """Name a shard."""
         return f"{self}/{SHARDS}/{number}"
 
-    def _entry(self, number: int) -> Entry:
-        entry = self._objects.entries.get(f"{self._path}/{SHARDS}/{number}")
-        if entry is None or self._is_closed:
-            raise FileNotFoundError(self.name(number))
-        return entry
+    def _file(self, number: int) -> CachedFile:
+        if number not in self._files or self._is_closed:
+            entry = self._objects.entries.get(f"{self._path}/{SHARDS}/{number}")
+            if entry is None or self._is_closed:
+                raise FileNotFoundError(self.name(number))
+            self._files[number] = self._cache.file(self._objects.bucket, entry)
+        return self._files[number]
 
     def open(self, number: int) -> tuple[int, bool]:
         """Open a shard; see `ShardFiles`."""
-        handle = self._cache.open(self._objects.bucket, self._entry(number))
+        handle = self._file(number).open()
         about = os.fstat(handle)
         which = about.st_ino, about.st_mtime_ns
         is_other = self._seen.get(number, which) != which
@@ -124,7 +126,7 @@ class BucketShards:
 
     def renew(self, number: int) -> bool:
         """Forget a damaged copy; see `ShardFiles`."""
-        self._cache.forget(self._objects.bucket, self._entry(number))
+        self._file(number).forget()
         return True
 
     def close(self) -> None:

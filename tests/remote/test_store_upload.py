@@ -92,7 +92,10 @@ def test_a_store_goes_from_bucket_to_bucket_through_a_bad_network_and_its_record
         ingest(source, out, OTHER, resume=True)
 
 
-@pytest.mark.parametrize("point", ["bucket.store", "ingest.shard", "ingest.rename"])
+@pytest.mark.parametrize(
+    "point",
+    ["bucket.store", *(pytest.param(point, marks=pytest.mark.slow) for point in ("ingest.shard", "ingest.rename"))],
+)
 def test_a_killed_ingest_leaves_no_store_and_resumes_to_the_same_bytes(
     point: str, source: str, out: str, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

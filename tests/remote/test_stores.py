@@ -209,6 +209,6 @@ def test_what_a_killed_process_has_left_is_removed_when_room_is_made(url: str, t
     at = Bucket(url)
     entry = at.find("X/data/c/0")
     assert entry is not None
-    os.close(FileCache(folder, 2**30).open(at, entry))
+    os.close(FileCache(folder, 2**30).file(at, entry).open())
     assert new.exists()
     assert not old.exists()
