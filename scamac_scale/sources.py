@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -18,7 +17,6 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.compare import compare_records
 from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.files import absolute_name, place_of
-from scamac_scale.ingestion.formats.gene_names import column_with
 from scamac_scale.ingestion.many.inputs import is_list, list_inputs
 from scamac_scale.ingestion.many.model import open_for_model
 from scamac_scale.ingestion.many.opening import open_inputs
@@ -220,10 +218,6 @@ def _open_store(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, a
 def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, accepted: Collection[str]) -> OpenSource:
     raw = open_inputs(data, ingest) if gene_space is None else open_for_model(data, ingest, gene_space, accepted)
     try:
-        column = None if gene_space is None or ingest.gene_column else column_with(gene_space.chosen, raw)
-        if column is not None:
-            raw.close()
-            raw = open_inputs(data, replace(ingest, gene_column=column))
         if gene_space is None:
             with LocalEngine(ingest.block_cells) as engine:
                 raw = without_poor(raw, ingest, engine)

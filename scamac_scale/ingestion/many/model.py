@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cells.genes import locate_genes
+from scamac_scale.ingestion.formats.gene_names import column_with
 from scamac_scale.ingestion.many.genes import JointGenes
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.names import matched_names
@@ -59,4 +60,4 @@ def open_for_model(
     def check(raw: RawMatrix) -> None:
         compare_with_fit(raw, space, accepted)
 
-    return open_inputs(data, config, onto_model, check)
+    return open_inputs(data, config, onto_model, check, lambda raw: column_with(space.chosen, raw))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def open_inputs(
     config: IngestConfig,
     join: Join = join_genes,
     check: Callable[[RawMatrix], None] | None = None,
+    column_of: Callable[[RawMatrix], str | None] | None = None,
 ) -> RawMatrix:
     """Open one or several inputs as one.
 
@@ -52,6 +54,8 @@ def open_inputs(
         Makes the genes of all inputs of those of each.
     check
         Looks at each input, where there are several, and raises if it cannot be used.
+    column_of
+        Says of each input in which column of var the names of its genes are, in place of its index; None where they are that.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def open_inputs(
         If an input cannot be used, is given twice, or shares no gene with the others; or no cell is taken.
     """
     inputs = list_inputs(data)
-    raw = _open_single(inputs[0], config) if len(inputs) == 1 else _open_several(inputs, config, join, check)
+    opened = partial(_open_one, config=config, column_of=None if config.gene_column else column_of)
+    raw = _open_single(inputs[0], opened) if len(inputs) == 1 else _open_several(inputs, config, join, opened, check)
     try:
         picks = asked_cells(raw.obs if raw.parts else with_origin(raw), config, raw.name)
         if picks is not None:
@@ -78,13 +83,22 @@ def open_inputs(
     return raw
 
 
-def _open_one(one: OneInput, config: IngestConfig) -> RawMatrix:
-    raw = open_raw(one.data, one.matrix or config.matrix, config.gene_column)
+def _open_one(one: OneInput, config: IngestConfig, column_of: Callable[[RawMatrix], str | None] | None) -> RawMatrix:
+    matrix = one.matrix or config.matrix
+    raw = open_raw(one.data, matrix, config.gene_column)
+    try:
+        column = None if column_of is None else column_of(raw)
+    except BaseException:
+        raw.close()
+        raise
+    if column is not None:
+        raw.close()
+        raw = open_raw(one.data, matrix, column)
     return replace(raw, name=one.name) if raw.path is None else raw
 
 
-def _open_single(one: OneInput, config: IngestConfig) -> RawMatrix:
-    raw = _open_one(one, config)
+def _open_single(one: OneInput, opened: Callable[[OneInput], RawMatrix]) -> RawMatrix:
+    raw = opened(one)
     try:
         _refuse_ours(one)
         return _with_obs(raw, with_constants(raw.obs, one.columns, raw.name)) if one.columns else raw
@@ -94,12 +108,16 @@ def _open_single(one: OneInput, config: IngestConfig) -> RawMatrix:
 
 
 def _open_several(
-    inputs: Sequence[OneInput], config: IngestConfig, join: Join, check: Callable[[RawMatrix], None] | None
+    inputs: Sequence[OneInput],
+    config: IngestConfig,
+    join: Join,
+    opened: Callable[[OneInput], RawMatrix],
+    check: Callable[[RawMatrix], None] | None,
 ) -> RawMatrix:
-    def opened() -> Iterator[tuple[RawMatrix, str, pd.DataFrame]]:
+    def each() -> Iterator[tuple[RawMatrix, str, pd.DataFrame]]:
         for one in inputs:
             _refuse_ours(one)
-            raw = _open_one(one, config)
+            raw = opened(one)
             if check is not None:
                 try:
                     check(raw)
@@ -108,7 +126,7 @@ def _open_several(
                     raise
             yield raw, one.name, with_constants(raw.obs, one.columns, one.name)
 
-    raw = _stack(opened(), config.matrix, lambda genes: join(genes, config))
+    raw = _stack(each(), config.matrix, lambda genes: join(genes, config))
     warn_of_repeated(raw.obs.index, raw.name)
     return raw
 

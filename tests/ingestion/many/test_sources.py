@@ -78,6 +78,16 @@ def test_a_file_that_does_not_fit_the_model_is_named(parts: list[Path], tmp_path
         model.predict([parts[0], tmp_path / "scaled.h5ad"])
 
 
+def test_names_of_genes_are_looked_for_in_each_file(parts: list[Path], tmp_path: Path, model: ScAMAC) -> None:
+    expected = model.predict(parts)
+    adata = build_tiny_atlas()[75:150].copy()
+    adata.var["feature_name"] = adata.var_names.to_numpy()
+    adata.var_names = [f"ENSG{number:011d}" for number in range(adata.n_vars)]
+    adata.write_h5ad(tmp_path / "ids.h5ad")
+    found = model.predict([parts[0], tmp_path / "ids.h5ad", *parts[2:]])
+    np.testing.assert_array_equal(found.obsm["X_scAMAC"], expected.obsm["X_scAMAC"])
+
+
 def test_results_are_in_the_order_of_the_files(parts: list[Path], tiny_atlas: Path, model: ScAMAC) -> None:
     one = model.predict(tiny_atlas)
     many = model.predict(parts)
