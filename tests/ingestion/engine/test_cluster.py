@@ -57,6 +57,36 @@ def test_a_client_serves_and_stays_open(cluster: Cluster, atlas: Path, tmp_path:
     assert found == contents(ingest(atlas, tmp_path / "t.zarr", config))
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "csc": {},
+    "dense": {},
+    "several": {"batch_key": "donor"},
+    "picked": {"where": 'donor != "b"'},
+    "seurat_v3": {"flavor": "seurat_v3", "batch_key": "donor"},
+    "pearson_residuals": {"flavor": "pearson_residuals"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_inputs_and_other_genes_are_the_same_to_the_byte(
+    cluster: Cluster, atlas: Path, tmp_path: Path, kind: str
+) -> None:
+    data: Any = atlas
+    adata = ad.read_h5ad(atlas)
+    if kind in ("csc", "dense"):
+        adata.X = adata.X.toarray() if kind == "dense" else sparse.csc_matrix(adata.X)
+        data = tmp_path / "x.h5ad"
+        adata.write_h5ad(data)
+    elif kind == "several":
+        other = adata[:, ::-1].copy()
+        other.obs_names = [f"other {name}" for name in other.obs_names]
+        other.write_h5ad(tmp_path / "x.h5ad")
+        data = [atlas, tmp_path / "x.h5ad"]
+    config = IngestConfig(n_genes=50, block_cells=64, **KINDS[kind])
+    expected = contents(ingest(data, tmp_path / "s.zarr", config))
+    assert contents(ingest(data, tmp_path / "t.zarr", config, dask=cluster.address)) == expected
+
+
 def _count_open() -> int:
     from scamac_scale.cluster import tasks
 
