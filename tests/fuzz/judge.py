@@ -26,7 +26,7 @@ from scipy import sparse
 
 from scamac_scale import ScAMAC
 from scamac_scale.cli.main import main
-from tests.fuzz.subjects import CELLS, CHANGES, INGEST, INPUTS
+from tests.fuzz.subjects import CELLS, CHANGES, INGEST, INPUTS, MANIFEST
 from tests.support.machine import forget_peak, peak_bytes
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ class Judge:
             if subject in INPUTS:
                 found: Any = _read(path)
                 assert not self._judge_input(path, found, run, is_loss=True), run.errors
+            elif subject == "many":
+                found = {name: _read(path / name) for name in ("a.h5ad", "b.h5ad")}
+                assert not self._judge_many(path, found, run), run.errors
             elif subject == "stopped":
                 found = _weights(self.subjects / "run")
             elif subject in CELLS:
@@ -147,6 +150,29 @@ class Judge:
             adata = ad.AnnData(cells.values, cells.obs[[]].rename(index=str), pd.DataFrame(index=cells.genes))
             right = ScAMAC.load(self.subjects / "run" / "model").predict(adata, denoised=True)
         return _other_result(found, right)
+
+    def _judge_many(self, folder: Path, right: dict[str, _Cells], run: _Run) -> str:
+        """Compare every cell with the cell of the file that it is said to be from."""
+        store = self.work / "store-of-mutant"
+        if run("ingest", str(folder / MANIFEST), "--out", str(store), *INGEST) != 0:
+            return "a refused input leaves a store" if store.exists() else ""
+        found = ad.read_zarr(store)
+        shutil.rmtree(store)
+        if "scamac_file" not in found.obs:  # the manifest names one file
+            found.obs["scamac_file"] = pd.read_csv(folder / MANIFEST)["path"].iloc[0]
+            found.obs["scamac_file_row"] = found.obs["scamac_row"]
+        for name in found.obs["scamac_file"].unique():
+            own = found[found.obs["scamac_file"] == name].copy()
+            own.obs["scamac_row"] = own.obs["scamac_file_row"]
+            expected = _read(folder / name) or right.get(name)
+            if expected is None:
+                return f"{name} is read, and nobody else reads it"
+            given = [column for column in ("batch", "age") if column in expected.obs]
+            if len(own) != len(expected.values):
+                return f"{len(own)} of {len(expected.values)} cells of {name}"
+            if problem := _difference(own, expected._replace(obs=expected.obs.drop(columns=given))):
+                return f"{name}: {problem}"
+        return ""
 
     def _judge_store(self, store: Path, right: ad.AnnData, run: _Run) -> str:
         run("inspect", str(store), "--verify")

@@ -44,7 +44,8 @@ INPUTS = (
 )
 CELLS = ("cells.h5ad", "cells.zarr")
 """New cells for the model."""
-FOLDERS = ("store", "model", "run", "stopped")
+FOLDERS = ("store", "model", "run", "stopped", "many")
+MANIFEST = "files.csv"
 
 FILE_CHANGES = (
     mutations.change_hdf5,
@@ -63,6 +64,11 @@ CHANGES: dict[str, tuple[Callable[[Path, random.Random], Change], ...]] = {
     "model": (mutations.change_a_file, mutations.change_a_file, mutations.change_plain, mutations.change_header),
     "run": (mutations.change_a_file, mutations.change_plain, mutations.change_table, mutations.exchange_files),
     "stopped": (mutations.change_a_file, mutations.change_plain, mutations.change_table, mutations.exchange_files),
+    "many": (
+        *(mutations.change_table, mutations.change_table, mutations.change_a_file, mutations.exchange_files),
+        lambda path, rng: mutations.change_hdf5(path / "a.h5ad", rng),
+        lambda path, rng: mutations.change_hdf5(path / "b.h5ad", rng),
+    ),
 }
 """What may happen to each subject."""
 
@@ -90,6 +96,10 @@ def build(folder: Path) -> None:
     write_zarr(dense, folder / "dense.zarr")
     shutil.copy(folder / "csr.h5ad", folder / "cells.h5ad")
     shutil.copytree(folder / "v3.zarr", folder / "cells.zarr")
+    (folder / "many").mkdir()
+    for name, cells in (("a.h5ad", slice(0, 70)), ("b.h5ad", slice(70, None))):
+        adata[cells, :: 1 if name == "a.h5ad" else -1].copy().write_h5ad(folder / "many" / name)
+    (folder / "many" / MANIFEST).write_text("path,batch,age\na.h5ad,x,31\nb.h5ad,y,47\n")
     _must("ingest", str(folder / "csr.h5ad"), "--out", str(folder / "store"), *INGEST)
     _must("train", "--store", str(folder / "store"), "--run", str(folder / "run"), *QUICK, "--quiet")
     shutil.copytree(folder / "run" / "model", folder / "model" / "model")

@@ -156,6 +156,9 @@ def _tell(of_inputs: Sequence[tuple[str, Names]], names: Names, join: str) -> No
         if counts[genes]:
             n_told += 1
             told += [f"{name}: {counts[genes]:,}"] if len(told) < TOLD else []
+    if not n_told:
+        logger.info("%d inputs have the same genes in other orders; those of the first are taken", len(of_inputs))
+        return
     listed = ", ".join(told) + (f", and {n_told - len(told)} more inputs" if n_told > len(told) else "")
     if join == "outer":
         logger.warning(
@@ -167,7 +170,7 @@ def _tell(of_inputs: Sequence[tuple[str, Names]], names: Names, join: str) -> No
             len(names),
             n_any,
             len(of_inputs),
-            listed or "none",
+            listed,
         )
 
 
