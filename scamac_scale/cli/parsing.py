@@ -58,6 +58,11 @@ class Parser(ArgumentParser):
     def __init__(self, **options: Any) -> None:  # Any: as of ArgumentParser
         super().__init__(**{"formatter_class": HelpFormatter, **options})
 
+    def _check_value_key(self, action: Any, value: Any, *args: Any, **options: Any) -> Any:  # Any: jsonargparse's
+        """Take one value in a config file for a list of one, where an option takes several."""
+        several = getattr(action, "nargs", None) == "+" and isinstance(value, str)
+        return super()._check_value_key(action, [value] if several else value, *args, **options)
+
 
 def _hint(action: argparse.Action) -> Any:  # Any: what type hints are
     """Type of an option, None where it is of none; jsonargparse has no public way to tell."""

@@ -186,7 +186,9 @@ def test_print_config_holds_settings_only_and_can_be_read_back(tmp_path: Path, c
 
 def test_a_config_file_may_name_store_and_run(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "run.yaml").write_text("store: a.zarr\nrun: b\n")
-    assert printed(capsys, "--config", str(tmp_path / "run.yaml"))["store"] == "a.zarr"
+    assert printed(capsys, "--config", str(tmp_path / "run.yaml"))["store"] == ["a.zarr"]
+    (tmp_path / "many.yaml").write_text("store: [a.h5ad, b.h5ad]\nrun: b\n")
+    assert printed(capsys, "--config", str(tmp_path / "many.yaml"))["store"] == ["a.h5ad", "b.h5ad"]
 
 
 def test_a_run_that_goes_on_has_its_settings_also_by_a_tilde(
