@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
+from anndata.utils import make_index_unique
 from scipy import sparse
 
 from scamac_scale import ScAMAC
@@ -278,9 +279,19 @@ def _read_market(path: Path) -> _Cells:
     import scanpy as sc
     from scipy.io import mmread
 
-    adata = sc.read_10x_mtx(path)
+    everything = sc.read_10x_mtx(path, var_names="gene_ids", gex_only=False)
     values = mmread(next(path.glob("matrix.mtx*"))).toarray().T
-    return _Cells(values if values.dtype.kind == "i" else values.astype(np.float32), adata.var_names, adata.obs)
+    values = values if values.dtype.kind == "i" else values.astype(np.float32)
+    table = pd.read_csv(
+        next(file for file in sorted(path.iterdir()) if file.name in ("genes.tsv", "features.tsv.gz")),
+        sep="\t",
+        header=None,
+        keep_default_na=False,
+        dtype=str,
+    )
+    is_gene = (table[2] == "Gene Expression").to_numpy() if 2 in table else np.ones(len(table), bool)
+    symbols = table[1].where(table[1] != "", table[0])[is_gene]  # where scanpy says nan
+    return _Cells(values[:, is_gene], make_index_unique(pd.Index(symbols, dtype=object)), everything.obs)
 
 
 def _difference(found: ad.AnnData, expected: _Cells) -> str:

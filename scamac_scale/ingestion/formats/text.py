@@ -109,6 +109,10 @@ def read_lines(path: Path, n_most: int) -> list[str]:
                 break
             if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
                 warn_of_no_end(path)
+            if b"\0" in line:
+                raise InputError(
+                    f"{path}: line {len(lines) + 1} is no text (it holds a zero byte); the file is damaged, copy or write it again."
+                )
             try:
                 lines.append(line.decode().rstrip("\r\n"))
             except UnicodeDecodeError as error:
@@ -130,21 +134,17 @@ def read_names_table(path: Path, n_most: int) -> list[list[str]]:
     table = []
     for at, line in enumerate(read_lines(path, n_most)):
         fields = [_unquoted(field) for field in line.split("\t")]
-        if not fields[0].strip():
+        if not (fields[0] or "").strip() or None in fields:
             raise InputError(
                 f"{path}: line {at + 1} has no name, or a quote that does not end; the file is damaged, copy or write it again."
             )
-        table.append(fields)
+        table.append([field for field in fields if field is not None])
     return table
 
 
-def _unquoted(field: str) -> str:
-    """Take off the quotes that R puts around texts; empty for one that does not end."""
+def _unquoted(field: str) -> str | None:
+    """Take off the quotes that R puts around texts; None for one that does not end."""
     if not field.startswith('"'):
         return field
-    inner = field[1:-1]
-    return (
-        inner.replace('""', '"')
-        if len(field) > 1 and field.endswith('"') and '"' not in inner.replace('""', "")
-        else ""
-    )
+    inner = field[1:-1].replace('""', "")
+    return field[1:-1].replace('""', '"') if len(field) > 1 and field.endswith('"') and '"' not in inner else None

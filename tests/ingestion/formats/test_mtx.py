@@ -282,6 +282,8 @@ def test_names_that_do_not_fit_and_cut_files(counts: Any, tmp_path: Path) -> Non
     [
         (3, "", "barcodes.tsv.gz: line 4 has no name"),
         (3, '"', "barcodes.tsv.gz: line 4 has no name, or a quote that does not end"),
+        (3, "a\tb\0", "barcodes.tsv.gz: line 4 is no text .it holds a zero byte"),
+        (3, 'a\t"b', "barcodes.tsv.gz: line 4 has no name, or a quote that does not end"),
         (29, "last", ""),
     ],
 )
