@@ -134,7 +134,7 @@ def _table(file: Group, key: str, length: int, name: str, names: tuple[str, ...]
                 [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in found],
                 dtype=object,
             )
-        columns[attribute] = found
+        columns[attribute] = found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
     if left_out:
         logger.warning(
             "%s: %d attributes of %s are left out, they are no columns: %s",

@@ -117,6 +117,16 @@ def test_broken_files_are_refused(change: Callable[[Any], Any], said: str, tmp_p
         open_raw(tmp_path / "a.loom")
 
 
+def test_numbers_in_the_byte_order_of_another_machine_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.loom")
+    with h5py.File(tmp_path / "a.loom", "r+") as file:
+        del file["col_attrs/depth"]
+        file["col_attrs/depth"] = np.arange(N, dtype=">f8")
+    with open_raw(tmp_path / "a.loom") as raw:
+        assert raw.obs["depth"].dtype.isnative
+        assert raw.obs.sort_values("depth", ascending=False)["depth"].iloc[0] == N - 1
+
+
 def test_chunks_that_were_never_written_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.loom")
     with h5py.File(tmp_path / "a.loom", "r+") as file:
