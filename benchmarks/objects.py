@@ -40,6 +40,7 @@ BUCKET = "objects-benchmark"
 def serving() -> Iterator[None]:
     """Serve on a free port, with its address and credentials that open nothing else in the environment."""
     import boto3
+    from botocore.exceptions import BotoCoreError
 
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
@@ -54,8 +55,10 @@ def serving() -> Iterator[None]:
             try:
                 boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket=BUCKET)
                 break
-            except Exception:  # noqa: BLE001 - it is not there yet
+            except BotoCoreError:  # nobody listens yet
                 time.sleep(0.1)
+        else:
+            raise SystemExit("the server of objects did not start within 30 s")
         yield
     finally:
         server.terminate()
