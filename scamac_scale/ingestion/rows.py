@@ -114,6 +114,13 @@ def check_parts(parts: tuple[Array, Array, Array], n_lines: int, what: str, name
     return parts
 
 
+def below_one_another(parts: list[sparse.csr_matrix], n_genes: int, dtype: np.dtype[Any]) -> sparse.csr_matrix:
+    """Put runs of cells below one another: (all of their cells, n_genes), also where there are none."""
+    if not parts:
+        return sparse.csr_matrix((0, n_genes), dtype=dtype)
+    return parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
+
+
 @dataclass(frozen=True)
 class SparseRows:
     """A CSR matrix whose three arrays may lie on disk; only `indptr` is held in memory.
@@ -233,9 +240,7 @@ class DenseRows:
             sparse.csr_matrix(np.asarray(self.values[low : min(low + slab_cells, stop)]).astype(self.dtype, copy=False))
             for low in range(start, stop, slab_cells)
         ]
-        if not slabs:
-            return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        return slabs[0] if len(slabs) == 1 else sparse.vstack(slabs, format="csr")
+        return below_one_another(slabs, self.shape[1], self.dtype)
 
 
 @dataclass(frozen=True)

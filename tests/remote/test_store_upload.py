@@ -18,7 +18,7 @@ from scamac_scale.store.bucket import StoreBucket
 from scamac_scale.store.reader import StoreReader
 from tests.support.bucket import upload
 from tests.support.chaos import MIXED, Chaos, chaos
-from tests.support.objects import SECRETS, Objects
+from tests.support.objects import SECRETS, Objects, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,10 +59,6 @@ def out(bucket: str) -> str:
 @pytest.fixture
 def objects(object_server: ObjectServer, out: str) -> Objects:
     return Objects(object_server, out)
-
-
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_store_goes_from_bucket_to_bucket_through_a_bad_network_and_its_record_comes_last(

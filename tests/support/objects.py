@@ -16,6 +16,11 @@ SECRETS = (ACCESS_KEY, SECRET_KEY, TOKEN, "Signature=", "X-Amz-")
 """What no output of ours may hold."""
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder, at any depth."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 class Objects:
     """The objects below a URL."""
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.csr import Doubles, checked_block
 from scamac_scale.ingestion.formats.transpose import Entries, TransposedRows, Unsorted
-from scamac_scale.ingestion.rows import value_dtype
+from scamac_scale.ingestion.rows import below_one_another, value_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,9 +105,7 @@ class LazyRows:
             for number, (low, high) in enumerate(itertools.pairwise(edges))
             if low < stop and start < high
         ]
-        if not parts:
-            return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        block = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
+        block = below_one_another(parts, self.shape[1], self.dtype)
         block.has_canonical_format = True  # each part is
         return block
 

@@ -14,7 +14,7 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_names, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_gaps
 from scamac_scale.ingestion.formats.transpose import CHUNK_VALUES, Entries, TransposedRows, Unsorted
-from scamac_scale.ingestion.rows import DENSE_SLAB_VALUES, value_dtype
+from scamac_scale.ingestion.rows import DENSE_SLAB_VALUES, below_one_another, value_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,6 +234,4 @@ class ColumnsAsRows:
             for low, high in itertools.pairwise(edges)
             if high > low
         ]
-        if not slabs:
-            return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        return slabs[0] if len(slabs) == 1 else sparse.vstack(slabs, format="csr")
+        return below_one_another(slabs, self.shape[1], self.dtype)

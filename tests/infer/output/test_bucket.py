@@ -17,7 +17,7 @@ from scamac_scale.fitted import save_model
 from scamac_scale.infer.output import bucket as output
 from tests.support.chaos import MIXED, Chaos, chaos
 from tests.support.fitted import fitted_model
-from tests.support.objects import SECRETS, Objects
+from tests.support.objects import SECRETS, Objects, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,10 +60,6 @@ def out(bucket: str) -> str:
 @pytest.fixture
 def objects(object_server: ObjectServer, out: str) -> Objects:
     return Objects(object_server, out)
-
-
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_zarr_in_a_bucket_has_the_bytes_of_a_local_one_and_its_root_comes_last(
