@@ -10,7 +10,7 @@ from scamac_scale.durable.foreign import at_home, foreign_entry, odd_kind
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.objects import open_object
 from scamac_scale.ingestion.raw import blamed, nothing, reason
-from scamac_scale.ingestion.strangers import say_of_file, say_of_folder, say_of_hdf5
+from scamac_scale.ingestion.strangers import EXPECTED, say_of_file, say_of_folder, say_of_hdf5
 from scamac_scale.remote.place import BucketPlace, is_url, parse
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def open_file(path: Path | BucketPlace, *, is_kept: bool = False) -> Iterator[Gr
         group = _open_object(path)
         close = getattr(group, "close", nothing)
     elif odd := odd_kind(path):
-        raise InputError(f"{path} is {odd}, which is not opened; expected an .h5ad, an AnnData .zarr or a 10x .h5.")
+        raise InputError(f"{path} is {odd}, which is not opened; {EXPECTED}.")
     elif _is(os.path.isdir, path):
         group, close = _open_zarr(path), nothing
     elif _is(os.path.isfile, path):
         group = _open_hdf5(path)
         close = group.close
     else:
-        raise InputError(f"there is no file or folder {path}; expected an .h5ad, an AnnData .zarr or a 10x .h5.")
+        raise InputError(f"there is no file or folder {path}; {EXPECTED}.")
     try:
         with blamed(str(path), "it"):
             yield group

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.raw import blamed, reason
-from scamac_scale.ingestion.strangers import HEAD_BYTES, say_of_head
+from scamac_scale.ingestion.strangers import EXPECTED, HEAD_BYTES, say_of_head
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.stream import ObjectFile
 from scamac_scale.remote.zarrs import ZarrObjects
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Group = Any
 """An h5py or zarr group."""
-_EXPECTED = "expected an .h5ad, an AnnData .zarr or a 10x .h5"
 
 
 def open_object(place: BucketPlace) -> Group:
@@ -42,7 +41,7 @@ def open_object(place: BucketPlace) -> Group:
         return _open_hdf5(ObjectFile(bucket, entry), place, entry.size)
     entries = bucket.listing() if place.key else []
     if not entries:
-        raise InputError(f"there is no object and no folder {place}; {_EXPECTED}.")
+        raise InputError(f"there is no object and no folder {place}; {EXPECTED}.")
     return _open_zarr(bucket, entries)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Group = Any
 """An h5py or zarr group."""
 
+EXPECTED = "expected an .h5ad, an AnnData .zarr, a 10x .h5, a .loom, or a folder of Matrix Market files"
+"""What every message about something else ends with."""
 HEAD_BYTES = 1024
 """Of a file, that are looked at to tell what it is."""
 MOST_ENTRIES = 2000

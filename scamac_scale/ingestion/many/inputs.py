@@ -105,8 +105,12 @@ def _single(entry: Any) -> Iterator[OneInput]:  # Any: as of `list_inputs`
         return
     path = at_home(entry)
     if is_manifest(path):
-        for row in read_manifest(path):
+        for number, row in enumerate(read_manifest(path), start=1):
             place = row.path if _is_address(row.path) else path.parent / at_home(row.path)
+            if isinstance(place, Path) and not os.path.lexists(place):
+                raise InputError(
+                    f"{path}: row {number} names {row.path}, which is not there; paths are relative to the manifest."
+                )
             yield OneInput(place, row.path, row.matrix, row.columns)
     elif _is_glob(path):
         names = sorted(glob.glob(str(path), recursive=True))
