@@ -8,6 +8,7 @@ the other and puts its rows in order. The result is the permutation itself, what
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,15 +91,20 @@ class RowShuffler:
         self.end()
         if self.n_buckets > 1:
             _log.info("shuffling %d rows through %d buckets on disk", self.n_dealt, self.n_buckets)
-            for number in range(-(-start // self._bucket_rows), self.n_buckets):
-                path = self._path(number)
-                places, rows = _read_bucket(path)
-                if is_out is None:
-                    path.unlink()  # the disk need not hold all rows a second time to the end
-                yield from _in_order(places, rows)
-                if is_out is not None:
-                    is_out()
-                    path.unlink()
+            paths = [self._path(number) for number in range(-(-start // self._bucket_rows), self.n_buckets)]
+            with ThreadPoolExecutor(1) as reader:  # reads a bucket while the caller writes the one before
+                reads = (reader.submit(_read_bucket, path) for path in paths)
+                following = next(reads, None)
+                for path in paths:
+                    assert following is not None
+                    places, rows = following.result()
+                    following = next(reads, None)
+                    if is_out is None:
+                        path.unlink()  # the disk need not hold all rows a second time to the end
+                    yield from _in_order(places, rows)
+                    if is_out is not None:
+                        is_out()
+                        path.unlink()
         elif self._pending:
             rows, self._pending = _joined(self._pending), []
             yield from _in_order(self._place[: rows[0].size], rows)
