@@ -21,7 +21,7 @@ from scamac_scale.store.journal import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from io import BufferedReader
 
     from numpy.typing import NDArray
 
@@ -187,19 +187,33 @@ class RowShuffler:
 
 
 def _read_bucket(path: Path) -> tuple[NDArray[np.int64], Rows]:
-    places: list[NDArray[np.int64]] = []
-    parts: list[Rows] = []
-    size = path.stat().st_size
+    """Places, values per row, genes and values of all rows of a bucket, each read straight to where it stays."""
     with path.open("rb") as file:
-        while file.tell() < size:
-            places.append(_array(file))
-            parts.append((_array(file), _array(file), _array(file)))
-    return np.concatenate(places), _joined(parts)
+        pieces = list(_pieces(file, path.stat().st_size))
+        arrays = []
+        for kind in range(4):
+            own = pieces[kind::4]
+            array = np.empty(sum(n for _, _, n in own), own[0][1])
+            at = 0
+            for offset, _, n in own:
+                file.seek(offset)
+                part: Any = array[at : at + n].view(np.uint8)  # Any: an array is a buffer, which its type does not say
+                if file.readinto(part) != n * array.itemsize:
+                    raise ValueError(f"{path} is shorter than it says")
+                at += n
+            arrays.append(array)
+    places, lengths, genes, values = arrays
+    return places, (lengths, genes, values)
 
 
-def _array(file: BinaryIO) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(file, allow_pickle=False)
-    return found
+def _pieces(file: BufferedReader, size: int) -> Iterator[tuple[int, np.dtype[Any], int]]:
+    """Tell where the values of each array lie in a file of many, their type and number."""
+    while file.tell() < size:
+        np.lib.format.read_magic(file)
+        (n,), _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+        yield offset, dtype, n
+        file.seek(offset + n * dtype.itemsize)
 
 
 def _joined(parts: list[Rows]) -> Rows:

@@ -137,3 +137,13 @@ def test_a_shuffle_goes_on_from_any_state_to_the_same_rows(
     n_values = lengths[order[: done[-1]]].sum()
     all_values = np.concatenate([np.concatenate([*found, np.empty(0, int)])[:n_values], *rest])
     np.testing.assert_array_equal(all_values, np.repeat(order, lengths[order]))
+
+
+def test_a_bucket_that_was_cut_short_is_not_taken(tmp_path: Path) -> None:
+    shuffler = RowShuffler(np.arange(100), tmp_path / "buckets", 100.0, 3000)
+    shuffler.append(np.full(100, 9), np.zeros(900, np.uint16), np.zeros(900, np.uint32))
+    shuffler.end()
+    path = tmp_path / "buckets" / "0.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is shorter than it says"):
+        list(shuffler.rows())
