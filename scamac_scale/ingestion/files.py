@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROOT_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """One of them lies in every zarr."""
 
+CACHE_BYTES = 2**20
+"""Chunks that HDF5 keeps of each array: runs of cells are read once each. HDF5 2 would keep eight times as much, of each of many files."""
 Group = Any
 """An h5py or zarr group: looked up by name, with ``attrs``."""
 
@@ -108,7 +110,7 @@ def _open_hdf5(path: Path) -> Group:
     import h5py
 
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES)
     except OSError as error:
         raise InputError(say_of_file(path, error)) from error
     try:

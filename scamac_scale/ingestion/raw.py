@@ -253,7 +253,8 @@ class RawMatrix:
                 f"{self.name}: obs names {len(obs)} cells, but {self.matrix} has {self.n_cells}; the file is damaged, "
                 "write it again."
             )
-        refuse_genes_as_rows(obs.index, self.gene_names, self.name)
+        if not self.parts:  # each of several was looked at alone
+            refuse_genes_as_rows(obs.index, self.gene_names, self.name)
         return obs
 
     def cell_named(self, cell: int) -> str:
