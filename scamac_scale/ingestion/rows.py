@@ -14,6 +14,7 @@ from scipy import sparse
 
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.csr import Doubles, check_indptr, checked_block, take_columns
+from scamac_scale.ingestion.shared_chunks import share_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,7 +169,8 @@ class SparseRows:
             If they do not fit each other.
         """
         indptr, indices, data = check_parts(parts, shape[0], "cells", name)
-        return cls(check_indptr(np.asarray(indptr[:]), shape[0], data.shape[0], name), indices, data, shape[1], name)
+        checked = check_indptr(np.asarray(indptr[:]), shape[0], data.shape[0], name)
+        return cls(checked, share_chunks(indices), share_chunks(data), shape[1], name)
 
     @property
     def shape(self) -> tuple[int, int]:
