@@ -203,8 +203,12 @@ def _fill(
             for _, rows in parts:
                 yield rows
 
-    obs = _observations(raw, found, split_key(config.batch_key))
-    fill_store(folder, blocks, header=header, obs=obs, var=found.var, out=out, journal=journal)
+    def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+        obs = _observations(raw, found, split_key(config.batch_key))
+        raw.forget_obs()
+        return obs, found.var
+
+    fill_store(folder, blocks, header=header, frames=frames, out=out, journal=journal)
 
 
 def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -257,6 +257,10 @@ class RawMatrix:
             refuse_genes_as_rows(obs.index, self.gene_names, self.name)
         return obs
 
+    def forget_obs(self) -> None:
+        """Let go of `obs`, which takes some 150 bytes for each cell; it is read again if it is asked for again."""
+        vars(self).pop("obs", None)
+
     def cell_named(self, cell: int) -> str:
         """Name a cell in a message, given its number; and where it is from, if that may be several inputs or not all of one."""
         name = repr(str(self.obs.index[cell]))

@@ -137,7 +137,7 @@ def write_store(
     form = header.form
     with atomic_folder(out, overwrite=overwrite) as folder:
         rows = (tidied(block, form) for block in blocks)
-        fill_store(folder, lambda start: rows, header=header, obs=obs, var=var, out=at_home(out))
+        fill_store(folder, lambda start: rows, header=header, frames=lambda: (obs, var), out=at_home(out))
     return at_home(out)
 
 
@@ -146,8 +146,7 @@ def fill_store(
     blocks: Callable[[int], Iterable[Rows]],
     *,
     header: StoreHeader,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
+    frames: Callable[[], tuple[pd.DataFrame, pd.DataFrame]],
     out: Path,
     journal: Journal | None = None,
 ) -> None:
@@ -159,33 +158,38 @@ def fill_store(
         Where it is written; the shuffle's buckets lie beside it meanwhile.
     blocks
         Gives consecutive runs of cells from a row of the input on, each as `tidied`.
-    header, obs, var
+    header
         As of `write_store`.
+    frames
+        Gives `obs` and `var` as of `write_store`, once; they are not kept while the values are written.
     out
         What the folder is going to be, for messages.
     journal
         Where it is noted how far this has come, and from where it goes on; None keeps no notes.
     """
-    order = header.order(len(obs))
     with writing(out):
         _take_back(folder)
         root = zarr.open_group(str(folder), mode="w", zarr_format=3)
-        _write_frames(root, header, obs if order is None else obs.iloc[order], var)
+    order, n_cells = _write_frames(root, header, frames, out)
     with _ValueWriter(root, folder, header, out, journal) as values:
         if order is None:
             _write_in_order(values, blocks)
         else:
             _write_shuffled(values, blocks, order, header)
-        values.finish(n_cells=len(obs))
+        values.finish(n_cells)
     with writing(out):
         reach("ingest.commit")
         write_record(
-            folder, profile=header.config.profile, n_cells=len(obs), n_genes=len(var), n_values=values.n_values
+            folder,
+            profile=header.config.profile,
+            n_cells=n_cells,
+            n_genes=header.form.n_genes,
+            n_values=values.n_values,
         )
         if journal is not None:
             flush_tree(folder)
             journal.complete(folder)
-    _log.info("wrote %d cells, %d genes, %d values to %s", len(obs), len(var), values.n_values, out)
+    _log.info("wrote %d cells, %d genes, %d values to %s", n_cells, header.form.n_genes, values.n_values, out)
 
 
 def _take_back(folder: Path) -> None:
@@ -261,7 +265,18 @@ def _check_count(n_read: int, n_cells: int, *, is_all: bool = True) -> None:
         raise InputError(f"{n_read} cells were read, but the input announced {n_cells}; it has changed.")
 
 
-def _write_frames(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+def _write_frames(
+    root: zarr.Group, header: StoreHeader, frames: Callable[[], tuple[pd.DataFrame, pd.DataFrame]], out: Path
+) -> tuple[NDArray[np.int64] | None, int]:
+    """Write all but the values; the order of the cells (None: as they come), and their number."""
+    obs, var = frames()
+    order = header.order(len(obs))
+    with writing(out):
+        _write_tables(root, header, obs if order is None else obs.iloc[order], var)
+    return order, len(obs)
+
+
+def _write_tables(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var: pd.DataFrame) -> None:
     from anndata.io import write_elem
 
     options = {"compressors": [Crc32cCodec()], "shards": None}
