@@ -91,6 +91,8 @@ _REMOVE_WAIT_S = 0.05
 _ABSENT_LOOKS = 5
 _NEW, _OLD = "new", "old"
 """In a partial folder: what is written, and for a moment what it replaces."""
+_OF_FILES = (".h5ad", ".h5", ".loom", ".csv", ".parquet")
+"""Names that a folder never has: who gives one expects a file."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
 
 
@@ -205,9 +207,11 @@ def atomic_folder(
     Raises
     ------
     OutputError
-        As `check_output` and `scratch_folder`, and if flushing or renaming fails; never once it has its name.
+        As `check_output` and `scratch_folder`; if the name is one of a file; and if flushing or renaming fails: never once it has its name.
     """
     path = check_output(out, overwrite=overwrite, marker=marker)
+    if path.suffix.lower() in _OF_FILES:
+        raise OutputError(f"{path} would be a folder with the name of a file; name it {path.with_suffix('.zarr').name}.")
     with scratch_folder(path, resumes=resumes, keeps_on=keeps_on) as partial:
         check_output(path, overwrite=overwrite, marker=marker)  # another job may have written it while we came here
         new = partial / _NEW

@@ -229,6 +229,13 @@ def test_a_writer_that_resumes_finds_what_was_kept(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "lines").read_text() == "x"
 
 
+@pytest.mark.parametrize("name", ["atlas.h5ad", "atlas.H5AD", "atlas.loom"])
+def test_a_folder_is_not_named_like_a_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=r"would be a folder.*atlas\.zarr"), atomic_folder(tmp_path / name):
+        pass
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_overwriting_works_with_and_without_the_exchange_of_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
