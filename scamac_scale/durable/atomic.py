@@ -211,7 +211,9 @@ def atomic_folder(
     """
     path = check_output(out, overwrite=overwrite, marker=marker)
     if path.suffix.lower() in _OF_FILES:
-        raise OutputError(f"{path} would be a folder with the name of a file; name it {path.with_suffix('.zarr').name}.")
+        raise OutputError(
+            f"{path} would be a folder with the name of a file; name it {path.with_suffix('.zarr').name}."
+        )
     with scratch_folder(path, resumes=resumes, keeps_on=keeps_on) as partial:
         check_output(path, overwrite=overwrite, marker=marker)  # another job may have written it while we came here
         new = partial / _NEW
