@@ -53,6 +53,7 @@ def test_without_the_autoencoder_the_latent_is_principal_components_of_the_input
     np.testing.assert_allclose(np.abs(latent), np.abs(left * sizes)[:, :32], atol=1e-3)  # signs are free; float32
 
 
+@pytest.mark.slow
 def test_without_self_supervision_nothing_reaches_the_attention(ablation: ModuleType, tiny_atlas: Path) -> None:
     variants = ablation.find_variants()
     alphas = {
@@ -63,6 +64,7 @@ def test_without_self_supervision_nothing_reaches_the_attention(ablation: Module
     assert alphas["no-self-supervision-consensus"].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_fits_are_scored_kept_and_not_repeated(
     ablation: ModuleType,
     tiny_atlas: Path,

@@ -54,6 +54,7 @@ def test_a_case_that_raises_is_a_row_and_the_others_still_run(
     assert set(errors.values()) == {None}
 
 
+@pytest.mark.slow
 def test_numbers_beyond_the_tolerance_fail(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(importlib.import_module("gpu_parity").TOLERANCES, "bf16", 1e-9)
     out = tmp_path / "gpu.json"

@@ -70,6 +70,7 @@ def test_pca_goes_from_the_gene_means_to_the_values(imputation: ModuleType) -> N
     assert min(middle.min(), whole.min()) >= 0
 
 
+@pytest.mark.slow
 def test_every_method_is_scored_on_the_same_hidden_entries(
     imputation: ModuleType, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

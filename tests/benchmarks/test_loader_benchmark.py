@@ -71,6 +71,7 @@ def test_row_has_every_column_and_its_batches_are_right(load, folder, tmp_path, 
     assert sys.prefix not in text
 
 
+@pytest.mark.slow
 def test_wrong_truth_fails_the_check_and_stays_a_row(load, folder, tmp_path):
     load("feeds.data").prepare(folder, 2000, 200, print)
     path = folder / "truth.npz"

@@ -35,6 +35,7 @@ def test_f1_is_that_of_the_best_matching_cluster(rare: ModuleType) -> None:
     assert rare.best_f1(is_type, np.zeros(6, dtype=np.int64)) == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_cells_that_a_fit_chose_are_counted_and_kept(
     rare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

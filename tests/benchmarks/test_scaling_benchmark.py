@@ -24,6 +24,7 @@ def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_forms_of_the_similarity_agree_and_are_extrapolated_beyond_the_limits(tmp_path: Path) -> None:
     found = run(tmp_path, "--parts", "similarity", "--largest", "600", "--limit-bytes", "4e6")["similarity"]
     for name in ("value", "gradient", "batch, memberships", "batch, consensus"):

@@ -89,6 +89,7 @@ def run(trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch) -
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_all_representations_are_scored_by_the_same_rule(
     trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_estimated_counts_are_said_to_be_estimates(
     assert "estimate" in report["note"]
 
 
+@pytest.mark.slow
 def test_denoised_expression_is_written_on_request(
     pipeline: Path, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

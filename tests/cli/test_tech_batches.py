@@ -40,6 +40,7 @@ def predict(folder: Path, cells: str, out: Path, *more: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_other_columns_give_the_latents_of_the_store(folder: Path, tmp_path: Path) -> None:
     assert predict(folder, "store.zarr", tmp_path / "store.zarr") == 0
     key = ("--batch-key", "patient,lane", "--denoised", "--denoised-batch", "ann,10")

@@ -128,6 +128,7 @@ KILLS = ("train.step:9:kill", "checkpoint.prune:3:kill", "train.sweep:9:kill", "
         *(pytest.param(OTHERS[name], marks=pytest.mark.slow, id=name) for name in ("as the paper has it", "streamed")),
     ],
 )
+@pytest.mark.slow
 def test_a_run_is_killed_and_goes_on_with_another_number_of_ranks(
     place: Place, tmp_path: Path, parts: dict[str, dict[str, Any]]
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_run_is_killed_and_goes_on_with_another_number_of_ranks(
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_plain_sums_agree_to_rounding(place: Place, tmp_path: Path) -> None:
     fifty = changed(train={"sums": "ranks", "pretrain": PhaseConfig(epochs=0, min_steps=50), "rounds": 0})
     weights = []

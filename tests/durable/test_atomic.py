@@ -168,6 +168,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_interrupt_at_any_time_leaves_a_whole_store_or_none(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, tmp_path / "a.zarr"]
     for wait_s in (0.05, 0.3):

@@ -106,6 +106,7 @@ def kill_on_the_way(place: Place, run: str, faults: tuple[str, ...], ranks: int 
         pytest.param(("train.step:12:kill", "bucket.latest:2:kill", "train.sweep:9:kill"), 2, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_is_killed_on_some_machines_ends_on_another_as_if_nothing_had_been(
     place: Place, unbroken: Unbroken, faults: tuple[str, ...], ranks: int
 ) -> None:
@@ -138,6 +139,7 @@ def test_every_point_can_kill(place: Place, unbroken: Unbroken, faults: tuple[st
     assert ended.codes == [0], ended.errors
 
 
+@pytest.mark.slow
 def test_a_signal_saves_into_the_bucket_before_the_process_ends(place: Place, unbroken: Unbroken) -> None:
     run = f"{place.server.new_bucket()}/run"
     ended = place.train("here", run, fault="train.step:9:term")
@@ -171,6 +173,7 @@ def predicted(place: Place, url: str, name: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_its_list_of_cells_in_the_bucket(place: Place) -> None:
     run = f"{place.server.new_bucket()}/run"
     ended = place.train("here", run, *OFTEN, fault="train.loss:20:nan")

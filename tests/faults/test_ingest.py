@@ -94,6 +94,7 @@ def go_through(place: Place, out: Path, way: str, points: list[tuple[str, int]])
         ("small", [("read", 20), ("shard", 50), ("rename", 1)]),
     ],
 )
+@pytest.mark.slow
 def test_a_killed_ingest_goes_on_to_the_same_bytes(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]], way: str, points: list[tuple[str, int]]
 ) -> None:
@@ -247,6 +248,7 @@ def memory_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("number", "is_old_there"), [(ENOSPC, False), (EIO, True)])
+@pytest.mark.slow
 def test_an_ingest_that_cannot_write_leaves_nothing_wrong(
     little: Path, memory_folder: Path, number: int, is_old_there: bool
 ) -> None:

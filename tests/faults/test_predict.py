@@ -288,6 +288,7 @@ MORE_CASES = [(errno.EIO, False, 13), (errno.EACCES, False, 43), (errno.ENOSPC, 
 @pytest.mark.parametrize(
     "case", [(errno.ENOSPC, False, 83), *(pytest.param(case, marks=pytest.mark.slow) for case in MORE_CASES)], ids=str
 )
+@pytest.mark.slow
 def test_no_write_that_fails_leaves_a_result(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: tuple[int, bool, int]
 ) -> None:

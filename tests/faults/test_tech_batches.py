@@ -67,6 +67,7 @@ def unbroken(place: Place) -> dict[str, str]:
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_correction_that_is_killed_at_several_passes_ends_as_if_nothing_had_been(
     place: Place, unbroken: dict[str, str], tmp_path: Path, ranks: int
 ) -> None:
@@ -86,6 +87,7 @@ def test_any_kind_of_pass_can_kill(place: Place, unbroken: dict[str, str], tmp_p
 
 @pytest.mark.ddp
 @pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_another_number_of_ranks_takes_the_passes_anew(
     place: Place, unbroken: dict[str, str], tmp_path: Path, before: int, after: int
 ) -> None:
@@ -95,6 +97,7 @@ def test_another_number_of_ranks_takes_the_passes_anew(
     assert place.finish(run, after) == unbroken
 
 
+@pytest.mark.slow
 def test_passes_that_were_not_saved_are_taken_again(place: Place, unbroken: dict[str, str], tmp_path: Path) -> None:
     place.kill(tmp_path / "run", 7)
     place.kill(tmp_path / "run", 7)
@@ -102,6 +105,7 @@ def test_passes_that_were_not_saved_are_taken_again(place: Place, unbroken: dict
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_a_signal_within_the_passes_stops_all_ranks(place: Place, unbroken: dict[str, str], tmp_path: Path) -> None:
     fault = "train.correction@1:5:term"
     ended = place.train(tmp_path / "run", ranks=2, fault=fault)
@@ -109,6 +113,7 @@ def test_a_signal_within_the_passes_stops_all_ranks(place: Place, unbroken: dict
     assert place.finish(tmp_path / "run", 2, fault="train.correction:5:kill") == unbroken  # four are left
 
 
+@pytest.mark.slow
 def test_components_in_files_leave_nothing_behind(place: Place, unbroken: dict[str, str], tmp_path: Path) -> None:
     run, constants = tmp_path / "run", {**SMALL, "train.correction.points.HELD_BYTES": 0}
     options = ("--config", str(place.folder / "config.yaml"), "--store", str(place.store), "--quiet", *ALWAYS)

@@ -92,6 +92,7 @@ def kill_three_times(place: Place, run: Path, faults: tuple[str, ...], ranks: in
 @pytest.mark.parametrize(
     ("faults", "often"), [(TRIPLES[0], OFTEN), pytest.param(TRIPLES[1], ALWAYS, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_been(
     place: Place,
     unbroken: dict[int, dict[str, str]],

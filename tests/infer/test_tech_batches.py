@@ -230,6 +230,7 @@ def test_a_prediction_is_not_gone_on_with_by_another_column(place: Place, tmp_pa
         place.by_donor.predict(cells, tmp_path / "out.zarr", batch_key="patient", resume=True)
 
 
+@pytest.mark.slow
 def test_columns_that_are_not_asked_for_change_no_bit(tmp_path: Path) -> None:
     digests = set()
     for key, columns in ((None, []), (None, ["donor", "chip"]), ("none", ["donor", "chip"]), ("none", [])):

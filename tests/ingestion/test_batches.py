@@ -88,6 +88,7 @@ def test_genes_and_statistics_are_those_of_scanpy(atlas: ad.AnnData, key: str, n
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_small_batches_give_the_genes_of_scanpy_but_for_rounding(tiny_adata: ad.AnnData, seed: int) -> None:
     tiny_adata.obs["plate"] = np.random.default_rng(seed).integers(0, 30, 300)  # about ten cells each
     found = measure(open_raw(tiny_adata), IngestConfig(n_genes=50, batch_key="plate"))
@@ -116,6 +117,7 @@ def test_equal_genes_are_taken_in_the_order_of_their_names(atlas: ad.AnnData) ->
 @pytest.mark.skipif("SCAMAC_DATA" not in os.environ, reason="SCAMAC_DATA names no folder of real data")
 @pytest.mark.parametrize("n_genes", [500, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "key"), [*REAL, ("mix_cel_4batch", "batch,cell_type")])
+@pytest.mark.slow
 def test_real_sets_give_the_genes_of_scanpy(name: str, key: str, n_genes: int) -> None:
     path = Path(os.environ["SCAMAC_DATA"]) / f"{name}.h5ad"
     if not path.exists():

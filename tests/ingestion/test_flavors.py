@@ -192,6 +192,7 @@ SETS = [("baron_mouse1_822", None), ("marques2618", "batch")]
 @pytest.mark.skipif(not DATA, reason="SCAMAC_DATA names no folder of real data")
 @pytest.mark.parametrize("flavor", OTHERS)
 @pytest.mark.parametrize(("name", "key"), SETS)
+@pytest.mark.slow
 def test_real_sets_give_the_genes_of_scanpy(name: str, key: str | None, flavor: str) -> None:
     path = Path(DATA or "") / f"{name}.h5ad"
     if not path.exists():
@@ -367,6 +368,7 @@ def test_the_cells_are_read_once_for_each_pass(
 
 
 @pytest.mark.parametrize("flavor", OTHERS)
+@pytest.mark.slow
 def test_what_was_chosen_comes_back_from_the_notes_and_stands_in_the_store(
     atlas: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flavor: str
 ) -> None:

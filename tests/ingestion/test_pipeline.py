@@ -138,6 +138,7 @@ def test_input_is_never_replaced_by_its_own_store(tiny_atlas: Path, tmp_path: Pa
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("pbmc3k_seurat.h5ad", "kang12k_1287g.h5ad")),
     ],
 )
+@pytest.mark.slow
 def test_real_data_survives_the_store(tmp_path: Path, name: str) -> None:
     source = Path(os.environ["SCAMAC_DATA"]) / name
     if not source.exists():

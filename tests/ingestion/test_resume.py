@@ -174,6 +174,7 @@ def test_damaged_notes_are_refused(
 
 
 @pytest.mark.parametrize("change", ["shorter", "gone"])
+@pytest.mark.slow
 def test_a_bucket_that_lacks_rows_is_refused(
     tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_bucket_that_lacks_rows_is_refused(
         ingest(tiny_atlas, tmp_path / "a.zarr", CONFIG, resume=True)
 
 
+@pytest.mark.slow
 def test_an_old_store_in_the_place_of_the_new_one_is_not_taken_for_it(
     tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

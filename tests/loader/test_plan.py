@@ -217,6 +217,7 @@ def test_weighted_draws_of_one_cell_are_spread_over_the_epoch() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(sizes, st.sampled_from([1, 2, 4]))
+@pytest.mark.slow
 def test_weighted_plan_is_the_same_for_all_ranks_and_found_by_a_feed(size: dict[str, int], world: int) -> None:
     size = dict(size)
     weights = np.random.default_rng(0).exponential(size=size.pop("n_cells"))

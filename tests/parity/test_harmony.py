@@ -58,12 +58,14 @@ def test_layers_equal_the_form_with_all_of_r(counts: tuple[int, ...], rounds: in
     np.testing.assert_allclose(kept.sums.numpy(), slow.r.T @ expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_more_than_one_round_is_taken_and_the_stop_is_before_the_last() -> None:
     z, levels = cells(600, (4,))
     n_layers = len(run(z, levels, (4,), CorrectionConfig())[0])
     assert 1 < n_layers < 10
 
 
+@pytest.mark.slow
 def test_batches_are_made_alike_and_a_type_of_one_batch_stays_apart() -> None:
     z, levels = cells(900, (3,))
     layers, _, _ = run(z, levels, (3,), CorrectionConfig())

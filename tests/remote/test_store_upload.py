@@ -92,6 +92,7 @@ def test_a_store_goes_from_bucket_to_bucket_through_a_bad_network_and_its_record
     "point",
     ["bucket.store", *(pytest.param(point, marks=pytest.mark.slow) for point in ("ingest.shard", "ingest.rename"))],
 )
+@pytest.mark.slow
 def test_a_killed_ingest_leaves_no_store_and_resumes_to_the_same_bytes(
     point: str, source: str, out: str, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_killed_ingest_leaves_no_store_and_resumes_to_the_same_bytes(
     assert not files_below(tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_on_another_machine_a_killed_upload_is_begun_anew_and_cleaned(
     server: Chaos, source: str, out: str, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +184,7 @@ def module_place(url: str) -> remote.BucketPlace:
     return remote.parse(url)
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_a_store_and_nothing_else(
     source: str, out: str, bucket: str, objects: Objects, tmp_path: Path, object_server: ObjectServer
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_copies_take_no_more_room_than_they_may(store: Path, url: str) -> No
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "index", "empty"])
+@pytest.mark.slow
 def test_a_damaged_copy_is_fetched_once_more(damage: str, store: Path, url: str) -> None:
     with StoreReader(url) as reader:
         expected = reader.read(np.arange(300)).data

@@ -114,6 +114,7 @@ def test_cell_without_counts_stays_zeros(written: Written) -> None:
     ("largest", "dtype"),
     [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32), (2**32, np.uint64)],
 )
+@pytest.mark.slow
 def test_counts_take_the_smallest_type_that_holds_them(tmp_path: Path, largest: int, dtype: type) -> None:
     raw = counts(20, 5)
     raw.data[3] = largest
@@ -125,6 +126,7 @@ def test_counts_take_the_smallest_type_that_holds_them(tmp_path: Path, largest: 
     np.testing.assert_allclose(dense(StoreReader(stored.path).read(np.arange(20))), stored.expected, rtol=6e-8)
 
 
+@pytest.mark.slow
 def test_gene_indices_are_uint32_beyond_65535_genes(tmp_path: Path) -> None:
     raw = sparse.csr_matrix(([1, 2], [0, 70_000], [0, 1, 2]), shape=(2, 70_001))
     reader = StoreReader(write(tmp_path / "a.zarr", raw).path)

@@ -51,6 +51,7 @@ def joint(store: Path, config: ScamacConfig) -> Iterator[tuple[Tools, FitState]]
 
 @pytest.mark.parametrize(("every", "expected"), [(None, [0]), (2, [0, 2, 4]), (1, [0, 1, 2, 3, 4])])
 @pytest.mark.parametrize("target", ["consensus", "membership"])
+@pytest.mark.slow
 def test_sums_are_taken_anew_after_so_many_steps(
     store: Path, every: int | None, expected: list[int], target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_zarr_in_a_bucket_has_the_bytes_of_a_local_one_and_its_root_comes_last
         ScAMAC.load(models[1]).predict(tiny_atlas, out, resume=True)
 
 
+@pytest.mark.slow
 def test_an_h5ad_in_a_bucket_is_one_object(
     server: Chaos, tiny_atlas: Path, models: list[Path], local: Path, bucket: str, object_server: Any, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_an_h5ad_in_a_bucket_is_one_object(
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True])
+@pytest.mark.slow
 def test_what_was_killed_while_it_was_put_goes_on(
     server: Chaos,
     tiny_atlas: Path,
@@ -157,6 +159,7 @@ def test_a_result_that_appears_meanwhile_is_not_replaced(
     assert (next((tmp_path / "work").rglob("atlas.zarr")) / "zarr.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_is_put_keeps_the_local_one(
     server: Chaos, tiny_atlas: Path, models: list[Path], local: Path, out: str, objects: Objects, monkeypatch: Any
 ) -> None:

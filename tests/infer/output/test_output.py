@@ -136,6 +136,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out.h5ad").read_text() == "theirs"
 
 
+@pytest.mark.slow
 def test_an_h5ad_is_written_from_a_folder_with_modules_of_the_same_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_other_inputs_and_other_genes_are_the_same_to_the_byte(
     cluster: Cluster, atlas: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -42,6 +42,7 @@ def stop(parts: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch, where: s
         ("scamac_scale.ingestion.statistics.sum_moments", True),
     ],
 )
+@pytest.mark.slow
 def test_it_goes_on_to_the_same_bytes(
     parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, is_read_again: bool
 ) -> None:

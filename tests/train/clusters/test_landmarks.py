@@ -29,6 +29,7 @@ CONFIG = replace(
 
 
 @pytest.mark.parametrize("before", ["same", "other members", "spoilt codes", "odd codes", "lost codes", "longer"])
+@pytest.mark.slow
 def test_a_sweep_in_flight_is_taken_up_where_members_and_codes_are_as_they_were(
     tiny_atlas: Path, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

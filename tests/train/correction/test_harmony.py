@@ -63,6 +63,7 @@ def passes(tick: Callable[[Callable[[], InFlight] | None], None], in_flight: InF
     return Harmony(points, design, CONFIG, tick=tick).run(start, in_flight), points.corrected(0, N_CELLS).clone()
 
 
+@pytest.mark.slow
 def test_passes_go_on_from_any_of_them_with_the_same_bits() -> None:
     saved = []
 

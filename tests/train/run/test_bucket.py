@@ -327,6 +327,7 @@ def test_a_lost_answer_is_no_success_where_another_machine_came_first(
         newer.write(newer.latest)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_put_is_kept_here_and_goes_on_from_here(
     server: Chaos, store: Path, run: str, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -81,6 +81,7 @@ def spoil(path: Path, old: bytes, new: bytes) -> None:
 # ---------------------------------------------------------------------- damage that keeps nobody from going on
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_whatever_has_become_of_its_metrics_and_reports(
     finished: Path, stopped: Path, tmp_path: Path, tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture
 ) -> None:
