@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from scamac_scale.cells.genes import locate_genes
+from scamac_scale.ingestion.formats.gene_names import text_columns
 from scamac_scale.ingestion.orientation import BARCODE
 
 if TYPE_CHECKING:
@@ -17,16 +18,26 @@ if TYPE_CHECKING:
 
 SOME = 1000
 """Names that are looked at, spread over a list."""
+MOST_APART = 0.5
+"""Share of the genes that a column must tell apart to name them."""
+SPARSE = 8
+"""Positions of the genes that are left of a table are at most so many fold their number; those of NCBI are larger."""
+MAX_DIGITS = 9
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G)\d{6,}(?:\.\d+)?$")
 _SPECIES = {"ENSG": ", human", "ENSMUSG": ", mouse", "ENSRNOG": ", rat", "ENSDARG": ", zebrafish"}
 
 
 def are_positions(names: Sequence[str]) -> bool:
-    """Tell whether names are numbers that count up by one, as tables without names have them."""
-    if len(names) < 2 or not names[0].isdecimal() or int(names[0]) > 1:
+    """Tell whether names are small whole numbers, as tables without names have them, also where some columns were left out."""
+    if len(names) < 2:
         return False
-    first = int(names[0])
-    return all(name == str(first + place) for place, name in enumerate(names))
+    return all(name.isdecimal() and len(name) <= MAX_DIGITS for name in names) and _are_dense(names)
+
+
+def _are_dense(names: Sequence[str]) -> bool:
+    numbers = list(map(int, names))
+    is_plain = all(name == str(number) for name, number in zip(names, numbers, strict=True))  # in no other script
+    return is_plain and max(numbers) <= SPARSE * len(names)
 
 
 def without_version(name: str) -> str:
@@ -61,9 +72,25 @@ def name_doubts(raw: RawMatrix) -> list[str]:
     doubts = []
     if are_positions(genes):
         doubts.append(
-            f"its genes are named by positions ({genes[0]}, {genes[1]}, ...), so that they are matched by number only; name them in var"
+            f"its genes are named by positions ({genes[0]}, {genes[1]}, ...), so that they are matched by number only; {serving_columns(raw)}"
         )
     return doubts
+
+
+def serving_columns(raw: RawMatrix) -> str:
+    """Say which columns of var could name the genes, in place of positions: those of texts that tell most genes apart."""
+    found = [
+        column
+        for _, var in raw.read_vars()[:1]
+        for column in text_columns(var)
+        if column in var
+        and var[column].nunique() > MOST_APART * len(var)
+        and not are_positions(list(map(str, var[column])))
+    ]
+    if not found:
+        return "name them in var"
+    others = f" (or {', '.join(found[1:4])})" if len(found) > 1 else ""
+    return f"name them by a column of var: --ingest.gene_column {found[0]}{others}"
 
 
 def matched_names(space: GeneSpace, names: Sequence[str], accepted: Collection[str]) -> Sequence[str]:

@@ -44,7 +44,7 @@ def names_of(var: pd.DataFrame, column: str, name: str) -> tuple[str, ...]:
         If there is no such column, or it holds no texts.
     """
     if column not in var.columns:
-        known = ", ".join(str(key) for key in var.columns if _is_text(var[key]))
+        known = ", ".join(text_columns(var))
         told = f"columns of text are {known}" if known else "it has no column of text"
         raise InputError(f"{name} has no column {column!r} of genes (ingest.gene_column); {told}.")
     if not _is_text(var[column]):
@@ -59,6 +59,11 @@ def names_of(var: pd.DataFrame, column: str, name: str) -> tuple[str, ...]:
         )
     kept = zip(texts.tolist(), var.index.astype(str).tolist(), is_missing.tolist(), strict=True)
     return unique_names([own if lacks else str(text) for text, own, lacks in kept], name)
+
+
+def text_columns(var: pd.DataFrame) -> list[str]:
+    """Name the columns of texts, or of categories of texts, in their order; no column whose name repeats."""
+    return [str(key) for key in var.columns if isinstance(values := var[key], pd.Series) and _is_text(values)]
 
 
 def _is_text(values: pd.Series) -> bool:

@@ -13,6 +13,7 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.many.frames import join_frames, kept_columns, warn_of_repeated, with_constants
 from scamac_scale.ingestion.many.genes import JointGenes, join_genes
+from scamac_scale.ingestion.many.identifiers import Identifiers
 from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.selection import asked_cells
 from scamac_scale.ingestion.many.stack import Handles, PickedRows, StackedRows
@@ -53,7 +54,7 @@ def open_inputs(
     join
         Makes the genes of all inputs of those of each.
     check
-        Looks at each input, where there are several, and raises if it cannot be used.
+        Looks at each input, where there are several, and raises if it cannot be used; None compares identifiers of genes.
     column_of
         Says of each input in which column of var the names of its genes are, in place of its index; None where they are that.
 
@@ -114,19 +115,24 @@ def _open_several(
     opened: Callable[[OneInput], RawMatrix],
     check: Callable[[RawMatrix], None] | None,
 ) -> RawMatrix:
+    identifiers = Identifiers()
+
     def each() -> Iterator[tuple[RawMatrix, str, pd.DataFrame]]:
         for one in inputs:
             _refuse_ours(one)
             raw = opened(one)
-            if check is not None:
-                try:
+            try:
+                if check is None:
+                    identifiers.look(raw, one.name)
+                else:
                     check(raw)
-                except BaseException:
-                    raw.close()
-                    raise
+            except BaseException:
+                raw.close()
+                raise
             yield raw, one.name, with_constants(raw.obs, one.columns, one.name)
 
     raw = _stack(each(), config.matrix, lambda genes: join(genes, config))
+    identifiers.tell()
     warn_of_repeated(raw.obs.index, raw.name)
     return raw
 

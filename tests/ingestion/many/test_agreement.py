@@ -51,7 +51,9 @@ def files(folder: Path, *kinds: str) -> list[Path]:
     for number, kind in enumerate(kinds):
         values = KINDS[kind](counts(number)).astype(np.float32)
         paths.append(folder / f"f{number}.h5ad")
-        ad.AnnData(sparse.csr_matrix(values)).write_h5ad(paths[-1])
+        adata = ad.AnnData(sparse.csr_matrix(values))
+        adata.var_names = [f"gene{gene}" for gene in range(adata.n_vars)]
+        adata.write_h5ad(paths[-1])
     return paths
 
 
