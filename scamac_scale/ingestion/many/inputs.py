@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +160,9 @@ def _identity(path: Path) -> Any:  # Any: two numbers, or a text
 
 def _named_apart(found: list[OneInput]) -> Iterator[OneInput]:
     """Give inputs whose names are alike others: their whole paths, or numbers."""
-    names = [one.name for one in found]
+    counts = Counter(one.name for one in found)
     for number, one in enumerate(found, start=1):
-        if names.count(one.name) == 1:
+        if counts[one.name] == 1:
             yield one
         elif isinstance(one.data, Path):
             yield replace(one, name=os.path.abspath(one.data))

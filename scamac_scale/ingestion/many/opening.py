@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
+from scamac_scale.ingestion.files import place_of
 from scamac_scale.ingestion.many.frames import join_frames, kept_columns, warn_of_repeated, with_constants
 from scamac_scale.ingestion.many.genes import JointGenes, join_genes
 from scamac_scale.ingestion.many.identifiers import Identifiers
@@ -19,6 +21,7 @@ from scamac_scale.ingestion.many.selection import asked_cells
 from scamac_scale.ingestion.many.stack import Handles, PickedRows, StackedRows
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import FILE, FILE_ROW, Part, RawMatrix, Recipe
+from scamac_scale.store.record import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +88,11 @@ def open_inputs(
 
 
 def _open_one(one: OneInput, config: IngestConfig, column_of: Callable[[RawMatrix], str | None] | None) -> RawMatrix:
+    if isinstance(one.data, (str, os.PathLike)) and is_store(place_of(one.data)):
+        raise InputError(
+            f"{one.name} is a training store: its genes were chosen already, and totals of the others are gone. Give the raw file that it was "
+            "made from, for some of its cells with --cells or --where."
+        )
     matrix = one.matrix or config.matrix
     raw = open_raw(one.data, matrix, config.gene_column)
     try:

@@ -14,6 +14,7 @@ from scamac_scale.errors import OutputError, ResumeError
 from scamac_scale.ingestion.pipeline import ingest
 from tests.support.atlas import build_tiny_atlas
 from tests.support.failing import contents
+from tests.support.formats import write_zarr
 from tests.support.many import cut
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def test_a_complete_store_of_other_files_or_cells_is_not_taken_for_this_one(part
 
 
 def test_no_input_is_replaced_by_the_store(parts: list[Path], tmp_path: Path) -> None:
-    store = ingest(parts[0], tmp_path / "a.zarr", replace(CONFIG, join="inner"))
+    path = write_zarr(build_tiny_atlas()[:50].copy(), tmp_path / "a.zarr")
     with pytest.raises(OutputError, match="would replace the input"):
-        ingest([parts[1], store], store, CONFIG, overwrite=True)
+        ingest([parts[1], path], path, CONFIG, overwrite=True)
 
 
 def test_values_in_memory_among_files_cannot_be_resumed(parts: list[Path], tmp_path: Path) -> None:

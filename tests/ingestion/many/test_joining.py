@@ -17,6 +17,7 @@ from scipy import sparse
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.many import stack
+from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
@@ -219,3 +220,18 @@ def test_a_bad_value_names_its_file_and_row(parts: list[Path], tiny_adata: ad.An
     with pytest.raises(InputError, match=r"'cell004' \(row 4 of .*bad.h5ad\)"):
         ingest([*parts, tmp_path / "bad.h5ad"], tmp_path / "a.zarr", CONFIG)
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_training_store_is_no_raw_data(parts: list[Path], tiny_atlas: Path, tmp_path: Path) -> None:
+    store = ingest(tiny_atlas, tmp_path / "a.zarr", CONFIG)
+    (tmp_path / "link").symlink_to(store)
+    inputs: list[Any] = [store, str(store), [parts[0], store], tmp_path / "link", str(tmp_path / "*.zarr")]
+    for data in inputs:
+        with pytest.raises(InputError, match=r"is a training store: its genes were chosen already"):
+            ingest(data, tmp_path / "b.zarr", CONFIG)
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_many_inputs_are_listed_in_a_moment(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.h5ad" for number in range(20_000)]  # a quadratic search would take long
+    assert len(list_inputs(paths)) == len(paths)
