@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import io
+import logging
 import operator
 import tokenize
 import warnings
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+    from pandas.arrays import BooleanArray
+
+logger = logging.getLogger(__name__)
 
 MAX_LETTERS = 10_000
 INDEX = "index"
@@ -73,7 +78,8 @@ def chosen_by(query: str, obs: pd.DataFrame, name: str) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray
-        (N,) marks, as ``obs.query`` chooses rows; where the answer is missing, a cell is not taken.
+        (N,) marks, as ``obs.query`` chooses rows where no value is missing; see `_compared` where some are. ``and``, ``or`` and ``not`` of
+        what is unknown are those of Kleene, and a cell for which the whole is unknown is not taken, which the log counts.
 
     Raises
     ------
@@ -90,7 +96,7 @@ def chosen_by(query: str, obs: pd.DataFrame, name: str) -> NDArray[np.bool_]:
             warnings.simplefilter("ignore")  # of odd backslashes in texts
             tree = ast.parse(text, mode="eval")
         found = _Reader(obs, quoted).value(tree.body)
-        return _marks(found, obs)
+        answers = _answers(found)
     except _RefusedError as refused:
         raise InputError(f"{name}: ingest.where={query!r} cannot be used: {refused}.") from None
     except (SyntaxError, ValueError, tokenize.TokenError, IndentationError) as error:
@@ -100,6 +106,11 @@ def chosen_by(query: str, obs: pd.DataFrame, name: str) -> NDArray[np.bool_]:
         ) from error
     except (RecursionError, MemoryError) as error:
         raise InputError(f"{name}: ingest.where is nested too deeply; write the cells to a file.") from error
+    if n_unknown := int(answers.isna().sum()):
+        logger.info(
+            "%s: of %d cells values are missing so that %s is unknown; they are not taken", name, n_unknown, query
+        )
+    return np.asarray(answers.fillna(False), dtype=bool)
 
 
 def _plain(query: str) -> tuple[str, dict[str, str]]:
@@ -132,18 +143,19 @@ def _plain(query: str) -> tuple[str, dict[str, str]]:
     return tokenize.untokenize(tokens).strip(), quoted
 
 
-def _marks(found: Any, obs: pd.DataFrame) -> NDArray[np.bool_]:
+def _answers(found: Any) -> BooleanArray:
+    """Take what a piece gives as yes, no or unknown of each cell; pandas joins these by Kleene's logic."""
     import pandas as pd
 
-    if isinstance(found, pd.Series):
-        if isinstance(found.dtype, pd.CategoricalDtype):
-            found = found.astype(found.cat.categories.dtype if not found.isna().any() else object)
-        if found.dtype == object and pd.api.types.infer_dtype(found, skipna=True) == "boolean":
-            found = found.astype("boolean")
-        if pd.api.types.is_bool_dtype(found.dtype):
-            return np.asarray(found.fillna(False).to_numpy(dtype=bool))
-        raise _RefusedError(f"it gives {found.dtype}, and not yes or no for each cell")
-    raise _RefusedError("it names no column, and so does not tell cells apart")
+    if not isinstance(found, pd.Series):
+        raise _RefusedError("it names no column, and so does not tell cells apart")
+    if isinstance(found.dtype, pd.CategoricalDtype):
+        found = found.astype(found.cat.categories.dtype if not found.isna().any() else object)
+    if pd.api.types.is_bool_dtype(found.dtype) or (
+        found.dtype == object and pd.api.types.infer_dtype(found, skipna=True) == "boolean"
+    ):
+        return cast("BooleanArray", found.astype("boolean").array)
+    raise _RefusedError(f"it gives {found.dtype}, and not yes or no for each cell")
 
 
 class _Reader:
@@ -162,8 +174,8 @@ class _Reader:
         if isinstance(node, ast.List | ast.Tuple):
             return [self._constant(item) for item in node.elts]
         if isinstance(node, ast.BoolOp):
-            join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-            return self._series(join.reduce([_marks(self.value(part), self._obs) for part in node.values]))
+            join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+            return self._series(reduce(join, [_answers(self.value(part)) for part in node.values]))
         if isinstance(node, ast.UnaryOp):
             return self._unary(node)
         if isinstance(node, ast.Compare):
@@ -174,10 +186,10 @@ class _Reader:
             f"{_shown(node)} is not taken; it may compare columns with values, and join comparisons by and, or, not"
         )
 
-    def _series(self, marks: NDArray[np.bool_]) -> Any:
+    def _series(self, answers: BooleanArray) -> Any:
         import pandas as pd
 
-        return pd.Series(marks, index=self._obs.index)
+        return pd.Series(answers, index=self._obs.index)
 
     def _constant(self, node: ast.expr) -> Any:
         found = self.value(node)
@@ -201,24 +213,19 @@ class _Reader:
     def _unary(self, node: ast.UnaryOp) -> Any:
         inner = self.value(node.operand)
         if isinstance(node.op, (ast.Not, ast.Invert)):
-            # what is missing is not known, so that it is not the opposite, either
-            is_known = np.asarray(inner.notna()) if hasattr(inner, "notna") else True
-            return self._series(~_marks(inner, self._obs) & is_known)
+            return self._series(~_answers(inner))  # of what is unknown the opposite is unknown, too
         if isinstance(inner, (int, float)) and not isinstance(inner, bool):
             return -inner if isinstance(node.op, ast.USub) else inner
         raise _RefusedError(f"{_shown(node)} is no number")
 
     def _comparison(self, node: ast.Compare) -> Any:
         sides = [self.value(side) for side in (node.left, *node.comparators)]
-        marks = np.ones(len(self._obs), dtype=bool)
-        has_column = False
+        answers = []
         for left, rule, right in zip(sides[:-1], node.ops, sides[1:], strict=True):
             if not (hasattr(left, "notna") or hasattr(right, "notna")):
                 raise _RefusedError(f"{_shown(node)} compares no column")
-            has_column = True
-            marks &= _marks(_compared(left, rule, right), self._obs)
-        assert has_column
-        return self._series(marks)
+            answers.append(_answers(_compared(left, rule, right)))
+        return self._series(reduce(operator.and_, answers))
 
     def _question(self, node: ast.Call) -> Any:
         asked = node.func
@@ -237,7 +244,11 @@ class _Reader:
 
 
 def _compared(left: Any, rule: ast.cmpop, right: Any) -> Any:
-    """Compare a column with a value, a list, or another column."""
+    """Compare a column with a value, a list, or another column.
+
+    However a column is stored, a missing value is another one than any, itself too (``==`` and ``in`` are no, ``!=`` and ``not in`` yes), and
+    whether it is larger or smaller is unknown.
+    """
     import pandas as pd
 
     if isinstance(rule, (ast.In, ast.NotIn)) or isinstance(right, list) or isinstance(left, list):
@@ -250,7 +261,7 @@ def _compared(left: Any, rule: ast.cmpop, right: Any) -> Any:
             raise _RefusedError('behind in stands a list, such as ["D1", "D2"]')
         for value in right:
             _refuse_other_type(left, value)
-        return left.isin(right) == is_in
+        return left.isin(right).astype("boolean") == is_in
     if type(rule) not in _COMPARISONS:
         raise _RefusedError("is and is not are not taken; write ==, !=, isna() or notna()")
     if not isinstance(left, pd.Series):
@@ -259,8 +270,10 @@ def _compared(left: Any, rule: ast.cmpop, right: Any) -> Any:
         _refuse_other_type(left, right)
     if _is_category(left) and _is_category(right) and not left.cat.categories.equals(right.cat.categories):
         left, right = left.astype(object), right.astype(object)
+    is_missing = left.isna() | right.isna() if isinstance(right, pd.Series) else left.isna()
+    of_missing = isinstance(rule, ast.NotEq) if isinstance(rule, (ast.Eq, ast.NotEq)) else pd.NA
     try:
-        return _COMPARISONS[type(rule)](left, right)
+        return _COMPARISONS[type(rule)](left, right).astype("boolean").mask(is_missing, of_missing)
     except (TypeError, ValueError, OverflowError) as error:
         held = "categories without an order" if _is_category(left) else str(left.dtype)
         raise _RefusedError(f"the column {left.name!r} holds {held}, which cannot be compared so") from error

@@ -53,7 +53,9 @@ OBS = pd.DataFrame(
         "index in ['cell3', 'cell9']",
         "score == score",
         "score > 0.5",
-        "not score > 0.5",
+        "score != 0.5",
+        "score != score",
+        "not score == 0.5",
         "age > -1",
         "stage >= 'mid'",
         "day > '2024-01-04'",
@@ -75,6 +77,7 @@ def test_it_chooses_the_rows_that_pandas_does(query: str) -> None:
         ("score.isna()", OBS["score"].isna()),
         ("score.notnull() and age > 30", OBS["score"].notna() & (OBS["age"] > 30)),
         ("maybe", OBS["maybe"].fillna(False)),
+        ("not score > 0.5", OBS["score"] <= 0.5),
         ("not maybe", ~OBS["maybe"].fillna(True)),
         ("maybe or not maybe", OBS["maybe"].notna()),
         (r"text == 'a\d' or age > 50", OBS["age"] > 50),
@@ -82,6 +85,95 @@ def test_it_chooses_the_rows_that_pandas_does(query: str) -> None:
 )
 def test_what_is_not_known_is_not_taken(query: str, expected: pd.Series) -> None:
     np.testing.assert_array_equal(chosen_by(query, OBS, "x"), expected.to_numpy(dtype=bool))
+
+
+def missing_in(kind: str) -> pd.DataFrame:
+    """A column v of three kinds of cells (low, high, missing), stored in one of many ways; and one without missing values."""
+    low, high = LOW_HIGH.get(kind, (1, 3))
+    values = [low, high, None] * 4
+    if kind in ("object", "text"):
+        column: object = np.array(values, dtype=object)
+    elif kind == "float":
+        column = np.array([1, 3, np.nan] * 4)
+    elif kind == "categorical":
+        column = pd.Categorical(values, categories=[low, high], ordered=True)
+    else:
+        column = pd.array(values, dtype=kind)
+    found = pd.DataFrame({"v": column, "all": [1, 1, 1] * 4, "w": column}, index=["c"] * 12)  # names may repeat
+    assert found["v"].isna().sum() == 4
+    return found
+
+
+LOW_HIGH = {"categorical": ("a", "b"), "string": ("a", "b"), "text": ("a", "b"), "boolean": (False, True)}
+KINDS = ["float", "object", "Int64", "UInt8", "Float32", "categorical", "string", "text", "boolean"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("query", "expected"),  # for low, high and missing
+    [
+        ("v == HIGH", "010"),
+        ("not v == HIGH", "101"),
+        ("v != HIGH", "101"),
+        ("not v != HIGH", "010"),
+        ("v in [HIGH]", "010"),
+        ("not v in [HIGH]", "101"),
+        ("v not in [HIGH]", "101"),
+        ("not v.isin([HIGH])", "101"),
+        ("v != [HIGH]", "101"),
+        ("v > LOW", "010"),
+        ("not v > LOW", "100"),
+        ("LOW < v", "010"),
+        ("not LOW < v", "100"),
+        ("v >= HIGH", "010"),
+        ("not v >= HIGH", "100"),
+        ("v < HIGH", "100"),
+        ("~(v < HIGH)", "010"),
+        ("v <= LOW", "100"),
+        ("not v <= LOW", "010"),
+        ("not not v <= LOW", "100"),
+        ("LOW <= v <= HIGH", "110"),
+        ("not LOW <= v <= HIGH", "000"),
+        ("v > LOW or v.isna()", "011"),
+        ("v > LOW or all == 1", "111"),
+        ("not (v > LOW and all == 1)", "100"),
+        ("not (v > LOW and all == 2)", "111"),
+        ("not (v > LOW or all == 2)", "100"),
+        ("not (v > LOW or all == 1)", "000"),
+        ("v == w", "110"),
+        ("v != w", "001"),
+        ("v <= w", "110"),
+        ("not v <= w", "000"),
+        ("not v.isna()", "110"),
+    ],
+)
+def test_the_answer_for_a_missing_value_does_not_depend_on_how_it_is_stored(
+    kind: str, query: str, expected: str
+) -> None:
+    low, high = LOW_HIGH.get(kind, (1, 3))
+    found = chosen_by(query.replace("LOW", repr(low)).replace("HIGH", repr(high)), missing_in(kind), "x")
+    assert "".join(str(int(mark)) for mark in found[:3]) == expected
+    np.testing.assert_array_equal(found, np.tile(found[:3], 4))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.array([True, False, None], dtype="boolean"),
+        np.array([True, False, None], dtype=object),
+        pd.Categorical([True, False, None]),
+    ],
+)
+def test_marks_with_missing_ones_are_unknown_whichever_way(column: object, caplog: pytest.LogCaptureFixture) -> None:
+    obs = pd.DataFrame({"v": column}, index=["a", "b", "c"])
+    with caplog.at_level("INFO"):
+        assert chosen_by("v", obs, "x").tolist() == [True, False, False]
+    assert "of 1 cells values are missing" in caplog.text
+    assert chosen_by("not v", obs, "x").tolist() == [False, True, False]
+    assert chosen_by("v or not v", obs, "x").tolist() == [True, True, False]
+    assert chosen_by("v == True", obs, "x").tolist() == [True, False, False]
+    assert chosen_by("not v == True", obs, "x").tolist() == [False, True, True]
+    assert chosen_by("(not v) == False", obs, "x").tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
