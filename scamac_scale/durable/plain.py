@@ -328,14 +328,14 @@ def parse_yaml(content: bytes) -> dict[str, Any]:
 
 
 def parse_yaml_entries(content: bytes) -> list[Any]:
-    """Read the list that a YAML text holds; raises as `parse_yaml`."""
-    found = _parse_yaml(content)
+    """Read the list that a YAML text holds, single values as they are written, as text; raises as `parse_yaml`."""
+    found = _parse_yaml(content, is_typed=False)
     if not isinstance(found, list):
         raise ValueError("it does not hold a list")
     return found
 
 
-def _parse_yaml(content: bytes) -> Any:  # Any: what YAML holds
+def _parse_yaml(content: bytes, *, is_typed: bool = True) -> Any:  # Any: what YAML holds
     import yaml
 
     if len(content) > MAX_YAML_BYTES:
@@ -344,7 +344,7 @@ def _parse_yaml(content: bytes) -> Any:  # Any: what YAML holds
         text = content.decode()
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
         _check_names(yaml.compose(text, Loader=yaml.SafeLoader))
-        return yaml.safe_load(text)
+        return yaml.safe_load(text) if is_typed else yaml.BaseLoader(text).get_single_data()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from error
     except (yaml.YAMLError, RecursionError, OverflowError, TypeError, AttributeError, LookupError) as error:

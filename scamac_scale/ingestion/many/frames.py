@@ -101,8 +101,8 @@ def join_frames(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.Data
     DataFrame
         Rows of all, with the columns of any in the order in which they come first; the names of the cells stay, also where some are
         alike. Categories are merged in the order in which they come first. A column that an input lacks has missing values there;
-        whole numbers and booleans then become such that may be missing. Columns of types that do not fit become text, which is
-        logged.
+        whole numbers and booleans then become such that may be missing. Columns of types that do not fit, and numbers that no type
+        holds exactly, become text, which is logged.
 
     Raises
     ------
@@ -127,7 +127,8 @@ def join_frames(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.Data
             wanting.append(f"{column} ({n_without})")
     if as_text:
         logger.warning(
-            "obs: the columns %s hold other types in other inputs, and become text", ", ".join(as_text[:TOLD])
+            "obs: the columns %s hold other types in other inputs, or numbers that are too large together, and become text",
+            ", ".join(as_text[:TOLD]),
         )
     if wanting:
         more = f" and {len(wanting) - TOLD} more" if len(wanting) > TOLD else ""
@@ -178,7 +179,7 @@ def _joined(parts: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> t
 
     kinds = {kind for part in parts if part is not None if (kind := _kind(part)) != "nothing"}
     is_whole = all(part is not None and _kind(part) != "nothing" for part in parts)
-    if kinds <= {"i", "f"} and kinds:
+    if kinds <= {"i", "f"} and kinds and _are_exact(parts, is_whole=kinds == {"i"}):
         return _numbers(parts, lengths, is_whole=is_whole and kinds == {"i"}, are_whole=kinds == {"i"}), False
     if kinds == {"b"}:
         pieces = [_pieces(part, length, "boolean") for part, length in zip(parts, lengths, strict=True)]
@@ -186,7 +187,7 @@ def _joined(parts: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> t
         return (joined.array if joined.isna().any() else joined.to_numpy(dtype=bool)), False
     if not kinds:
         return np.full(sum(lengths), np.nan), False
-    if len(kinds) == 1 and not kinds & {"s"} and is_whole and not next(iter(kinds)).startswith("category"):
+    if len(kinds) == 1 and not kinds & {"s", "i"} and is_whole and not next(iter(kinds)).startswith("category"):
         return pd.concat([part for part in parts if part is not None], ignore_index=True).array, False  # dates
     if kinds == {"s"}:
         is_plain = all(
@@ -210,18 +211,35 @@ def _pieces(part: pd.Series[Any] | None, length: int, dtype: Any) -> pd.Series[A
     return whole
 
 
+def _range(parts: Sequence[pd.Series[Any] | None]) -> tuple[int, int]:
+    """Smallest and largest of the whole numbers of some columns; zeros where there are none."""
+    known = [part.dropna() for part in parts if part is not None and _kind(part) == "i"]
+    ends = [(int(part.min()), int(part.max())) for part in known if len(part)]
+    return min((low for low, _ in ends), default=0), max((high for _, high in ends), default=0)
+
+
+def _are_exact(parts: Sequence[pd.Series[Any] | None], *, is_whole: bool) -> bool:
+    """Whether one type of numbers holds all without loss: of 64 bits, with a sign or without, or float64."""
+    low, high = _range(parts)
+    if is_whole:
+        return high < (2**64 if low >= 0 else 2**63) and low >= -(2**63)
+    return max(-low, high) <= 2**53
+
+
 def _numbers(parts: Sequence[pd.Series[Any] | None], lengths: Sequence[int], *, is_whole: bool, are_whole: bool) -> Any:
     """Join numbers: whole ones stay such, without loss where some are missing."""
     import pandas as pd
 
-    if is_whole and all(
-        part is not None and isinstance(part.dtype, np.dtype) and part.dtype.kind in "iu" for part in parts
-    ):
-        return np.concatenate([part.to_numpy() for part in parts if part is not None])
+    known = [part for part in parts if part is not None]
+    is_plain = is_whole and all(isinstance(part.dtype, np.dtype) and part.dtype.kind in "iu" for part in known)
+    if is_plain and np.result_type(*map(np.dtype, {str(part.dtype) for part in known})).kind in "iu":
+        return np.concatenate([part.to_numpy() for part in known])
     if are_whole:
-        return pd.concat(
-            [_pieces(part, length, "Int64") for part, length in zip(parts, lengths, strict=True)], ignore_index=True
+        dtype = "Int64" if _range(parts)[1] < 2**63 else "UInt64"
+        joined = pd.concat(
+            [_pieces(part, length, dtype) for part, length in zip(parts, lengths, strict=True)], ignore_index=True
         ).array
+        return joined.to_numpy(dtype=dtype.lower()) if is_plain else joined
     pieces = [
         np.full(length, np.nan, np.float32) if part is None or _kind(part) == "nothing" else _floats(part)
         for part, length in zip(parts, lengths, strict=True)

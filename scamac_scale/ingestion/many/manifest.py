@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scamac_scale.durable.plain import parse_yaml_entries, read_plain
 from scamac_scale.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -20,8 +20,10 @@ LISTS = (".yaml", ".yml")
 PATH, MATRIX = "path", "matrix"
 """Columns that are not of the cells: where the input lies, and where its values lie in it."""
 MAX_TABLE_BYTES = 2**24
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+MISSING = ("", "NA", "N/A", "n/a", "<NA>", "NaN", "nan", "NULL", "null", "None", "~")
+"""Texts of values that are missing."""
+MAX_LETTERS = 30
+"""Numbers are written in fewer."""
 _BOOLEANS = {"True": True, "False": False, "true": True, "false": False, "TRUE": True, "FALSE": False}
 
 
@@ -50,8 +52,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     Returns
     -------
     list of ManifestRow
-        A column whose values are all whole numbers holds such, likewise numbers and booleans; else text. Numbers with zeros in front
-        are text. An empty value is None.
+        A column whose values are all whole numbers holds such, likewise numbers and booleans; else text. Text, too, is what a number would
+        not be written as: 007, 3.10, more digits than a number keeps. A missing value (empty, NA, NaN, null, None, ...) is None.
 
     Raises
     ------
@@ -138,18 +140,28 @@ def _checked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None or str(value) in MISSING else str(value)
 
 
 def _typed(values: list[Any]) -> list[Any]:
-    """Make whole numbers, numbers or booleans of texts, where all of a column are such; else text of all."""
+    """Make whole numbers, numbers or booleans of texts, where all of a column are such and none is changed by it; else text of all."""
     texts = [_text(value) for value in values]
     known = [text for text in texts if text]
-    rule: Any = str
-    if known and all(_WHOLE.fullmatch(text) for text in known):
-        rule = int
-    elif known and all(_NUMBER.fullmatch(text) and math.isfinite(float(text)) for text in known):
-        rule = float
-    elif known and all(text in _BOOLEANS for text in known):
-        rule = _BOOLEANS.__getitem__
+    rules: list[Callable[[str], Any]] = [_BOOLEANS.__getitem__, int, float]
+    rule = next((rule for rule in rules if known and all(_is_exact(rule, text) for text in known)), str)
     return [rule(text) if text else None for text in texts]
+
+
+def _is_exact(rule: Callable[[str], Any], text: str) -> bool:
+    """Whether the value of a text is written just so: 3.10 is no number, nor is 007, or an identifier of twenty digits."""
+    try:
+        value = rule(text)
+    except (LookupError, ValueError):
+        return False
+    if isinstance(value, bool):
+        return True
+    if len(text) > MAX_LETTERS or not math.isfinite(value):
+        return False
+    if isinstance(value, int):
+        return str(value) == text and abs(value) < 2**63
+    return text in (repr(value), repr(value).removesuffix(".0")) and abs(value) < 2**53 and text != "-0"

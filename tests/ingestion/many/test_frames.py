@@ -48,6 +48,13 @@ def test_an_order_stays_where_all_have_the_same() -> None:
         ((np.array([1, 2], np.int8), np.array([300, 4], np.uint16)), "int32", [1, 2, 300, 4]),
         (([1, 2], None), "Int64", [1, 2, None, None]),
         (([2**60 + 1, 2], None), "Int64", [2**60 + 1, 2, None, None]),
+        ((np.array([2**63 + 1, 2], np.uint64), None), "UInt64", [2**63 + 1, 2, None, None]),
+        ((np.array([2**53 + 1, 2], np.uint64), None), "Int64", [2**53 + 1, 2, None, None]),
+        ((np.array([2**53 + 1, 2], np.uint64), [-3, 2**60 + 1]), "int64", [2**53 + 1, 2, -3, 2**60 + 1]),
+        ((np.array([2**63 + 1, 2], np.uint64), [3, 2**60 + 1]), "uint64", [2**63 + 1, 2, 3, 2**60 + 1]),
+        ((pd.array([2**63 + 1, None], dtype="UInt64"), [3, 4]), "UInt64", [2**63 + 1, None, 3, 4]),
+        ((pd.array([None, None], dtype="Int64"), [3, 4]), "Int64", [None, None, 3, 4]),
+        (([2**53, 2], [0.5, 1]), "float64", [2.0**53, 2, 0.5, 1]),
         (([1, 2], [0.5, np.nan]), "float64", [1, 2, 0.5, None]),
         ((np.array([1, 2], np.float32), None), "float32", [1, 2, None, None]),
         (([True, False], [True, True]), "bool", [True, False, True, True]),
@@ -74,6 +81,21 @@ def test_types_that_do_not_fit_become_text_with_a_word(caplog: pytest.LogCapture
         found = joined([1, 2], ["1", "x"], [1.0, np.nan], [True, False])
     assert found.astype(object).where(found.notna(), None).tolist() == ["1", "2", "1", "x", "1", None, "True", "False"]
     assert "the columns x hold other types" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (np.array([2**63 + 1, 2], np.uint64), [-3, 4], [str(2**63 + 1), "2", "-3", "4"]),
+        ([2**53 + 1, 2], [0.5, 3.0], [str(2**53 + 1), "2", "0.5", "3"]),
+    ],
+)
+def test_numbers_that_no_type_holds_exactly_become_text_with_a_word(
+    first: object, second: object, expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert joined(first, second).tolist() == expected
+    assert "numbers that are too large together, and become text" in caplog.text
 
 
 def test_a_file_with_two_columns_of_one_name_is_named() -> None:

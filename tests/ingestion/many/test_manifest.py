@@ -11,6 +11,7 @@ import pytest
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.many.inputs import list_inputs
+from scamac_scale.ingestion.many.manifest import read_manifest
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
@@ -18,6 +19,7 @@ from tests.support.atlas import build_tiny_atlas
 from tests.support.many import cut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CONFIG = IngestConfig(n_genes=60)
@@ -62,6 +64,56 @@ def test_columns_become_obs_of_all_cells_of_a_file(folder: Path, name: str, text
     assert obs["is_control"].dtype == bool
     assert obs["plate"].cat.categories.tolist() == ["007", "008"]
     assert obs["plate"].isna().sum() == 100
+
+
+@pytest.mark.parametrize("suffix", ["csv", "yaml"])
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["12345678901234567890", "12345678901234567891"], None),
+        (["1234567890123456789", "1234567890123456788"], int),
+        (["9223372036854775808", "1"], None),
+        (["9007199254740993", "0.5"], None),
+        (["3.1", "3.10"], None),
+        (["3.10", "3.2"], None),
+        (["0.1234567890123456789", "0.5"], None),
+        (["007", "8"], None),
+        (["1e3", "5"], None),
+        (["1_000", "5"], None),
+        (["12:30", "12:31"], None),
+        (["0x1f", "0o7"], None),
+        (["-0", "3"], None),
+        (["+3", "3"], None),
+        (["inf", "1"], None),
+        (["yes", "no"], None),
+        (["2020-01-01", "2020-01-02"], None),
+        (["1.5", "2"], float),
+        (["-1.25", "1e-05"], float),
+        (["30", "-41"], int),
+        (["true", "FALSE"], lambda text: text == "true"),
+    ],
+)
+def test_values_stay_as_they_are_written(
+    tmp_path: Path, suffix: str, written: list[str], expected: Callable[[str], object] | None
+) -> None:
+    rows = [f"- {{path: part0{number}.h5ad, x: {text}}}" for number, text in enumerate(written)]
+    text = "path,x\n" + "".join(f"part0{number}.h5ad,{text}\n" for number, text in enumerate(written))
+    (tmp_path / f"m.{suffix}").write_text("\n".join(rows) if suffix == "yaml" else text)
+    found = [row.columns["x"] for row in read_manifest(tmp_path / f"m.{suffix}")]
+    assert found == (written if expected is None else [expected(text) for text in written])
+    assert len(set(map(type, found))) == 1
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", "nan", "null", "None"])
+def test_missing_values_have_many_names(folder: Path, missing: str) -> None:
+    table = f"path,age,donor,matrix\npart00.h5ad,31,D1,{missing}\npart01.h5ad,{missing},{missing},X\n"
+    (folder / "m.csv").write_text(table)
+    (folder / "m.yaml").write_text(f"- {{path: a, age: {missing}}}\n- {{path: b, age: 31}}")
+    with open_inputs(folder / "m.csv", replace(CONFIG, where="age.isna() or age == 31")) as raw:
+        assert raw.obs["age"].isna().sum() == raw.obs["donor"].isna().sum() == 100
+        assert raw.obs["age"].dropna().unique().tolist() == [31]
+        assert raw.obs["donor"].cat.categories.tolist() == ["D1"]
+    assert [row.columns["age"] for row in read_manifest(folder / "m.yaml")] == [None, 31]
 
 
 def test_the_batch_key_and_a_query_may_name_a_column_of_it(folder: Path) -> None:
@@ -124,7 +176,7 @@ def test_names_that_are_alike_become_whole_paths(folder: Path) -> None:
         ("m.yaml", b"- [a, b]\n", "neither a path"),
         ("m.yaml", b"- {path: a, donor: {x: 1}}\n", "no single value"),
         ("m.yaml", b"- {donor: D1}\n", "no path"),
-        ("m.yaml", b"- {path: 3}\n", "no path"),
+        ("m.yaml", b"- {path: 3}\n", "names 3, which is not there"),
         ("m.yaml", b"- &x {path: a}\n- *x\n", "anchor"),
         ("m.yaml", b"- !!python/object/apply:os.system [ls]\n", "a tag"),
         ("m.yaml", b"- {path: a\n", "not YAML"),
