@@ -42,6 +42,7 @@ KINDS: dict[str, Any] = {
     "log2": lambda x: np.log2(scaled(x) + 1),
     "log of other total": lambda x: np.log1p(scaled(x, 2500.0)),
     "proportions": lambda x: scaled(x, 1e6),
+    "rates": lambda x: scaled(x, 1e6) * 3 / np.linspace(0.4, 7.7, x.shape[1]),  # per length of a gene
     "fractions": lambda x: np.where((x > 3) & (np.arange(x.shape[1]) % 7 == 0), x * 0.9731, x),
 }
 
@@ -65,6 +66,8 @@ def files(folder: Path, *kinds: str) -> list[Path]:
         (("log", "log2"), "f0.h5ad holds log .base e.*; .*f1.h5ad holds log .base 2"),
         (("log", "log of other total"), "10,000 a cell.*f1.h5ad holds log .base e, 2,500 a cell"),
         (("counts", "proportions"), "f0.h5ad holds counts; .*f1.h5ad holds linear .1,000,000 a cell"),
+        (("counts", "fractions"), "f0.h5ad holds counts; .*f1.h5ad holds linear"),
+        (("rates", "counts", "counts"), "f0.h5ad holds linear; .*f2.h5ad hold counts"),
         (("proportions", "log"), "linear .*; .*f1.h5ad holds log"),
     ],
 )
@@ -76,16 +79,23 @@ def test_files_that_disagree_are_named_with_their_kinds(tmp_path: Path, kinds: t
 
 
 @pytest.mark.parametrize(
-    ("kinds", "kind"), [(("log", "log"), "log"), (("counts", "fractions"), "linear"), (("proportions",) * 3, "linear")]
+    ("kinds", "kind"),
+    [
+        (("log", "log"), "log"),
+        (("fractions",) * 2, "linear"),
+        (("rates", "proportions"), "linear"),
+        (("proportions",) * 3, "linear"),
+    ],
 )
 def test_files_that_agree_are_taken(tmp_path: Path, kinds: tuple[str, ...], kind: str) -> None:
     store = StoreReader(ingest(files(tmp_path, *kinds), tmp_path / "a.zarr", CONFIG))
     assert store.gene_space.kind == kind
 
 
-def test_where_a_kind_is_said_it_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("other", ["proportions", "rates"])
+def test_where_a_kind_is_said_it_is_a_warning(tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        ingest(files(tmp_path, "counts", "proportions"), tmp_path / "a.zarr", replace(CONFIG, kind="linear"))
+        ingest(files(tmp_path, "counts", other), tmp_path / "a.zarr", replace(CONFIG, kind="linear"))
     assert "different kinds" in caplog.text
     assert "all are taken as linear, as was said" in caplog.text
 
