@@ -14,7 +14,7 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.files import place_of
 from scamac_scale.ingestion.many.frames import join_frames, kept_columns, warn_of_repeated, with_constants
-from scamac_scale.ingestion.many.genes import JointGenes, join_genes
+from scamac_scale.ingestion.many.genes import JointGenes, join_genes, onto
 from scamac_scale.ingestion.many.identifiers import Identifiers
 from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.selection import asked_cells
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import IngestConfig
     from scamac_scale.ingestion.many.genes import Names
     from scamac_scale.ingestion.many.inputs import OneInput
+    from scamac_scale.ingestion.rows import Rows
 
     Join = Callable[[Sequence[tuple[str, Names]], IngestConfig], JointGenes]
 
@@ -250,6 +251,23 @@ def take_cells(raw: RawMatrix, picks: NDArray[np.int64]) -> RawMatrix:
     if raw.recipe is not None:
         again = Recipe(_take_again, (raw.recipe, picks), raw.recipe.files)
     return replace(raw, rows=PickedRows(raw.rows, picks), read_obs=lambda: obs, parts=taken, recipe=again)
+
+
+def with_all_genes(raw: RawMatrix) -> RawMatrix:
+    """Give the same cells with the genes of any input, where the join left some out; closed with `raw`."""
+    picks = raw.rows.picks if isinstance(raw.rows, PickedRows) else None
+    stack = raw.rows.base if isinstance(raw.rows, PickedRows) else raw.rows
+    names = tuple(dict.fromkeys(gene for genes in {part.gene_names: None for part in raw.parts} for gene in genes))
+    if not isinstance(stack, StackedRows) or set(names) <= set(raw.gene_names):
+        return raw
+    found = onto(names, [part.gene_names for part in raw.parts])
+    joint = JointGenes(names, tuple(found[part.gene_names] for part in raw.parts))
+    rows: Rows = replace(stack, targets=joint.targets, shape=(stack.shape[0], len(names)))
+    recipe = _recipe(stack.handles, raw.parts, joint)
+    if picks is not None:
+        rows = PickedRows(rows, picks)
+        recipe = None if recipe is None else Recipe(_take_again, (recipe, picks), recipe.files)
+    return replace(raw, gene_names=names, rows=rows, recipe=recipe)
 
 
 def _with_obs(raw: RawMatrix, obs: pd.DataFrame) -> RawMatrix:

@@ -11,7 +11,7 @@ import numpy as np
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.evidence import Evidence, count_block
 from scamac_scale.ingestion.kinds import judge
-from scamac_scale.ingestion.many.opening import take_cells
+from scamac_scale.ingestion.many.opening import take_cells, with_all_genes
 from scamac_scale.ingestion.normalise import cell_totals
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOLD = 10
+"""Inputs that are named in a message, at most."""
 _GOOD = "good"
 """Note: the rows of the cells that are kept."""
 
@@ -52,12 +54,13 @@ def without_poor(raw: RawMatrix, config: IngestConfig, engine: Engine, journal: 
     -------
     RawMatrix
         `raw` itself where nothing is asked for. Cells are left out as by ``sc.pp.filter_cells(min_genes=...)`` and
-        ``pct_counts_mt <= max_mito`` of ``sc.pp.calculate_qc_metrics``; with a `max_mito`, also those without counts.
+        ``pct_counts_mt <= max_mito`` of ``sc.pp.calculate_qc_metrics``; with a `max_mito`, also those without counts. Of several inputs both
+        are over all genes of the input that a cell is from, also those that the join leaves out.
 
     Raises
     ------
     InputError
-        If no gene has the prefix, a share of counts is asked of logarithms, or no cell is left.
+        If an input has no gene with the prefix, a share of counts is asked of logarithms, or no cell is left.
     """
     if not asks_for_quality(config):
         return raw
@@ -103,20 +106,54 @@ def look_block(index: int, block: sparse.csr_matrix, start: int, wanted: tuple[N
 
 
 def mito_genes(raw: RawMatrix, prefix: str) -> NDArray[np.bool_]:
-    """Mark the genes whose names begin with a prefix, in capital or small letters; raises InputError where none does."""
-    is_mito = np.array([name.upper().startswith(prefix.upper()) for name in raw.gene_names], dtype=bool)
-    if not is_mito.any():
+    """Mark the genes whose names begin with a prefix, in capital or small letters.
+
+    Parameters
+    ----------
+    raw
+        With all genes of its inputs.
+    prefix
+        ``ingest.mito_prefix``.
+
+    Raises
+    ------
+    InputError
+        If an input has no such gene.
+
+    Notes
+    -----
+    Inputs that have other numbers of them are told in a warning.
+    """
+    of_inputs = {part.name: part.gene_names for part in raw.parts} or {raw.name: raw.gene_names}
+    counted = {genes: sum(_is_mito(gene, prefix) for gene in genes) for genes in set(of_inputs.values())}
+    counts = {name: counted[genes] for name, genes in of_inputs.items()}
+    if without := [name for name, count in counts.items() if not count]:
+        more = f" and {len(without) - 1} more inputs" if len(without) > 1 else ""
         raise InputError(
-            f"{raw.name}: no gene has a name that begins with {prefix!r} (ingest.mito_prefix), so that ingest.max_mito cannot be told; genes "
-            f"are named like {raw.gene_names[0]!r}. Name symbols in var, give another prefix, or leave max_mito out."
+            f"{without[0]}{more}: no gene has a name that begins with {prefix!r} (ingest.mito_prefix), so that ingest.max_mito cannot be told; "
+            f"genes are named like {of_inputs[without[0]][0]!r}. Name symbols in var, give another prefix, or leave max_mito out."
         )
+    is_mito = np.array([_is_mito(gene, prefix) for gene in raw.gene_names], dtype=bool)
     logger.info(
         "%s: %d genes begin with %s, such as %s", raw.name, is_mito.sum(), prefix, raw.gene_names[int(is_mito.argmax())]
     )
+    if len(set(counts.values())) > 1:
+        told = [f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda pair: pair[1])]
+        logger.warning(
+            "inputs have other numbers of genes that begin with %s (%s%s): percentages of ingest.max_mito mean less where some are missing",
+            prefix,
+            ", ".join(told[:TOLD]),
+            ", ..." if len(told) > TOLD else "",
+        )
     return is_mito
 
 
-def _good_cells(raw: RawMatrix, config: IngestConfig, engine: Engine) -> NDArray[np.int64]:
+def _is_mito(gene: str, prefix: str) -> bool:
+    return gene.upper().startswith(prefix.upper())
+
+
+def _good_cells(taken: RawMatrix, config: IngestConfig, engine: Engine) -> NDArray[np.int64]:
+    raw = with_all_genes(taken)  # as where each input is looked at before they are joined
     is_mito = np.zeros(raw.n_genes, bool) if config.max_mito is None else mito_genes(raw, config.mito_prefix)
     is_poor, is_dying = np.zeros(raw.n_cells, bool), np.zeros(raw.n_cells, bool)
     evidence = Evidence()

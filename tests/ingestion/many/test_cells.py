@@ -14,6 +14,7 @@ from scamac_scale.cli.main import main
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.ingestion.many import quality
+from scamac_scale.ingestion.many.opening import open_inputs, with_all_genes
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.store.reader import StoreReader
 from tests.support.atlas import build_tiny_atlas
@@ -79,6 +80,40 @@ def test_cells_are_left_out_as_scanpy_does_and_the_rest_is_as_a_file_of_it(
     obs = first.obs
     assert obs.drop(columns=["scamac_file", "scamac_file_row"]).equals(second.obs)
     assert adata.obs_names[obs["scamac_file_row"].to_numpy()].tolist() == obs.index.tolist()
+
+
+@pytest.mark.parametrize("where", [None, "cell_type != 'type1'"])
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_cells_of_several_inputs_are_judged_by_all_genes_of_their_own(
+    adata: ad.AnnData, tmp_path: Path, where: str | None, join: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_mito = adata.var_names.str.startswith("mt-")
+    genes = np.arange(adata.n_vars)
+    pieces = [adata[:150].copy(), adata[150:, ~is_mito | (genes < 60)].copy()]
+    expected = []
+    for number, piece in enumerate(pieces):
+        piece.write_h5ad(tmp_path / f"{number}.h5ad")
+        chosen = piece if where is None else piece[piece.obs["cell_type"] != "type1"].copy()
+        expected += [*left_by_scanpy(chosen, 25, 6.0)]
+    config = replace(CONFIG, min_genes=25, max_mito=6.0, join=join, where=where)
+    with caplog.at_level(logging.WARNING):
+        found = StoreReader(ingest([tmp_path / "0.h5ad", tmp_path / "1.h5ad"], tmp_path / "a.zarr", config))
+    names = found.obs.index[np.argsort(found.source_rows)]
+    assert 50 < len(names) < 290
+    assert names.tolist() == expected
+    assert f"{tmp_path}/1.h5ad: 3, {tmp_path}/0.h5ad: {is_mito.sum()}" in caplog.text
+    with open_inputs([tmp_path / "0.h5ad", tmp_path / "1.h5ad"], config) as raw:
+        whole = with_all_genes(raw)
+        assert set(whole.gene_names) == set(adata.var_names)
+        assert whole.recipe is not None
+        with whole.recipe.open() as again:
+            np.testing.assert_array_equal(again.read_block(3, 90).toarray(), whole.read_block(3, 90).toarray())
+
+
+def test_an_input_without_mitochondrial_genes_is_named(adata: ad.AnnData, path: Path, tmp_path: Path) -> None:
+    adata[:50, ~adata.var_names.str.startswith("mt-")].copy().write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match=r"b\.h5ad: no gene has a name that begins with 'MT-'"):
+        ingest([path, tmp_path / "b.h5ad"], tmp_path / "a.zarr", replace(CONFIG, max_mito=5.0))
 
 
 @pytest.mark.parametrize("n_files", [1, 4])
