@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ LEAST_BYTES = 6
 MOST_COMMENTS = 100_000
 """Lines before the sizes."""
 
+_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""A value: ``float`` takes underscores and words, too."""
 _WRONG = {
     1: "expected three numbers: row, column, value",
     2: "the row is not from 1 to {0:,}",
@@ -176,15 +179,16 @@ def _parsed(block: bytes, header: Header, path: Path, n_lines: int) -> tuple[Any
             f"{path}: line {n_lines + n_read + 1} is {line!r}: {why}; the file is damaged, write it again."
         )
     rows, columns, values = rows[:n_values], columns[:n_values], values[:n_values]
-    for entry in np.flatnonzero(texts[:n_values, 1]).tolist():  # more digits than fit, infinities: rare
+    for entry in np.flatnonzero(texts[:n_values, 1]).tolist():  # more digits than fit: rare
         low, high = texts[entry].tolist()
-        try:
-            values[entry] = float(block[low:high])
-        except ValueError as error:
-            said_text = block[low:high][:40].decode(errors="replace")
+        text = block[low:high]
+        if _NUMBER.fullmatch(text) is None:
+            line_number = n_lines + block.count(b"\n", 0, low) + 1
             raise InputError(
-                f"{path} holds {said_text!r} as a value; expected numbers. The file is damaged."
-            ) from error
+                f"{path}: line {line_number} holds {text[:40].decode(errors='replace')!r} as a value; expected a number such as 12, 0.5 "
+                "or 1e-3. The file is damaged, write it again."
+            )
+        values[entry] = float(text)
     if header.is_whole and not np.array_equal(values, np.rint(values)):
         value = float(values[np.argmax(values != np.rint(values))])
         raise InputError(

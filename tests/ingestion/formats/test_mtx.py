@@ -199,7 +199,7 @@ HEAD = "%%MatrixMarket matrix coordinate integer general\n"
         (HEAD + "20 30 1\n1 1\n", "line 3 is '1 1': expected three numbers"),
         (HEAD + "20 30 1\n1 1 1 1\n", "there is something behind the value"),
         (HEAD + "20 30 1\n1.0 1 1\n", "expected three numbers"),
-        (HEAD + "20 30 1\n1 1 x1\n", "holds 'x1' as a value"),
+        (HEAD + "20 30 1\n1 1 x1\n", "line 3 holds 'x1' as a value"),
         (HEAD + "20 30 1\n1 1 1.5\n", "says that it holds whole numbers, and has 1.5"),
         (HEAD + "20 30 1\n1 1 9999999999\n", "holds 1e[+]10; expected amounts of RNA"),
         (HEAD.replace("integer", "real") + "20 30 1\n1 1 1e300\n", "holds 1e[+]300; expected amounts"),
@@ -215,6 +215,19 @@ def test_a_broken_file_is_refused_in_a_sentence(text: str, said: str, end: str, 
         said += "|20 rows"
     with pytest.raises(InputError, match=said), open_raw(tmp_path) as raw:
         raw.read_block(0, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1_0", "1_000.5", "inf", "-Infinity", "nan", "0x10", "1e", "1e1_0", "1d5", "1,5", "--1", "+-1", ".", "1.5.2"),
+        "1e+",
+    ],
+)
+def test_a_value_is_a_plain_number_or_the_line_is_named(text: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "a.mtx", HEAD.replace("integer", "real") + f"3 2 2\n1 1 1\n\n2 1 {text}\n")
+    with pytest.raises(InputError, match=r"line 5 holds .* as a value; expected a number"):
+        list(read_entries(path, read_header(path)))
 
 
 def test_what_is_odd_and_clear_is_read(tmp_path: Path) -> None:
