@@ -209,11 +209,15 @@ class RawMatrix:
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the genes are named once each."""
+        """Check that there are genes, and that they are named once each."""
         if self.n_genes != len(self.gene_names):
             raise InputError(
                 f"{self.name}: {self.matrix} has {self.n_genes} columns, but {len(self.gene_names)} genes are named; "
                 "the file is damaged, write it again."
+            )
+        if not self.n_genes:
+            raise InputError(
+                f"{self.name}: {self.matrix} has no genes, its shape is {self.rows.shape}; give a matrix of cells by genes."
             )
         repeated = duplicates(self.gene_names)
         if repeated:

@@ -22,7 +22,7 @@ from scamac_scale.ingestion import rows as rows_module
 from scamac_scale.ingestion.open import open_raw, read_obs
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.raw import read_blocks
-from tests.support.formats import write_tenx, write_zarr
+from tests.support.formats import write_loom, write_mtx, write_tenx, write_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,25 @@ def test_every_format_gives_the_same_cells(name: str, tiny_adata: ad.AnnData, tm
         assert list(raw.obs.index) == names
         if "10x" not in name:
             assert list(raw.obs["cell_type"]) == list(tiny_adata.obs["cell_type"])
+
+
+@pytest.mark.filterwarnings("ignore")  # of writers, about what is empty
+@pytest.mark.parametrize("name", [*FORMATS, "loom", "mtx", "dask"])
+def test_an_input_without_genes_is_refused_when_it_is_opened(name: str, tiny_adata: ad.AnnData, tmp_path: Path) -> None:
+    more: dict[str, Callable[[ad.AnnData, Path], Any]] = {
+        "loom": lambda adata, folder: write_loom(adata, folder / "a.loom"),
+        "mtx": lambda adata, folder: write_mtx(adata, folder / "m"),
+        "dask": lambda adata, folder: in_dask(adata),
+    }
+    data = (FORMATS | more)[name](tiny_adata[:20, :0].copy(), tmp_path)
+    with pytest.raises(InputError, match=r"has no genes"):
+        open_raw(data)
+
+
+def in_dask(adata: ad.AnnData) -> ad.AnnData:
+    array = pytest.importorskip("dask.array")
+    adata.X = array.from_array(adata.X.toarray(), chunks=(10, -1))
+    return adata
 
 
 @settings(max_examples=25)

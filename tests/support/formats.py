@@ -50,7 +50,8 @@ def write_tenx(adata: ad.AnnData, path: Path, version: int = 3, *, feature_types
 def write_loom(adata: ad.AnnData, path: Path) -> Path:
     """Write a loom: genes by cells, in chunks."""
     with h5py.File(path, "w") as file:
-        file.create_dataset("matrix", data=adata.X.toarray().T, chunks=(32, 32), compression="gzip")
+        packed = {"chunks": (32, 32), "compression": "gzip"} if adata.n_vars else {}
+        file.create_dataset("matrix", data=adata.X.toarray().T, **packed)
         file.create_group("row_attrs")["Gene"] = np.array(adata.var_names, dtype="S")
         columns = file.create_group("col_attrs")
         columns["CellID"] = np.array(adata.obs_names, dtype="S")

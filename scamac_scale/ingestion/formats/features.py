@@ -61,7 +61,7 @@ def gene_expression(kinds: Sequence[str], name: str) -> NDArray[np.bool_]:
     is_gene = np.array([kind == GENES for kind in kinds], dtype=bool)
     others = Counter(kind for kind in kinds if kind != GENES)
     told = ", ".join(f"{n} {kind}" for kind, n in others.most_common(8))
-    if not is_gene.any():
+    if kinds and not is_gene.any():
         raise InputError(f"{name} holds no gene expression; none of its {len(kinds)} features has that type ({told}).")
     if others:
         logger.info("%s: %d features that are not gene expression are left out (%s)", name, others.total(), told)

@@ -43,6 +43,8 @@ def names_of(var: pd.DataFrame, column: str, name: str) -> tuple[str, ...]:
     InputError
         If there is no such column, or it holds no texts.
     """
+    if not len(var):  # then nothing tells what the column holds; `RawMatrix` refuses it
+        return ()
     if column not in var.columns:
         known = ", ".join(text_columns(var))
         told = f"columns of text are {known}" if known else "it has no column of text"
