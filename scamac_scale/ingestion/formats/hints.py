@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scamac_scale.errors import InputError
-from scamac_scale.ingestion.rows import DenseRows, SparseRows
+from scamac_scale.errors import ScamacError
+from scamac_scale.ingestion.formats.transpose import TransposedRows
+from scamac_scale.ingestion.raw import blamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +37,19 @@ def tell_of_raw(rows: Rows, open_other: Callable[[], Rows], name: str) -> None:
 
     Notes
     -----
-    A look at the first cells, where these can be read by themselves.
+    A look at the first cells, or at the first values that are stored where these lie by genes.
     """
-    with contextlib.suppress(InputError, OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(ScamacError), blamed(name, "its first values"):
         if _is_whole(rows) is False and _is_whole(open_other()):
             logger.info("%s: X holds no counts, raw does: ingest.matrix=raw takes them", name)
 
 
 def _is_whole(rows: Rows) -> bool | None:
-    """Whether values are counts; None where that is not seen in a few cells."""
-    if not isinstance(rows, SparseRows | DenseRows) or not rows.shape[0]:
+    """Whether values are counts; None where that is not seen in a few of them."""
+    if not rows.shape[0]:
         return None
-    values = rows.read(0, min(LOOKED_AT, rows.shape[0])).data
+    if isinstance(rows, TransposedRows):
+        values = next((values for _, _, values in rows.source.read() if values.size), np.zeros(0))
+    else:
+        values = rows.read(0, min(LOOKED_AT, rows.shape[0])).data
     return bool((values == np.rint(values)).all() and (values >= 0).all()) if values.size else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from scamac_scale import IngestConfig, ScAMAC
 from scamac_scale.cli.main import main
@@ -17,9 +19,8 @@ from tests.support.formats import write_tenx, write_zarr
 from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-
-    import anndata as ad
 
     from scamac_scale.ingestion.raw import RawMatrix
 
@@ -99,13 +100,33 @@ def test_a_store_is_made_and_a_prediction_finds_the_column(
     assert main(["predict", "--run", str(tmp_path / "run"), *argv]) == 0
 
 
-@pytest.mark.parametrize("form", ["h5ad", "zarr", "memory"])
+def in_dask(chunks: tuple[int, int]) -> Callable[[Any], Any]:
+    def wrap(values: Any) -> Any:
+        return pytest.importorskip("dask.array").from_array(values, chunks=chunks)
+
+    return wrap
+
+
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "h5ad": np.asarray,
+    "zarr": np.asarray,
+    "memory": np.asarray,
+    "csc h5ad": sparse.csc_matrix,
+    "csc zarr": sparse.csc_matrix,
+    "csc memory": sparse.csc_matrix,
+    "dask memory": in_dask((7, -1)),
+    "dask by genes memory": in_dask((-1, 3)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_counts_in_raw_are_pointed_out(
     form: str, cells: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    opened(cells, form, tmp_path).close()
+    opened(cells, form.split()[-1], tmp_path).close()
     assert "raw does" not in caplog.text  # X has counts, too
-    cells.X = np.log1p(cells.X.toarray())
-    opened(cells, form, tmp_path).close()
+    cells.X = FORMS[form](np.log1p(cells.X.toarray()))
+    cells.raw = ad.AnnData(FORMS[form](cells.raw.X.toarray()), obs=cells.obs, var=cells.raw.var)
+    opened(cells, form.split()[-1], tmp_path).close()
     assert "X holds no counts, raw does: ingest.matrix=raw takes them" in caplog.text
