@@ -18,6 +18,7 @@ import numpy as np
 from scamac_scale.durable.atomic import atomic_folder, writing
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError, InputError
+from scamac_scale.host.compiled import compiled
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import read_blocks
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from scamac_scale.ingestion.raw import RawMatrix
 
@@ -41,15 +41,17 @@ logger = logging.getLogger(__name__)
 DRAWN_CELLS = 1024
 """Cells that share one random stream."""
 SOURCE_CELLS = 20_000
-"""Cells of the source that are held at most: a sample, the same share of every group but for small ones."""
+"""Cells of the source that are held at most: a sample, the same share of every group but for small ones; at least one of each."""
 N_MIXED = 3
 """Cells whose profiles a new one mixes."""
 MIN_GROUP_CELLS = 200
-"""Cells of a group that are held, where it has so many."""
+"""Cells of a group that are held, where it has so many, and `SOURCE_CELLS` has room for so many of each."""
 BLOCK_CELLS = 4096
 """Cells of the source that are read at a time."""
 DEPTH_SD = 0.2
-"""Standard deviation of the logarithm of what the depth of a cell is multiplied by."""
+"""Standard deviation of the logarithm of what the depth of a cell is multiplied by; the mean of the factor is 1."""
+WALKED_MEAN = 12.0
+"""Of a Poisson number, up to which it is counted event by event."""
 NOTE = (
     "Resampled, not measured: each cell is Poisson counts around a mixture of three cells of one label of the source, with the depth "
     "of another. Good for time and memory; no evidence for how well clusters fit new cells."
@@ -62,8 +64,8 @@ class SourceCells:
 
     Attributes
     ----------
-    profiles
-        (S, G) CSR, rows sum to 1.
+    indptr, genes, counts
+        (S, G) CSR, genes rise in each cell.
     totals
         (S,) counts of each cell.
     members
@@ -74,7 +76,9 @@ class SourceCells:
         (groups, columns) code of each group in each column.
     """
 
-    profiles: sparse.csr_matrix
+    indptr: NDArray[np.int64]
+    genes: NDArray[np.int32]
+    counts: NDArray[np.float32]
     totals: NDArray[np.float64]
     members: tuple[NDArray[np.int64], ...]
     shares: NDArray[np.float64]
@@ -125,7 +129,7 @@ def resample(
     ConfigError
         If a number is not positive, the seed is negative, or there are more files than cells.
     InputError
-        If the source cannot be read, has no such column, no labelled cells, or does not hold counts.
+        If the source cannot be read, has no such column, no labelled cells, more groups than `SOURCE_CELLS`, or does not hold counts.
     OutputError
         If `out` is there already, or cannot be written; nothing is left behind.
 
@@ -198,50 +202,83 @@ def _genes(raw: RawMatrix) -> pd.DataFrame:
 
 def _read_source(raw: RawMatrix, codes: NDArray[np.int64], seed: int) -> SourceCells:
     """Read a sample of the cells, group by group, in bounded memory."""
-    from scipy import sparse
-
     is_labelled = (codes >= 0).all(axis=1)
     if not is_labelled.any():
         raise InputError(f"{raw.name}: no cell has a label; name another column with --label.")
     groups, of_cell = np.unique(codes[is_labelled], axis=0, return_inverse=True)
+    if len(groups) > SOURCE_CELLS:
+        raise InputError(
+            f"{raw.name}: the label and the batch key make {len(groups):,} groups of cells, and {SOURCE_CELLS:,} cells of the source are "
+            "held; name columns with fewer values (--label, --batch-key)."
+        )
     group = np.full(raw.n_cells, -1, dtype=np.int64)
     group[is_labelled] = of_cell.ravel()
     is_taken = _sample(group, seed)
-    blocks, kept = [], []
+    genes, counts, sums = _Growing(np.int32), _Growing(np.float32), _Growing(np.float64)
+    lengths, kept = _Growing(np.int64), _Growing(np.int64)
     for start, block in read_blocks(raw, BLOCK_CELLS, "reading the source"):
         if not (
             np.isfinite(block.data).all() and (block.data >= 0).all() and (block.data == np.rint(block.data)).all()
         ):
             raise InputError(f"{raw.name}: {raw.matrix} does not hold counts, from which alone cells can be resampled.")
         rows = np.flatnonzero(is_taken[start : start + block.shape[0]])
-        totals = np.asarray(block.sum(axis=1)).ravel()
+        totals = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
         rows = rows[totals[rows] > 0]
-        blocks.append(block[rows].astype(np.float64))
-        kept.append(start + rows)
-    counts, rows = sparse.vstack(blocks, format="csr"), np.concatenate(kept)
-    counts.eliminate_zeros()
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    members = [np.flatnonzero(group[rows] == number) for number in range(len(groups))]
+        part = block[rows]
+        part.eliminate_zeros()
+        for held, more in zip(
+            (genes, counts, sums, lengths, kept),
+            (part.indices, part.data, totals[rows], np.diff(part.indptr), start + rows),
+            strict=True,
+        ):
+            held.append(more)
+    members = [np.flatnonzero(group[kept.values()] == number) for number in range(len(groups))]
     sizes = np.bincount(group[group >= 0], minlength=len(groups)).astype(np.float64)
     found = [number for number, member in enumerate(members) if member.size]
     if not found:
         raise InputError(f"{raw.name}: no labelled cell has counts.")
-    counts.data /= np.repeat(totals, np.diff(counts.indptr))
+    indptr = np.concatenate([[0], np.cumsum(lengths.values())])
     shares = sizes[found] / sizes[found].sum()
-    return SourceCells(counts, totals, tuple(members[number] for number in found), shares, groups[found])
+    return SourceCells(
+        indptr,
+        genes.values(),
+        counts.values(),
+        sums.values(),
+        tuple(members[number] for number in found),
+        shares,
+        groups[found],
+    )
+
+
+class _Growing:
+    """An array that grows in place, for there may be no room for it twice."""
+
+    def __init__(self, dtype: type) -> None:
+        self._held: NDArray[Any] = np.empty(0, dtype)
+        self._n = 0
+
+    def append(self, more: NDArray[Any]) -> None:
+        if self._n + len(more) > len(self._held):
+            self._held.resize(max(self._n + len(more), len(self._held) * 3 // 2), refcheck=False)
+        self._held[self._n : self._n + len(more)] = more
+        self._n += len(more)
+
+    def values(self) -> NDArray[Any]:
+        return self._held[: self._n]
 
 
 def _sample(group: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Mark the cells that are held: of each group a share, but no fewer than `MIN_GROUP_CELLS`."""
+    """Mark the cells that are held, at most `SOURCE_CELLS`: of each group some, and of what is left of it the same share."""
     rng = numpy_generator(seed, "resampled source")
     is_taken = group >= 0
-    n_labelled = int(is_taken.sum())
-    if n_labelled <= SOURCE_CELLS:
+    sizes = np.bincount(group[is_taken])
+    if sizes.sum() <= SOURCE_CELLS:
         return is_taken
-    for number in range(int(group.max()) + 1):
-        rows = np.flatnonzero(group == number)
-        wanted = max(min(MIN_GROUP_CELLS, rows.size), rows.size * SOURCE_CELLS // n_labelled)
-        is_taken[rng.permutation(rows)[wanted:]] = False
+    least = np.minimum(sizes, min(MIN_GROUP_CELLS, SOURCE_CELLS // len(sizes)))
+    wanted = least + (sizes - least) * (SOURCE_CELLS - least.sum()) // (sizes - least).sum()
+    order = np.argsort(group, kind="stable")[-int(sizes.sum()) :]
+    for rows, n in zip(np.split(order, np.cumsum(sizes)[:-1]), wanted.tolist(), strict=True):
+        is_taken[rng.permutation(rows)[n:]] = False
     return is_taken
 
 
@@ -254,9 +291,7 @@ def _runs(cells: SourceCells, columns: Sequence[str], bounds: tuple[int, int], s
 
 
 def _draw(cells: SourceCells, columns: Sequence[str], wanted: slice, seed: int, block: int) -> CellRun:
-    """Draw a run of cells, of which some are wanted: (cells, G) counts."""
-    from scipy import sparse
-
+    """Draw a run of cells, of which some are wanted."""
     rng = numpy_generator(seed, "resampled cells", block)
     group = rng.choice(len(cells.shares), size=DRAWN_CELLS, p=cells.shares)
     sizes = np.array([member.size for member in cells.members])
@@ -264,21 +299,60 @@ def _draw(cells: SourceCells, columns: Sequence[str], wanted: slice, seed: int, 
     picked = (rng.random((N_MIXED + 1, DRAWN_CELLS)) * sizes[group]).astype(np.int64)
     rows = np.concatenate(cells.members)[starts[group] + picked]
     weights = rng.exponential(size=(N_MIXED, DRAWN_CELLS))
-    depth = cells.totals[rows[-1]] * rng.lognormal(0.0, DEPTH_SD, DRAWN_CELLS)
-    scaled = weights / weights.sum(axis=0) * depth
-    pointer = np.arange(0, N_MIXED * DRAWN_CELLS + 1, N_MIXED)
-    mixing = sparse.csr_matrix(
-        (scaled.T.ravel(), rows[:-1].T.ravel(), pointer), shape=(DRAWN_CELLS, cells.profiles.shape[0])
-    )
-    mean: Any = mixing @ cells.profiles
-    mean.sort_indices()  # the order in which counts are drawn
-    mean.data = rng.poisson(mean.data).astype(np.float32)
-    mean.eliminate_zeros()
-    counts = mean[wanted]
+    depth = cells.totals[rows[-1]] * rng.lognormal(-(DEPTH_SD**2) / 2, DEPTH_SD, DRAWN_CELLS)
+    factors = weights / weights.sum(axis=0) * depth / cells.totals[rows[:-1]]
+    mixed, factors = rows[:-1, : wanted.stop].T.copy(), factors[:, : wanted.stop].T.copy()
+    room = int((cells.indptr[mixed + 1] - cells.indptr[mixed]).sum())
+    genes, counts = np.empty(room, np.int32), np.empty(room, np.float32)  # of which only what is filled takes memory
+    indptr = np.zeros(len(mixed) + 1, np.int64)
+    _pour(mixed, factors, (cells.indptr, cells.genes, cells.counts), rng, (indptr, genes, counts))
+    indptr = indptr[wanted.start :]
     codes = cells.codes[group[wanted]]
     return CellRun(
-        counts.indptr.astype(np.int64),
-        counts.indices.astype(np.int32),
-        counts.data,
+        indptr - indptr[0],
+        genes[indptr[0] : indptr[-1]].copy(),
+        counts[indptr[0] : indptr[-1]].copy(),
         {column: codes[:, place] for place, column in enumerate(columns)},
     )
+
+
+@compiled
+def _pour(mixed: Any, factors: Any, source: Any, rng: Any, drawn: Any) -> None:  # pragma: no cover  compiled
+    """Draw Poisson counts around the sums of scaled cells (n, 3), whose genes are merged as they rise.
+
+    Small means are stretches of one Poisson process, each as long as the mean: its events are as many as drawn for each by itself,
+    and it costs a draw for an event, not for a gene.
+    """
+    pointer, of_value, values = source
+    indptr, genes, counts = drawn
+    beyond = np.int64(2**62)
+    at, stop = np.empty(mixed.shape[1], np.int64), np.empty(mixed.shape[1], np.int64)
+    n = 0
+    for cell in range(mixed.shape[0]):
+        for part in range(len(at)):
+            at[part], stop[part] = pointer[mixed[cell, part]], pointer[mixed[cell, part] + 1]
+        left = rng.standard_exponential()  # to the next event
+        while True:
+            gene = beyond
+            for part in range(len(at)):
+                if at[part] < stop[part]:
+                    gene = min(gene, np.int64(of_value[at[part]]))
+            if gene == beyond:
+                break
+            mean = 0.0
+            for part in range(len(at)):
+                if at[part] < stop[part] and of_value[at[part]] == gene:
+                    mean += factors[cell, part] * values[at[part]]
+                    at[part] += 1
+            count = 0
+            if mean > WALKED_MEAN:
+                count = rng.poisson(mean)
+            else:
+                left -= mean
+                while left < 0:
+                    count += 1
+                    left += rng.standard_exponential()
+            if count:
+                genes[n], counts[n] = gene, count
+                n += 1
+        indptr[cell + 1] = n

@@ -8,11 +8,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from scamac_scale import resample
 from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError
+from scamac_scale.ingestion.open import open_raw
 from scamac_scale.simulation import resampled
 
 if TYPE_CHECKING:
@@ -86,17 +89,72 @@ def test_an_atlas_begins_as_a_shorter_one_does_and_the_seed_decides(source: Path
 def test_of_a_large_source_a_sample_of_every_group_is_held(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resampled, "SOURCE_CELLS", 60)
+    monkeypatch.setattr(resampled, "SOURCE_CELLS", 80)
     monkeypatch.setattr(resampled, "MIN_GROUP_CELLS", 20)
     monkeypatch.setattr(resampled, "BLOCK_CELLS", 64)
     group = ad.read_h5ad(source).obs["kind"].cat.codes.to_numpy().astype(np.int64)
     is_taken = resampled._sample(group, 0)
-    held = np.bincount(group[is_taken])
+    held, sizes = np.bincount(group[is_taken]), np.bincount(group[group >= 0])
     assert (held >= 20).all()
-    assert held.sum() < 110
+    assert 77 <= held.sum() <= 80
+    assert np.ptp((held - 20) / (sizes - 20)) < 0.05  # of what is left of each the same share
     assert not is_taken[group < 0].any()
     new = ad.read_zarr(resample(source, tmp_path / "a.zarr", n_cells=400, label="kind"))
     assert set(new.obs["kind"]) == {"a", "b", "c"}
+
+
+@settings(max_examples=50)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), most=st.integers(30, 100), least=st.integers(1, 200)
+)
+def test_never_are_more_cells_held_and_of_each_group_one(sizes: list[int], most: int, least: int) -> None:
+    group = np.random.default_rng(0).permutation(np.repeat(np.arange(-1, len(sizes)), [3, *sizes]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resampled, "SOURCE_CELLS", most)
+        patch.setattr(resampled, "MIN_GROUP_CELLS", least)
+        held = np.bincount(group[resampled._sample(group, 0)], minlength=len(sizes))
+    assert held.sum() <= most
+    assert (held >= 1).all()
+    assert (held <= sizes).all()
+
+
+def test_more_groups_than_cells_can_be_held_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampled, "SOURCE_CELLS", 3)
+    with pytest.raises(InputError, match=r"make 4 groups of cells, and 3 cells .* \(--label, --batch-key\)"):
+        resample(source, tmp_path / "a.zarr", n_cells=10, label="kind", batch_key="plate")
+    resample(source, tmp_path / "a.zarr", n_cells=10, label="kind")
+
+
+def test_counts_are_poisson_around_the_mixture_whatever_their_mean() -> None:
+    """Of one cell mixed with itself: means and variances of genes of small and large means, and no gene follows another."""
+    counts = np.array([0.02, 0.5, 0.5, 3, 11, 13, 400], np.float32)
+    source = np.array([0, 7]), np.arange(7, dtype=np.int32), counts
+    n, rng = 20_000, np.random.default_rng(0)
+    indptr, genes, drawn = np.zeros(n + 1, np.int64), np.empty(7 * n, np.int32), np.empty(7 * n, np.float32)
+    mixed, factors = np.zeros((n, 3), np.int64), np.tile([0.2, 0.3, 0.5], (n, 1))
+    resampled._pour(mixed, factors, source, rng, (indptr, genes, drawn))
+    found = sparse.csr_matrix((drawn[: indptr[-1]], genes[: indptr[-1]], indptr), (n, 7)).toarray().astype(np.float64)
+    error = np.sqrt(counts / n)
+    assert (np.abs(found.mean(axis=0) - counts) < 4.5 * error).all()
+    np.testing.assert_allclose(found.var(axis=0), counts, rtol=0.2)
+    np.testing.assert_allclose((found == 0).mean(axis=0), np.exp(-counts), atol=4.5 * 0.5 / np.sqrt(n))
+    assert np.abs(np.corrcoef(found.T) - np.eye(7)).max() < 4.5 / np.sqrt(n)
+
+
+def test_the_depths_of_a_type_do_not_drift(source: Path) -> None:
+    with open_raw(source) as raw:
+        codes, _ = resampled._coded(raw, ("kind",))
+        cells = resampled._read_source(raw, codes, 0)
+    runs = [resampled._draw(cells, ("kind",), slice(0, resampled.DRAWN_CELLS), 0, block) for block in range(60)]
+    label = np.concatenate([run.codes["kind"] for run in runs])
+    depth = np.concatenate([np.add.reduceat(run.data.astype(np.float64), run.indptr[:-1]) for run in runs])
+    for group, member in enumerate(cells.members):
+        own = depth[label == group]
+        error = own.std() / np.sqrt(len(own))
+        assert abs(own.mean() - cells.totals[member].mean()) < 4 * error
+        assert error < 0.006 * own.mean()  # a drift of 2 % would be seen
 
 
 @pytest.mark.parametrize(
