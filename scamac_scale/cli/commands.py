@@ -71,8 +71,8 @@ def _demo(args: Namespace) -> Result:
 def _declare_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, help="Cells of the atlas.", **OPTIONAL)
     parser.add_argument("--out", type=str, help="AnnData zarr folder to write.", **OPTIONAL)
-    parser.add_argument("--genes", type=int, default=2000, help="Genes of the atlas; not with --from.")
-    parser.add_argument("--types", type=int, default=8, help="Cell types; not with --from.")
+    parser.add_argument("--genes", type=int, help="Genes of the atlas (default: 2000); not with --from.", **OPTIONAL)
+    parser.add_argument("--types", type=int, help="Cell types (default: 8); not with --from.", **OPTIONAL)
     parser.add_argument("--seed", type=int, default=0, help="Every random choice derives from it.")
     parser.add_argument(
         "--from",
@@ -82,15 +82,19 @@ def _declare_simulate(parser: ArgumentParser) -> None:
         "memory; no evidence for how well clusters fit new cells.",
         **OPTIONAL,
     )
-    parser.add_argument("--label", type=str, default="cell_type", help="With --from: column of obs with the types.")
+    parser.add_argument(
+        "--label", type=str, help="With --from: column of obs with the types (default: cell_type).", **OPTIONAL
+    )
     parser.add_argument(
         "--batch-key",
         "--batch_key",
-        type=str | None,
-        default=None,
+        type=str,
         help="With --from: column of obs within whose levels cells are mixed; it is kept.",
+        **OPTIONAL,
     )
-    parser.add_argument("--files", type=int, default=1, help="With --from: files among which the cells are dealt.")
+    parser.add_argument(
+        "--files", type=int, help="With --from: files among which the cells are dealt (default: 1).", **OPTIONAL
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing atlas.", **OPTIONAL)
 
 
@@ -99,16 +103,20 @@ def _simulate(args: Namespace) -> Result:
 
     require(args, "cells", "out")
     overwrite, source = getattr(args, "overwrite", False), getattr(args, "from", None)
-    if source is None:
-        if args.files != 1:
-            raise ConfigError(f"--files {args.files} needs --from; without it the atlas is one file.")
-        path = simulate(
-            args.out, args.cells, n_genes=args.genes, n_types=args.types, seed=args.seed, overwrite=overwrite
+    names = {"genes": "n_genes", "types": "n_types", "label": "label", "batch_key": "batch_key", "files": "n_files"}
+    known = {"genes", "types"} if source is None else {"label", "batch_key", "files"}
+    options = {key: getattr(args, name) for name, key in names.items() if getattr(args, name, None) is not None}
+    foreign = [f"--{name.replace('_', '-')}" for name, key in names.items() if key in options and name not in known]
+    if foreign:
+        why = "of no use without --from" if source is None else "of no use with --from, whose file has genes and types"
+        raise ConfigError(
+            f"simulate: {' and '.join(foreign)} {'is' if len(foreign) == 1 else 'are'} {why}; leave out the one or the other."
         )
+    if source is None:
+        path = simulate(args.out, args.cells, **options, seed=args.seed, overwrite=overwrite)
         return inspect(path)
-    options = {"label": args.label, "batch_key": args.batch_key, "n_files": args.files, "seed": args.seed}
-    path = resample(source, args.out, n_cells=args.cells, **options, overwrite=overwrite)
-    if args.files == 1:
+    path = resample(source, args.out, n_cells=args.cells, **options, seed=args.seed, overwrite=overwrite)
+    if options.get("n_files", 1) == 1:
         return inspect(path)
     return {"path": str(path), "n_cells": args.cells, "files": sorted(str(part) for part in path.glob("*.zarr"))}
 

@@ -189,5 +189,22 @@ def test_the_command_deals_cells_among_files(source: Path, tmp_path: Path, capsy
     argv = ["simulate", "--from", str(source), "--label", "kind", "--cells", "90", "--files", "2", "--out", str(out)]
     assert main(argv) == 0
     assert sorted(path.name for path in out.iterdir()) == ["part-001.zarr", "part-002.zarr"]
-    assert main(["simulate", "--cells", "90", "--files", "2", "--out", str(tmp_path / "b.zarr")]) == 2
-    assert "--files 2 needs --from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--files", "2"], "--files is of no use without --from"),
+        (["--files", "1"], "--files is of no use without --from"),
+        (["--label", "x", "--batch-key", "y"], "--label and --batch-key are of no use without --from"),
+        (["--from", "SOURCE", "--genes", "2000"], "--genes is of no use with --from"),
+        (["--from", "SOURCE", "--types", "3", "--label", "kind"], "--types is of no use with --from"),
+    ],
+)
+def test_options_of_the_other_kind_of_atlas_are_refused(
+    options: list[str], said: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(source) if option == "SOURCE" else option for option in options]
+    assert main(["simulate", "--cells", "90", "--out", str(tmp_path / "b.zarr"), *argv]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
