@@ -29,7 +29,7 @@ from scamac_scale.ingestion.formats.mtx_files import find_market
 from scamac_scale.ingestion.formats.mtx_there import copied_market
 from scamac_scale.ingestion.frames import count_names, read_frame, read_names
 from scamac_scale.ingestion.obsm import ObsmArray, dense_array
-from scamac_scale.ingestion.raw import RawMatrix, Recipe, blamed, closing, nothing
+from scamac_scale.ingestion.raw import IN_MEMORY, RawMatrix, Recipe, blamed, closing, nothing
 from scamac_scale.ingestion.rows import DenseRows, Rows, SparseRows
 from scamac_scale.ingestion.tenx import is_tenx, open_tenx
 from scamac_scale.remote.place import BucketPlace
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-IN_MEMORY = "the AnnData in memory"
 
 Group = Any
 """An h5py or zarr group: looked up by name, with ``attrs``."""
@@ -100,7 +98,8 @@ def open_raw(
         with blamed(str(path), "it"):
             rows, var, obs = open_mtx(files, str(path), matrix)
             raw = _raw_of(rows, path, matrix, (var, "gene_symbols", gene_column), lambda: obs)
-            return replace(raw, recipe=recipe)
+            beside = (files.genes, files.cells) if path == market and path.is_file() else ()
+            return replace(raw, recipe=replace(recipe, files=(where, *map(str, beside))))
     with open_file(path, is_kept=True) as group:
         raw = replace(_open_hdf5_or_zarr(group, path, matrix, gene_column), recipe=recipe)
         _ = raw.obs  # what is wrong with it is known before hours of work
@@ -219,7 +218,8 @@ def _find_obsm(obsm: Any, key: str, name: str) -> Any:  # Any: a group of a file
 def _require_anndata(group: Group, name: str) -> None:
     if "obs" not in group or "var" not in group:
         held = ", ".join(sorted(group.keys())[:10]) or "nothing"
-        raise InputError(f"{name} is not an AnnData file: it has no obs and var (it holds {held}).")
+        lacking = " and no ".join(key for key in ("obs", "var") if key not in group)
+        raise InputError(f"{name} is not an AnnData file: it has no {lacking} (it holds {held}).")
 
 
 def _open_group(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:
@@ -331,7 +331,9 @@ def _open_element(element: Group, name: str) -> Rows:
     kind = attributes.get("encoding-type", attributes.get("h5sparse_format"))
     kind = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
     if not isinstance(kind, str) or kind not in ("csc", "csc_matrix", "csr", "csr_matrix"):
-        raise InputError(f"{name} is stored as {kind!r}; expected a dense array or a CSR matrix.")
+        raise InputError(
+            f"{name} is stored as {kind!r}; expected a dense array, or a CSR or CSC matrix; write it so, as adata.X.tocsr() is."
+        )
     if "encoding-type" in attributes:
         check_encoding(element, name, ("csr_matrix", "csc_matrix"))
     shape = _two_numbers(attributes.get("shape", attributes.get("h5sparse_shape")), name)

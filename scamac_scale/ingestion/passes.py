@@ -292,7 +292,7 @@ def _refuse_tiny(raw: RawMatrix, total: NDArray[np.float64], start: int, kind: s
     if kind != "log" and is_tiny.any():
         cell = int(np.argmax(is_tiny))
         raise InputError(
-            f"{raw.name}: {raw.matrix} of cell {raw.cell_named(start + cell)} (number {start + cell}) sums to {total[cell]:g}; no cell has "
+            f"{raw.name}: {raw.matrix} of cell {_cell_of(raw, start + cell)} sums to {total[cell]:g}; no cell has "
             "so little RNA. The file is damaged, write it again."
         )
 
@@ -304,7 +304,12 @@ def _entry(block: sparse.csr_matrix, at: int, start: int) -> Entry:
 
 def place_of(raw: RawMatrix, entry: Entry) -> str:
     """Name the cell and the gene of an entry in a message."""
-    return f"cell {raw.cell_named(entry.cell)} (number {entry.cell}), gene {raw.gene_names[entry.gene]!r}"
+    return f"cell {_cell_of(raw, entry.cell)}, gene {raw.gene_names[entry.gene]!r}"
+
+
+def _cell_of(raw: RawMatrix, cell: int) -> str:
+    """Name a cell and its number, which the name says itself where not all cells of one input are taken."""
+    return raw.cell_named(cell) + ("" if raw.parts else f" (number {cell})")
 
 
 @compiled

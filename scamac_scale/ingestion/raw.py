@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from scamac_scale.ingestion.rows import Rows
     from scamac_scale.remote.place import BucketPlace
 
+IN_MEMORY = "the AnnData in memory"
+"""What an input without a path is called."""
 FILE, FILE_ROW = "scamac_file", "scamac_file_row"
 """Columns of obs, where cells are of several inputs or not all are taken: the input of a cell, and its row there."""
 REASON_LETTERS = 300

@@ -65,7 +65,11 @@ def test_a_truncated_file_is_refused(atlas: Path) -> None:
 def test_an_hdf5_file_of_another_kind_says_what_it_holds(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5ad", "w") as file:
         file["counts"] = np.zeros((3, 4))
-    with pytest.raises(InputError, match=r"is not an AnnData file: it has no obs and var \(it holds counts\)"):
+    with pytest.raises(InputError, match=r"is not an AnnData file: it has no obs and no var \(it holds counts\)"):
+        open_raw(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        file.create_group("obs")
+    with pytest.raises(InputError, match=r"is not an AnnData file: it has no var \(it holds counts, obs\)"):
         open_raw(tmp_path / "a.h5ad")
 
 
@@ -83,7 +87,7 @@ def test_a_folder_of_matrix_market_files_without_names_is_refused(tmp_path: Path
 
 def test_a_zarr_that_is_no_anndata_is_refused(tmp_path: Path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w").create_array("x", shape=(3,), dtype="f4")
-    with pytest.raises(InputError, match=r"is not an AnnData file: it has no obs and var \(it holds x\)"):
+    with pytest.raises(InputError, match=r"is not an AnnData file: it has no obs and no var \(it holds x\)"):
         open_raw(tmp_path / "a.zarr")
     zarr.create_array(str(tmp_path / "b.zarr"), shape=(3,), dtype="f4")
     with pytest.raises(InputError, match=r"b\.zarr is a folder, but not an AnnData zarr"):
@@ -153,7 +157,11 @@ def test_a_missing_part_is_named(atlas: Path, part: str) -> None:
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
     [
-        ("encoding-type", "awkward-array", "X is stored as 'awkward-array'; expected a dense array or a CSR matrix"),
+        (
+            "encoding-type",
+            "awkward-array",
+            "X is stored as 'awkward-array'; expected a dense array, or a CSR or CSC matrix",
+        ),
         ("shape", [300], "X has no shape of two numbers"),
         ("shape", [300, 199], "X has 199 columns, but 200 genes are named"),
         ("shape", [10**15, 200], r"indptr has shape \(301,\)"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ from scamac_scale.ingestion.flavors.filter import min_cells
 from scamac_scale.ingestion.flavors.over_batches import variable_genes
 from scamac_scale.ingestion.flavors.seurat import dispersion_table
 from scamac_scale.ingestion.flavors.sums import Moments
+from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.raw import RawMatrix
 from scamac_scale.ingestion.statistics import Census, measure
@@ -309,6 +311,19 @@ def test_a_wrong_value_names_its_cell_and_gene(
         InputError, match=rf"X holds {text} for cell 'cell217' \(number 217\), gene 'gene042'; expected"
     ):
         measure(open_raw(tiny_adata), config())
+
+
+def test_a_wrong_value_of_some_of_the_cells_is_named_by_its_row_alone(tiny_adata: ad.AnnData) -> None:
+    values = tiny_adata.X.toarray()
+    values[217, 42] = -1
+    tiny_adata.X = values
+    tiny_adata.obs["late"] = np.arange(300) >= 200
+    asked = dataclasses.replace(config(), where="late == True")
+    with (
+        open_inputs(tiny_adata, asked) as raw,
+        pytest.raises(InputError, match=r"for cell 'cell217' \(row 217 of the AnnData in memory\), gene 'gene042'"),
+    ):
+        measure(raw, asked)
 
 
 def test_a_wrong_value_of_a_layer_in_a_file_is_named(tiny_adata: ad.AnnData, tmp_path: Path) -> None:

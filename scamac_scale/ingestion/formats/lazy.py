@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, ScamacError
 from scamac_scale.ingestion.csr import Doubles, checked_block
 from scamac_scale.ingestion.formats.transpose import Entries, TransposedRows, Unsorted
+from scamac_scale.ingestion.raw import reason
 from scamac_scale.ingestion.rows import below_one_another, value_dtype
 
 if TYPE_CHECKING:
@@ -142,7 +143,15 @@ class LazyRows:
 
     def part(self, row: int, column: int) -> sparse.csr_matrix:
         """Compute one chunk; its type and shape are those that were promised, or it is refused."""
-        found = self.values.blocks[row, column].compute()
+        try:
+            found = self.values.blocks[row, column].compute()
+        except (ScamacError, MemoryError):
+            raise
+        except Exception as error:  # whatever it is made of raises anything
+            raise InputError(
+                f"{self.name}: its array of dask fails at chunk ({row}, {column}): {type(error).__name__}: {reason(error)}; mend what it is "
+                "made of, or give a file."
+            ) from error
         wanted = self.values.chunks[0][row], self.values.chunks[1][column]
         if tuple(found.shape) != wanted:
             raise InputError(f"{self.name}: a chunk of dask has shape {tuple(found.shape)}, {wanted} was promised.")

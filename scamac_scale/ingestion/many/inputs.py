@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.many.manifest import is_manifest, read_manifest
+from scamac_scale.ingestion.raw import IN_MEMORY
 from scamac_scale.remote.patterns import glob as glob_objects
 from scamac_scale.remote.patterns import is_pattern
 from scamac_scale.remote.place import BucketPlace, is_url
@@ -19,7 +20,6 @@ from scamac_scale.remote.place import BucketPlace, is_url
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-IN_MEMORY = "the AnnData in memory"
 MOST_INPUTS = 100_000
 
 

@@ -85,6 +85,26 @@ def test_what_read_lazy_gives_is_read(form: str, tiny_adata: ad.AnnData, tmp_pat
         assert raw.gene_names == tuple(tiny_adata.var_names)
 
 
+def test_a_graph_that_fails_is_told_as_such(tiny_adata: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(part: Any) -> Any:
+        return part if not part.size else part[: 1 // 0]
+
+    dense = da.from_array(tiny_adata.X.toarray(), chunks=(100, 200))
+    tiny_adata.layers["wrong"] = da.map_blocks(fail, dense, dtype=np.float32, chunks=dense.chunks)
+    tiny_adata.raw = ad.AnnData(tiny_adata.layers["wrong"], obs=tiny_adata.obs, var=tiny_adata.var)
+    tiny_adata.X = tiny_adata.X.log1p()
+    with open_raw(tiny_adata) as raw:  # what is wrong with raw matters to those who read it
+        raw.read_block(0, 300)
+    with (
+        open_raw(tiny_adata, "wrong") as raw,
+        pytest.raises(
+            InputError, match=r"its array of dask fails at chunk \(1, 0\): ZeroDivisionError: .*zero; mend"
+        ) as said,
+    ):
+        raw.read_block(130, 140)
+    assert "damaged" not in str(said.value)
+
+
 def test_unknown_sizes_and_broken_promises_are_refused(tiny_adata: ad.AnnData) -> None:
     dense = da.from_array(tiny_adata.X.toarray(), chunks=(100, 200))
     tiny_adata.layers["short"] = da.map_blocks(lambda part: part[:-1], dense, dtype=np.float32, chunks=dense.chunks)
