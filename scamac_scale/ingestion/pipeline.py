@@ -19,6 +19,7 @@ from scamac_scale.errors import ClusterError, InputError, LostRankError, OutputE
 from scamac_scale.host.memory import explained
 from scamac_scale.ingestion.engine.choose import engine_of
 from scamac_scale.ingestion.flavors.given import note_of_genes
+from scamac_scale.ingestion.formats.mtx_there import stamp_beside
 from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.many.quality import without_poor
@@ -291,8 +292,8 @@ def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     Returns
     -------
     dict
-        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; where obs says which cells
-        are taken ``taken``, SHA-256 of their rows.
+        Name, matrix, cells, genes, stored values, SHA-256 of the gene names; for a file its bytes and time; ``names``, a digest of the
+        files of names beside a single Matrix Market file; where obs says which cells are taken ``taken``, SHA-256 of their rows.
     """
     about: dict[str, Any] = {
         "name": raw.name,
@@ -310,7 +311,8 @@ def fingerprint(raw: RawMatrix | Part) -> dict[str, Any]:
     elif raw.path is not None:
         status = raw.path.stat()
         about |= {"bytes": status.st_size if raw.path.is_file() else None, "modified_ns": status.st_mtime_ns}
-    return about
+    beside = None if raw.path is None else stamp_beside(raw.path)
+    return about if beside is None else about | {"names": beside}
 
 
 def _files(raw: RawMatrix | Part) -> str | None:

@@ -118,7 +118,9 @@ def _features(
     n_columns = _width(table, files.genes)
     ids = [line[0] for line in table]
     symbols = [line[1] or line[0] for line in table] if n_columns > 1 else ids
-    if n_columns == 1 and files.is_by_cells and (parts := _fry_parts(ids, matrix)) is not None:
+    if n_columns == 1:
+        _refuse_other_separators(ids, files.genes)
+    if n_columns == 1 and (parts := _fry_parts(ids, matrix, files.genes)) is not None:
         genes, target = parts
         logger.info(
             "%s holds spliced, unspliced and ambiguous counts; %s is read",
@@ -155,19 +157,38 @@ def _width(table: list[list[str]], path: Path) -> int:
     return usual
 
 
-def _fry_parts(names: list[str], matrix: str) -> tuple[list[str], NDArray[np.int64]] | None:
-    """Find the three columns that each gene of alevin-fry has; None where they are plain genes."""
-    n_genes = len(names) // 3
-    genes = names[:n_genes]
-    if not genes or names != [gene + end for end in ("", "-U", "-A") for gene in genes]:
-        return None
+def _fry_parts(names: list[str], matrix: str, path: Path) -> tuple[list[str], NDArray[np.int64]] | None:
+    """Find the three columns that each gene of alevin-fry has, in any order; None where they are plain genes."""
+    place = {name: at for at, name in enumerate(names)}
+    genes = [name for name in names if f"{name}-U" in place and f"{name}-A" in place]
+    own = {gene + end for gene in genes for end in ("", "-U", "-A")}
+    if not genes or (len(own) < len(names) / 2 and len(names) > len(own)):
+        return None  # a gene may be called HLA-A
+    if own != set(names) or len(place) != len(names) or len(own) != 3 * len(genes):
+        raise InputError(
+            f"{path}: {len(genes):,} genes have three columns each, as alevin-fry writes them (GENE, GENE-U, GENE-A), and others of the "
+            f"{len(names):,} have not; the file is damaged, copy or write it again."
+        )
     wanted = FRY_PARTS.get(matrix)
     if wanted is None:
         raise InputError(
             f"no matrix {matrix!r} (ingest.matrix) is among the columns of alevin-fry; known are {', '.join(FRY_PARTS)}."
         )
-    target = [np.arange(n_genes) if end in wanted else np.full(n_genes, -1) for end in ("", "-U", "-A")]
-    return genes, np.concatenate(target)
+    target = np.full(len(names), -1, np.int64)
+    for end in wanted:
+        target[[place[gene + end] for gene in genes]] = np.arange(len(genes))
+    return genes, target
+
+
+def _refuse_other_separators(names: list[str], path: Path) -> None:
+    """Refuse a table whose columns are between commas, semicolons or spaces: all of a line would be the name of a gene."""
+    for separator, what in ((",", "commas"), (";", "semicolons"), (" ", "spaces")):
+        fields = [name.split(separator) for name in names]
+        n_usual = int(np.median([len(line) for line in fields])) if fields else 1
+        if n_usual > 1 and len({line[0] for line in fields}) > len(fields) / 2:
+            raise InputError(
+                f"{path}: line 1 is {names[0]!r:.80}, with {what} between its columns; expected tabs. Write it with tabs."
+            )
 
 
 def _rows(path: Path, header: Header, target: NDArray[np.int64], n_genes: int, *, is_by_cells: bool) -> TransposedRows:

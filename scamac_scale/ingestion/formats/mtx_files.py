@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scamac_scale.durable.foreign import odd_kind
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.files import ROOT_FILES
+from scamac_scale.ingestion.formats.text import read_names_table
 from scamac_scale.ingestion.strangers import entries_below
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ GENE_FILES = ("features", "genes", "gene", "feature")
 CELL_FILES = ("barcodes", "cells", "barcode")
 USUAL = ("matrix", "quants_mat", "cells_x_genes")
 """Names of the matrix that is meant where several share their names."""
+MOST_NAMES = 2**26
+"""Lines of a file of names."""
 TABLES = (".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
@@ -135,7 +138,12 @@ def _of_folder(folder: Path, matrices: list[Path]) -> MatrixFiles:
     groups: dict[tuple[Path, Path], dict[str, Path]] = {}
     found = [_companions(path, listing) for path in matrices]
     for path, one in zip(matrices, found, strict=True):
-        groups.setdefault((one.genes, one.cells), {})[next(iter(one.matrices))] = path
+        group = groups.setdefault((one.genes, one.cells), {})
+        other = group.setdefault(next(iter(one.matrices)), path)
+        if other is not path:
+            raise InputError(
+                f"{folder} holds {other.name} and {path.name}, two matrices of one name; give one of them, or take the other away."
+            )
     if len(groups) > 1:
         raise InputError(
             f"{folder} holds {len(groups)} matrices with names of their own; give one of them: {_listed(matrices)}."
@@ -178,9 +186,25 @@ def _companions(path: Path, listing: dict[str, Path]) -> MatrixFiles:
                 f"{path} has no names of its {what} beside it; a Matrix Market file holds numbers only. Put the three files of one "
                 "sample into one folder."
             )
-        found.append(max(named, key=lambda one: (one[0], one[1].name.endswith(".gz"))))
+        best = max(named, key=lambda one: (one[0], one[1].name.endswith(".gz")))
+        _refuse_rivals(best[1], [table for length, table, _ in named if length == best[0]], path)
+        found.append(best)
     (n_common, of_genes, _), (n_own, of_cells, _) = found
     return MatrixFiles({stem[max(n_common, n_own) :]: path}, of_genes, of_cells, is_by_cells=False)
+
+
+def _refuse_rivals(taken: Path, tables: list[Path], path: Path) -> None:
+    """Refuse several files of names that fit a matrix alike, unless all name the same."""
+    if len(tables) == 1:
+        return
+    _refuse_links(tables, path.parent)
+    names = [line[:2] for line in read_names_table(taken, MOST_NAMES)]
+    for table in tables:
+        if table != taken and [line[:2] for line in read_names_table(table, MOST_NAMES)] != names:
+            raise InputError(
+                f"{taken} and {table.name} both fit {path.name}, and hold other names; leave the one that belongs to it."
+            )
+    logger.info("%s: %d files name the same, %s is read", path, len(tables), taken.name)
 
 
 def _refuse_links(files: Iterable[Path], folder: Path) -> None:

@@ -7,18 +7,19 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from scamac_scale.durable.atomic import check_room
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.files import ROOT_FILES
-from scamac_scale.ingestion.formats.mtx_files import SUFFIXES, TABLES
+from scamac_scale.ingestion.formats.mtx_files import SUFFIXES, TABLES, find_market
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.copies import fetched
+from scamac_scale.remote.place import BucketPlace
 from scamac_scale.remote.work import work_base
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.remote.bucket import Entry
-    from scamac_scale.remote.place import BucketPlace
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,33 @@ def copied_market(place: BucketPlace) -> Path | None:
         raise InputError(f"{place} holds {len(folders)} folders of Matrix Market files; give one of them: {told}.")
     [folder] = folders
     return _copy(bucket, [entry for entry in wanted if PurePosixPath(entry.key).parent == folder])
+
+
+def stamp_beside(path: Path | BucketPlace) -> str | None:
+    """Digest of names, sizes and times of the files of names beside a single Matrix Market file; None for any other input.
+
+    Parameters
+    ----------
+    path
+        Of an input that was opened.
+
+    Returns
+    -------
+    str or None
+        Changes when one of these files does.
+    """
+    if not path.name.endswith(SUFFIXES):
+        return None
+    if isinstance(path, BucketPlace):
+        if Bucket(path).find() is None:
+            return None
+        beside = [entry for entry in Bucket(path.parent).level()[1] if entry.key.endswith(TABLES)]
+        return sha256_of(*(f"{entry.key} {entry.size} {entry.etag}\n" for entry in beside))
+    files = find_market(path)
+    if files is None or path.is_dir():
+        return None
+    stats = [(name.name, name.stat()) for name in (files.genes, files.cells)]
+    return sha256_of(*(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in stats))
 
 
 def _copy(bucket: Bucket, entries: list[Entry]) -> Path:

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.io import mmread, mmwrite
 
-from scamac_scale.errors import InputError
+from scamac_scale.config import IngestConfig
+from scamac_scale.errors import InputError, ResumeError
 from scamac_scale.ingestion.formats import market as market_module
 from scamac_scale.ingestion.formats.market import read_entries, read_header
 from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.pipeline import fingerprint, ingest
 from scamac_scale.inspection import inspect
+from tests.support.formats import write_mtx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +151,89 @@ def test_alevin_fry_has_cells_in_rows_and_three_columns_of_a_gene(counts: Any, t
     put(folder / "quants_mat_cols.txt", lines([gene + end for end in ("", "-U", "-A") for gene in IDS]))
     for matrix, factor in (("X", 5), ("spliced", 1), ("unspliced", 2), ("ambiguous", 4)):
         np.testing.assert_array_equal(values(folder, matrix), factor * counts.toarray())
+
+
+def test_columns_of_alevin_fry_may_follow_one_another_by_gene(counts: Any, tmp_path: Path) -> None:
+    ends = ("", "-U", "-A")
+    genes = ["HLA-A", "HLA-U", *IDS[2:]]
+    by_gene = sparse.hstack([factor * counts[:, [g]] for g in range(G) for factor in (1, 2, 4)])
+    put_matrix(tmp_path / "quants_mat.mtx", by_gene)
+    put(tmp_path / "quants_mat_cols.txt", lines([gene + end for gene in genes for end in ends]))
+    put(tmp_path / "quants_mat_rows.txt", lines(CELLS))
+    for matrix, factor in (("X", 5), ("spliced", 1), ("unspliced", 2), ("ambiguous", 4)):
+        np.testing.assert_array_equal(values(tmp_path, matrix), factor * counts.toarray())
+    assert open_raw(tmp_path).gene_names == tuple(genes)
+    names = [gene + end for gene in genes for end in ends]
+    put(tmp_path / "quants_mat_cols.txt", lines([*names[:-1], "other"]))
+    with pytest.raises(InputError, match=r"19 genes have three columns each, .* and others of the 60 have not"):
+        open_raw(tmp_path)
+    plain = ["HLA", "HLA-A", "HLA-U", *(f"g{g}" for g in range(57))]
+    put(tmp_path / "quants_mat_cols.txt", lines(plain))
+    assert open_raw(tmp_path).gene_names == tuple(plain)
+
+
+@pytest.mark.parametrize(("separator", "what"), [(",", "commas"), (";", "semicolons"), (" ", "spaces")])
+def test_a_table_of_genes_without_tabs_is_refused(separator: str, what: str, counts: Any, tmp_path: Path) -> None:
+    ranger(tmp_path, counts)
+    table = lines(IDS, SYMBOLS, ["Gene Expression"] * G)
+    put(tmp_path / "features.tsv.gz", table.replace("\t", separator))
+    with pytest.raises(InputError, match=rf"features\.tsv\.gz: line 1 is 'ENSG.*, with {what} between its columns"):
+        open_raw(tmp_path)
+    put(
+        tmp_path / "features.tsv.gz", lines([f"gene{separator}{g}" for g in range(G)])
+    )  # names, of which all begin alike
+    assert open_raw(tmp_path).gene_names[3] == f"gene{separator}3"
+
+
+def test_two_matrices_or_tables_of_one_name_are_refused(
+    counts: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ranger(tmp_path, counts)
+    put_matrix(tmp_path / "matrix.mtx", 2 * counts.T)
+    with pytest.raises(InputError, match=r"holds matrix\.mtx and matrix\.mtx\.gz, two matrices of one name"):
+        open_raw(tmp_path)
+    np.testing.assert_array_equal(values(tmp_path / "matrix.mtx"), 2 * counts.toarray())
+    (tmp_path / "matrix.mtx").unlink()
+    put(tmp_path / "genes.tsv", lines(IDS, SYMBOLS))  # the same names
+    np.testing.assert_array_equal(values(tmp_path), counts.toarray())
+    assert "2 files name the same, features.tsv.gz is read" in caplog.text
+    put(tmp_path / "genes.tsv", lines(IDS[::-1], SYMBOLS[::-1]))
+    with pytest.raises(
+        InputError, match=r"features\.tsv\.gz and genes\.tsv both fit matrix\.mtx\.gz, and hold other names"
+    ):
+        open_raw(tmp_path)
+    (tmp_path / "genes.tsv").unlink()
+    put(tmp_path / "barcodes.tsv", lines(CELLS[::-1]))
+    with pytest.raises(InputError, match=r"barcodes\.tsv\.gz and barcodes\.tsv both fit"):
+        open_raw(tmp_path / "matrix.mtx.gz")
+
+
+@pytest.mark.parametrize("changed", ["features.tsv.gz", "barcodes.tsv.gz"])
+def test_changed_names_beside_a_single_file_are_seen(changed: str, counts: Any, tmp_path: Path) -> None:
+    path = ranger(tmp_path, counts) / "matrix.mtx.gz"
+    with open_raw(path) as raw:
+        before = fingerprint(raw)
+        assert fingerprint(raw) == before
+        recipe = raw.recipe.stamped()  # type: ignore[union-attr]
+    (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b"\0")
+    with open_raw(path.parent) as raw:
+        assert "names" not in fingerprint(raw)  # the digest of the folder has them
+    with open_raw(path) as raw:
+        assert fingerprint(raw) != before
+    with pytest.raises(InputError, match=rf"{changed}"):
+        recipe.open()
+
+
+def test_changed_names_beside_a_single_file_are_seen_when_an_ingest_goes_on(tmp_path: Path, tiny_adata: Any) -> None:
+    path = write_mtx(tiny_adata, tmp_path / "m") / "matrix.mtx.gz"
+    asked = IngestConfig(n_genes=40)
+    ingest(path, tmp_path / "s", asked)
+    assert ingest(path, tmp_path / "s", asked, resume=True) == tmp_path / "s"
+    names = gzip.decompress((tmp_path / "m" / "barcodes.tsv.gz").read_bytes()).split()[::-1]
+    put(tmp_path / "m" / "barcodes.tsv.gz", b"\n".join(names).decode() + "\n")
+    with pytest.raises(ResumeError, match=r"of another ingest: .*names"):
+        ingest(path, tmp_path / "s", asked, resume=True)
 
 
 def test_kallisto_and_a_turned_matrix_are_read_by_their_sizes(counts: Any, tmp_path: Path) -> None:
