@@ -268,10 +268,13 @@ def _read_loom(path: Path) -> _Cells:
     with h5py.File(path) as file:
         values = file["matrix"][:].T
         is_named = "CellID" in file.get("col_attrs", {})
-        cells = np.char.decode(file["col_attrs/CellID"][:]) if is_named else np.arange(len(values)).astype(str)
-        return _Cells(
-            values, pd.Index(np.char.decode(file["row_attrs/Gene"][:]), dtype=object), pd.DataFrame(index=cells)
-        )
+        cells = _texts(file["col_attrs/CellID"][:]) if is_named else np.arange(len(values)).astype(str)
+        return _Cells(values, pd.Index(_texts(file["row_attrs/Gene"][:]), dtype=object), pd.DataFrame(index=cells))
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    """Names, which may be whole numbers."""
+    return values.astype(str) if values.dtype.kind in "iu" else np.char.decode(values)
 
 
 def _read_market(path: Path) -> _Cells:

@@ -144,6 +144,10 @@ def _table(file: Group, key: str, length: int, name: str, names: tuple[str, ...]
             ", ".join(left_out[:5]),
         )
     index = next((attribute for attribute in names if attribute in columns), None)
+    if index and columns[index].dtype.kind not in "Oiu":
+        raise InputError(
+            f"{name}: {key}/{index} holds {columns[index].dtype}, which names nothing; expected texts or whole numbers. Write the file again."
+        )
     labels = (
         pd.Index([str(value) for value in columns[index]], dtype=object, name=index)
         if index

@@ -143,3 +143,19 @@ def test_a_loom_without_names_of_cells_numbers_them(tmp_path: Path, caplog: pyte
     with open_raw(tmp_path / "a.loom") as raw:
         assert list(raw.obs.index[:3]) == ["0", "1", "2"]
     assert "cells have no names" in caplog.text
+
+
+def test_names_of_cells_may_be_whole_numbers_and_no_others(tmp_path: Path) -> None:
+    write(tmp_path / "a.loom")
+    for kind in ("i4", ">f8", "?"):
+        with h5py.File(tmp_path / "a.loom", "a") as file:
+            del file["col_attrs/CellID"]
+            file["col_attrs/CellID"] = np.arange(N).astype(kind)
+        if kind == "i4":
+            with open_raw(tmp_path / "a.loom") as raw:
+                assert list(raw.obs.index) == [str(i) for i in range(N)]
+        else:
+            with pytest.raises(
+                InputError, match=r"col_attrs/CellID holds .*, which names nothing; expected texts or whole"
+            ):
+                open_raw(tmp_path / "a.loom")
