@@ -10,10 +10,11 @@ import numpy as np
 
 from scamac_scale.cells.genes import duplicates, locate_genes
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.durable.foreign import at_home, odd_kind
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.flavors.seurat import dispersion_table
 from scamac_scale.ingestion.flavors.sums import Choice
+from scamac_scale.ingestion.lists import read_text, unquoted
 from scamac_scale.ingestion.names import described, without_version
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ VAR = "var:"
 """Begins what names a column."""
 MAX_BYTES = 2**26
 """Of a list of genes: a thousand times as long as a genome's."""
+ADVICE = "give a text file with one name on each line, or var:COLUMN for a boolean column of var"
 SHOWN = 5
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _TRUE, _FALSE = {"true", "t", "yes", "1", "1.0"}, {"false", "f", "no", "0", "0.0"}
@@ -86,24 +88,9 @@ def read_list(path: str) -> list[str]:
     InputError
         If there is no such file, it is no text, or names no gene.
     """
-    where = at_home(path)
-    if odd := odd_kind(where):
-        raise InputError(f"ingest.genes={path} is {odd}; give a text file with one name on each line, or var:COLUMN.")
-    try:
-        if where.stat().st_size > MAX_BYTES:
-            raise InputError(f"ingest.genes={path} has {where.stat().st_size:,} bytes; that is no list of genes.")
-        text = where.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"ingest.genes={path} cannot be read ({error.strerror or error}); give a text file with one name on each line, or "
-            "var:COLUMN for a boolean column of var."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"ingest.genes={path} is no text in UTF-8; give one name on each line.") from error
-    if "\0" in text:
-        raise InputError(f"ingest.genes={path} is no text; give one name on each line.")
+    text = read_text(at_home(path), "ingest.genes", MAX_BYTES, ADVICE)
     lines = [_COMMENT.sub("", line).strip() for line in text.splitlines()]
-    names = [_unquoted(line) for line in lines if line]
+    names = [unquoted(line) for line in lines if line]
     if not names:
         raise InputError(f"ingest.genes={path} names no gene; give one name on each line.")
     unique = list(dict.fromkeys(names))
@@ -116,10 +103,6 @@ def read_list(path: str) -> list[str]:
             duplicates(names)[0],
         )
     return unique
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].strip() if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name
 
 
 def _listed(raw: RawMatrix, path: str) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,7 @@ def test_a_list_of_cells_takes_these(adata: ad.AnnData, tmp_path: Path, caplog: 
         (b"", "names no cell"),
         (b"\n\n", "names no cell"),
         (b"nobody\nnoone\n", "none of the 2 cells"),
-        (b"c\xff\n", "not UTF-8"),
+        (b"c\xff\n", "no text in UTF-8"),
         (b"other.h5ad\tcell001\n", "'other.h5ad', which is no input"),
         (b"cell001\n", "as 2 cells are called; write the input, a tab and the name"),
     ],
@@ -162,6 +163,53 @@ def test_a_list_that_cannot_be_used_is_refused(
     with pytest.raises(InputError, match=word):
         ingest([path, tmp_path / "twin.h5ad"], tmp_path / "a.zarr", replace(CONFIG, cells=str(tmp_path / "cells.txt")))
     assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "R", "two columns"])
+def test_rows_of_a_result_are_given_back(adata: ad.AnnData, tmp_path: Path, form: str) -> None:
+    files = cut(adata, tmp_path / "parts", 3)
+    with open_inputs([*files], CONFIG) as raw:
+        chosen = raw.obs.iloc[[3, 101, 102, 250]].copy()
+    chosen["text"] = 'of, "two" words'
+    if form == "two columns":
+        chosen[["scamac_file_row", "scamac_file"]].to_csv(tmp_path / "cells", index=False)
+    elif form == "R":
+        chosen.to_csv(tmp_path / "cells", index=True, quoting=csv.QUOTE_NONNUMERIC, header=[*chosen])
+        text = (tmp_path / "cells").read_text()
+        (tmp_path / "cells").write_text(text.removeprefix('"",'))
+    else:
+        chosen.to_csv(tmp_path / "cells", sep="\t" if form == "tsv" else ",")
+    with open_inputs([*files], replace(CONFIG, cells=str(tmp_path / "cells"))) as raw:
+        assert raw.obs.index.tolist() == chosen.index.tolist()
+    (tmp_path / "cells").write_text("scamac_file,scamac_file_row\npart01.h5ad,7\npart01.h5ad,x\n")
+    with pytest.raises(InputError, match=r"line 3 cannot be read \(scamac_file_row is 'x'\)"):
+        open_inputs([*files], replace(CONFIG, cells=str(tmp_path / "cells")))
+
+
+@pytest.mark.parametrize(
+    ("given", "is_found"),
+    [
+        ("d1/a.h5ad", True),
+        ("a.h5ad", True),
+        ("other/d1/a.h5ad", False),
+        ("1/a.h5ad", False),
+        ("other/a.h5ad", False),
+        ('"a.h5ad"', True),
+    ],
+)
+def test_a_file_of_a_list_is_told_by_its_last_parts(
+    adata: ad.AnnData, tmp_path: Path, given: str, is_found: bool
+) -> None:
+    (tmp_path / "d1").mkdir()
+    adata[:20].copy().write_h5ad(tmp_path / "d1" / "a.h5ad")
+    (tmp_path / "cells").write_text(f"# of R\n{given}\t\"{adata.obs_names[2]}\"\n'{adata.obs_names[4]}'\n")
+    config = replace(CONFIG, cells=str(tmp_path / "cells"))
+    if is_found:
+        with open_inputs(tmp_path / "d1" / "a.h5ad", config) as raw:
+            assert raw.obs["scamac_file_row"].tolist() == [2, 4]
+        return
+    with pytest.raises(InputError, match="which is no input"):
+        open_inputs(tmp_path / "d1" / "a.h5ad", config)
 
 
 def test_a_name_that_several_cells_have_is_told_by_its_file(adata: ad.AnnData, path: Path, tmp_path: Path) -> None:
