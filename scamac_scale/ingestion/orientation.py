@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,9 +69,11 @@ def refuse_genes_as_rows(cells: Sequence[str] | pd.Index[str], genes: Sequence[s
     Only a warning where that may be right: rows that do not look like genes beside barcodes (guides have such names, too), and rows that do
     beside numbers (pseudobulks of perturbed genes, and genes of NCBI).
     """
+    are_genes, have_barcodes = _look(tuple(genes))
+    if are_genes:
+        return
     rows, columns = _spread(cells), _spread(genes)
-    have_barcodes = _share(BARCODE, columns) > MOST
-    if _are_genes(genes, columns, have_stems=True) or (have_barcodes and _share(BARCODE, rows) > MOST):
+    if have_barcodes and _share(BARCODE, rows) > MOST:
         return
     are_rows_genes = _are_genes(cells, rows, have_stems=have_barcodes)
     if not (are_rows_genes or have_barcodes) or not rows:
@@ -87,6 +90,13 @@ def refuse_genes_as_rows(cells: Sequence[str] | pd.Index[str], genes: Sequence[s
         logger.warning("%s; it is taken as it is", told)
         return
     raise InputError(f"{told}; if it is right as it is, give cells and genes other names.")
+
+
+@lru_cache(maxsize=2)  # many files have the same genes
+def _look(genes: tuple[str, ...]) -> tuple[bool, bool]:
+    """Tell whether the names of columns look like genes, and whether they are barcodes."""
+    columns = _spread(genes)
+    return _are_genes(genes, columns, have_stems=True), _share(BARCODE, columns) > MOST
 
 
 def _are_genes(names: Sequence[str] | pd.Index[str], some: list[str], *, have_stems: bool) -> bool:

@@ -71,10 +71,11 @@ class Identifiers:
             )
         if self._seen == {}:
             return
-        found = _columns_of(raw)
-        if self._last == (raw.gene_names, found):
+        as_written = _columns_of(raw)
+        if self._last == (raw.gene_names, as_written):
             return
-        self._last = (raw.gene_names, found)
+        self._last = (raw.gene_names, as_written)
+        found = {column: tuple(map(_plain, texts)) for column, texts in as_written.items()}
         if self._seen is None:
             self._seen = {
                 column: _Seen(_named(raw.gene_names, ids), _looks(ids), name) for column, ids in found.items()
@@ -111,7 +112,7 @@ class Identifiers:
 
 
 def _columns_of(raw: RawMatrix) -> dict[str, tuple[str, ...]]:
-    """Take the identifiers of all genes, by the columns that hold any; without versions, in capitals, empty where there is none."""
+    """Take the identifiers of all genes as they are written, by the columns that hold any; empty where there is none."""
     tables = raw.read_vars()
     if len(tables) != 1 or len(tables[0][1]) != raw.n_genes:
         return {}
@@ -120,8 +121,13 @@ def _columns_of(raw: RawMatrix) -> dict[str, tuple[str, ...]]:
 
 
 def _texts(values: pd.Series) -> tuple[str, ...]:
-    texts = values.astype(object).where(values.notna(), "").astype(str)
-    return tuple(without_version(text.strip().upper()) for text in texts)
+    texts = values.astype(object)
+    return tuple(map(str, texts.where(values.notna(), "").tolist()))
+
+
+def _plain(text: str) -> str:
+    """Write an identifier without version, in capitals."""
+    return without_version(text.strip().upper())
 
 
 def _named(genes: tuple[str, ...], ids: tuple[str, ...]) -> dict[str, str]:
