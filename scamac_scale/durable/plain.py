@@ -102,11 +102,25 @@ def read_plain(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a plain file of any size, read a MiB at a time; raises as `open_plain`."""
-    found = hashlib.sha256()
-    with os.fdopen(open_plain(path), "rb", buffering=0) as file:
-        while block := file.read(_BLOCK_BYTES):
-            found.update(block)
-    return found.hexdigest()
+    return sha256_of_file(path).hexdigest()
+
+
+def sha256_of_file(path: Path) -> hashlib._Hash:
+    """SHA-256 of a plain file, to go on with; as `digest_of_file`."""
+    handle = open_plain(path)
+    try:
+        return sha256_of_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of_handle(handle: int) -> hashlib._Hash:
+    """SHA-256 of an open file from its start, a MiB at a time, whatever its place; raises OSError."""
+    found, at = hashlib.sha256(), 0
+    while block := os.pread(handle, _BLOCK_BYTES, at):
+        found.update(block)
+        at += len(block)
+    return found
 
 
 def check_tree(folder: Path, is_own: Callable[[str], bool] = lambda name: True) -> None:

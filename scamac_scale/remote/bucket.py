@@ -83,7 +83,7 @@ class Bucket:
     def __init__(self, place: str | os.PathLike[str] | BucketPlace, blames: type[ScamacError] = InputError) -> None:
         self.place = parse(place)
         self._client: Client = connect(self.place)
-        self._blames = blames
+        self.blames = blames
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ class Bucket:
         if not place.key:
             return None
         try:
-            found = attempt(lambda: obstore.head(self._client, place.key), place, "looked at", self._blames)
+            found = attempt(lambda: obstore.head(self._client, place.key), place, "looked at", self.blames)
         except FileNotFoundError:
             return None
         return self._entry(found)
@@ -132,13 +132,13 @@ class Bucket:
             ]
 
         try:
-            found = attempt(gather, place, "listed", self._blames)
+            found = attempt(gather, place, "listed", self.blames)
         except FileNotFoundError:
             return []
         kept = _without_markers(found)
         for entry in kept:
             if any(part in ("", ".", "..") for part in entry.key.split("/")) or "\\" in entry.key:
-                raise self._blames(f"{self.place} holds an object of the name {entry.key!r}, which is not followed.")
+                raise self.blames(f"{self.place} holds an object of the name {entry.key!r}, which is not followed.")
         return kept
 
     def level(self, prefix: str = "") -> tuple[list[str], list[Entry]]:
@@ -148,7 +148,7 @@ class Bucket:
         place = self._at(prefix)
         try:
             found = attempt(
-                lambda: obstore.list_with_delimiter(self._client, place.key or None), place, "listed", self._blames
+                lambda: obstore.list_with_delimiter(self._client, place.key or None), place, "listed", self.blames
             )
         except FileNotFoundError:
             return [], []
@@ -187,13 +187,13 @@ class Bucket:
         def get() -> bytes:
             found = obstore.get(self._client, place.key, options={"if_match": etag} if etag else None)
             if found.meta["size"] > MAX_READ_BYTES:
-                raise self._blames(f"{place} has {found.meta['size']:,} bytes, which are not read at once.")
+                raise self.blames(f"{place} has {found.meta['size']:,} bytes, which are not read at once.")
             content = bytes(found.bytes())
             if len(content) != found.meta["size"]:
                 raise ConnectionError("reset: it has ended too early")
             return content
 
-        return attempt(get, place, "read", self._blames)
+        return attempt(get, place, "read", self.blames)
 
     def read_range(self, key: str, start: int, size: int, etag: str = "") -> bytes:
         """Read bytes of an object, all of which must be there; errors as of `read`."""
@@ -214,7 +214,7 @@ class Bucket:
                 raise ConnectionError("reset: it has ended too early")
             return content
 
-        return attempt(get, place, "read", self._blames)
+        return attempt(get, place, "read", self.blames)
 
     def fetch(self, key: str, path: Path, entry: Entry | None = None) -> Entry:
         """Copy an object to a file, piece by piece.
@@ -256,7 +256,7 @@ class Bucket:
                 for _ in pool.map(copy, starts):  # holds no piece: each is written by the thread that has read it
                     pass
             if path.stat().st_size != about.size:
-                raise self._blames(f"{self.place / key} has {about.size:,} bytes, {path} has others; run again.")
+                raise self.blames(f"{self.place / key} has {about.size:,} bytes, {path} has others; run again.")
         except BaseException as error:
             path.unlink(missing_ok=True)
             if (

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scamac_scale.durable.plain import digest_of_file
 from scamac_scale.errors import ConfigError, OutputError
 from scamac_scale.host.places import private_folder
 
@@ -92,12 +93,14 @@ class CachedFile:
     ----------
     bucket, entry
         Of the object.
+    sha256
+        Of its content, where that is known: an object that has another one is refused.
     path
         Of the copy.
     """
 
-    def __init__(self, cache: FileCache, bucket: Bucket, entry: Entry, path: Path) -> None:
-        self.bucket, self.entry, self.path = bucket, entry, path
+    def __init__(self, cache: FileCache, bucket: Bucket, entry: Entry, sha256: str, path: Path) -> None:
+        self.bucket, self.entry, self.sha256, self.path = bucket, entry, sha256, path
         self._cache = cache
         self._name = str(path)
         self._touched_s = 0.0
@@ -164,10 +167,10 @@ class FileCache:
         self._folder = folder
         self._limit = limit_bytes
 
-    def file(self, bucket: Bucket, entry: Entry) -> CachedFile:
-        """Name the file of an object, as a listing of this bucket showed it; nothing is fetched yet."""
-        what = f"{bucket.place / entry.key}\n{entry.etag}\n{entry.size}"
-        return CachedFile(self, bucket, entry, self._folder / hashlib.sha256(what.encode()).hexdigest())
+    def file(self, bucket: Bucket, entry: Entry, sha256: str = "") -> CachedFile:
+        """Name the file of an object, as a listing of this bucket showed it, and as it must be; nothing is fetched yet."""
+        what = f"{bucket.place / entry.key}\n{entry.etag}\n{entry.size}" + (f"\n{sha256}" if sha256 else "")
+        return CachedFile(self, bucket, entry, sha256, self._folder / hashlib.sha256(what.encode()).hexdigest())
 
     def fetch(self, file: CachedFile) -> int:
         """Fetch a file, unless another has done so meanwhile; returns it open."""
@@ -176,7 +179,7 @@ class FileCache:
                 try:
                     return file.open_copy()
                 except FileNotFoundError:
-                    self._fetch(file.bucket, file.entry, file.path)
+                    self._fetch(file)
             with suppress(FileNotFoundError):  # else another process made room of it at once
                 return file.open_copy()
 
@@ -195,7 +198,8 @@ class FileCache:
         finally:
             os.close(handle)  # the file stays, empty: another may be waiting for it
 
-    def _fetch(self, bucket: Bucket, entry: Entry, path: Path) -> None:
+    def _fetch(self, file: CachedFile) -> None:
+        bucket, entry, path = file.bucket, file.entry, file.path
         self._make_room(entry.size)
         partial = path.with_name(f"{path.name}{_PARTIAL}.{os.getpid()}.{uuid.uuid4().hex}")
         try:
@@ -205,6 +209,12 @@ class FileCache:
                 raise
             self._make_room(entry.size, limit=0)  # others fill this disk, too
             bucket.fetch(entry.key, partial, entry)
+        if file.sha256 and digest_of_file(partial) != file.sha256:
+            partial.unlink()
+            raise bucket.blames(
+                f"{bucket.place / entry.key} is of another store, or damaged: it is not what was written (wrong SHA-256); write the store again with "
+                "`scamac-scale ingest`."
+            )
         partial.replace(path)
         _log.info("%s is kept as %s", bucket.place / entry.key, path)
 

@@ -64,7 +64,7 @@ def see(bucket: Bucket, key: str) -> Seen | None:
         return Seen(content, str(found.meta["e_tag"] or ""))
 
     try:
-        return attempt(get, place, "read", bucket._blames)
+        return attempt(get, place, "read", bucket.blames)
     except FileNotFoundError:
         return None
 

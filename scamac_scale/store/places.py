@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zarr.storage import LocalStore
 
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import MAX_BYTES, parse_json, read_json, read_plain
 from scamac_scale.errors import StoreError
@@ -18,7 +19,7 @@ from scamac_scale.remote.zarrs import ZarrObjects
 from scamac_scale.store import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from zarr.abc.store import ByteRequest, Store
@@ -43,6 +44,9 @@ class ShardFiles(Protocol):
     def open(self, number: int) -> tuple[int, bool]:
         """Open a shard: a handle that the caller closes, and whether it is another file than at the last time."""
 
+    def digest(self, number: int) -> str | None:
+        """SHA-256 that the file of a shard must have, if that is known."""
+
     def renew(self, number: int) -> bool:
         """Forget a damaged copy of a shard; whether there was one that can be made again."""
 
@@ -53,8 +57,8 @@ class ShardFiles(Protocol):
 class FolderShards:
     """Those of a folder, and of this very folder: what replaces it under the same name is another store."""
 
-    def __init__(self, folder: Path, n_values: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, n_values: int, digests: Mapping[int, str] | None = None) -> None:
+        self._folder, self._digests = folder, digests or {}
         try:
             self._handle = os.open(folder / SHARDS, os.O_RDONLY | os.O_DIRECTORY) if n_values else -1
         except OSError as error:
@@ -76,6 +80,10 @@ class FolderShards:
         """Open a shard; see `ShardFiles`."""
         return os.open(str(number), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._handle), False
 
+    def digest(self, number: int) -> str | None:
+        """Tell what a shard must be; see `ShardFiles`."""
+        return self._digests.get(number)
+
     def renew(self, number: int) -> bool:
         """Forget a damaged copy; see `ShardFiles`."""
         return False
@@ -90,8 +98,8 @@ class FolderShards:
 class BucketShards:
     """Those of a bucket, of which copies are kept on the local disk."""
 
-    def __init__(self, objects: ZarrObjects, path: str, cache: FileCache) -> None:
-        self._objects, self._path, self._cache = objects, path, cache
+    def __init__(self, objects: ZarrObjects, path: str, cache: FileCache, digests: Mapping[int, str]) -> None:
+        self._objects, self._path, self._cache, self._digests = objects, path, cache, digests
         self._files: dict[int, CachedFile] = {}
         self._seen: dict[int, tuple[int, int]] = {}
         self._is_closed = False
@@ -112,7 +120,7 @@ class BucketShards:
             entry = self._objects.entries.get(f"{self._path}/{SHARDS}/{number}")
             if entry is None or self._is_closed:
                 raise FileNotFoundError(self.name(number))
-            self._files[number] = self._cache.file(self._objects.bucket, entry)
+            self._files[number] = self._cache.file(self._objects.bucket, entry, self._digests.get(number, ""))
         return self._files[number]
 
     def open(self, number: int) -> tuple[int, bool]:
@@ -123,6 +131,10 @@ class BucketShards:
         is_other = self._seen.get(number, which) != which
         self._seen[number] = which
         return handle, is_other
+
+    def digest(self, number: int) -> str | None:
+        """Tell what a shard must be; see `ShardFiles`."""
+        return self._digests.get(number)
 
     def renew(self, number: int) -> bool:
         """Forget a damaged copy; see `ShardFiles`."""
@@ -141,21 +153,29 @@ class StoreFolder:
     ----------
     path
         Of the store.
+
+    Attributes
+    ----------
+    digests
+        SHA-256 of files, by their names, as far as they are known: what is read whole is compared with it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.digests: Mapping[str, str] = {}
 
     def __str__(self) -> str:
         return str(self.path)
 
     def zarr_store(self) -> Store:
         """Give what zarr reads it from: a missing chunk is an error, where zarr would read zeros."""
-        return _StrictFolder(self.path, read_only=True)
+        store = _StrictFolder(self.path, read_only=True)
+        store.digests = self.digests
+        return store
 
     def shards(self, path: str, n_values: int) -> ShardFiles:
         """Find those of an array."""
-        return FolderShards(self.path / path, n_values)
+        return FolderShards(self.path / path, n_values, _of_shards(path, self.digests))
 
     def read_all(self, names: Collection[str]) -> None:
         """Do nothing: files are read when they are asked for."""
@@ -179,6 +199,11 @@ class StoreObjects:
     cache_bytes
         Of copies of shards on the local disk.
 
+    Attributes
+    ----------
+    digests
+        As of `StoreFolder`; shards are compared with it when they are copied.
+
     Raises
     ------
     StoreError
@@ -189,6 +214,7 @@ class StoreObjects:
         self.path = path
         bucket = Bucket(path, StoreError)
         self.objects = _StrictObjects(bucket, bucket.listing() if path.key else [])
+        self.digests: Mapping[str, str] = {}
         self._cache_bytes = limit_bytes() if cache_bytes is None else cache_bytes
 
     def __str__(self) -> str:
@@ -196,11 +222,13 @@ class StoreObjects:
 
     def zarr_store(self) -> Store:
         """Give what zarr reads it from."""
+        self.objects.digests = self.digests
         return self.objects
 
     def shards(self, path: str, n_values: int) -> ShardFiles:
         """Find those of an array."""
-        return BucketShards(self.objects, path, FileCache(cache_folder(), self._cache_bytes))
+        cache = FileCache(cache_folder(), self._cache_bytes)
+        return BucketShards(self.objects, path, cache, _of_shards(path, self.digests))
 
     def read_all(self, names: Collection[str]) -> None:
         """Read files of metadata together, for those who ask for them later."""
@@ -218,6 +246,13 @@ class StoreObjects:
         if entry is None:
             raise FileNotFoundError(name)
         return entry.size
+
+
+def _of_shards(path: str, digests: Mapping[str, str]) -> dict[int, str]:
+    """Pick those of the shards of an array, by their numbers."""
+    start = f"{path}/{SHARDS}/"
+    found = ((name.removeprefix(start), digest) for name, digest in digests.items() if name.startswith(start))
+    return {int(number): digest for number, digest in found if number.isascii() and number.isdecimal()}
 
 
 StorePlace = StoreFolder | StoreObjects
@@ -246,25 +281,33 @@ _METADATA_NAMES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zme
 
 
 class _StrictFolder(LocalStore):
-    """Files of a store; a missing chunk is an error, where zarr would read zeros."""
+    """Files of a store; a missing chunk is an error, where zarr would read zeros, and so is one of another store."""
+
+    digests: Mapping[str, str] = {}
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
-        _refuse_missing(found, key, f"{self.root / key}")
+        _refuse(found, key, f"{self.root / key}", self.digests.get(key) if byte_range is None else None)
         return found
 
 
 class _StrictObjects(ZarrObjects):
     """Objects of a store, likewise."""
 
+    digests: Mapping[str, str] = {}
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
-        _refuse_missing(found, key, str(self.bucket.place / key))
+        _refuse(found, key, str(self.bucket.place / key), self.digests.get(key) if byte_range is None else None)
         return found
 
 
-def _refuse_missing(found: object, key: str, name: str) -> None:
+def _refuse(found: Buffer | None, key: str, name: str, digest: str | None) -> None:
     if found is None and key.rpartition("/")[2] not in _METADATA_NAMES:
         raise StoreError(f"{name} is missing; {REMAKE}.")
+    if found is not None and digest is not None and sha256_of(found.to_bytes()) != digest:
+        raise StoreError(
+            f"{name} is of another store, or damaged: it is not what was written (wrong SHA-256); {REMAKE}."
+        )

@@ -94,6 +94,7 @@ class StoreReader(WithTechBatches):
         self.path = place.path
         self._pid = os.getpid()
         record = read_record(place)
+        place.digests = record.digests or {}
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
         self.profile = record.profile
         with self._reading():

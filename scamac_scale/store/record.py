@@ -1,8 +1,8 @@
 """The commit record of a store: written last, read first.
 
-It lies in the attributes of the root group and names every other file: metadata by its SHA-256, the rest by its size (their
-bytes have checksums of their own). It is sealed by the SHA-256 of the root's ``zarr.json`` itself. Without it a folder is
-not a store.
+It lies in the attributes of the root group and names every other file by its SHA-256, and the rest of the data by its size, too.
+It is sealed by the SHA-256 of the root's ``zarr.json`` itself, so that two stores with the same root are the same store. Without it
+a folder is not a store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.foreign import foreign_entry
-from scamac_scale.durable.plain import parse_json, read_plain
+from scamac_scale.durable.plain import digest_of_file, parse_json, read_plain
 from scamac_scale.errors import StoreError
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.place import BucketPlace
@@ -46,6 +46,9 @@ class CommitRecord:
         SHA-256 of every ``zarr.json`` below the root, by its path.
     files
         Bytes of every other file, by its path.
+    digests
+        SHA-256 of these, by their paths: two stores whose files have the same names and sizes may differ in nothing but the order of the
+        cells. None in stores of an older program.
     """
 
     version: int
@@ -55,20 +58,37 @@ class CommitRecord:
     n_values: int
     metadata: Mapping[str, str]
     files: Mapping[str, int]
+    digests: Mapping[str, str] | None = None
 
 
-def write_record(root: Path, *, profile: str, n_cells: int, n_genes: int, n_values: int) -> None:
-    """Make a folder a store: the last thing that is written into it."""
-    metadata, files = {}, {}
+_OPTIONAL = frozenset({"digests"})
+
+
+def write_record(
+    root: Path, *, profile: str, n_cells: int, n_genes: int, n_values: int, digests: Mapping[str, str] | None = None
+) -> None:
+    """Make a folder a store: the last thing that is written into it.
+
+    Parameters
+    ----------
+    root
+        The folder, complete but for this.
+    profile, n_cells, n_genes, n_values
+        As of `CommitRecord`.
+    digests
+        SHA-256 of large files that are known already; all others are read.
+    """
+    metadata, files, known, found = {}, {}, digests or {}, {}
     for path in _files(root):
         name = path.relative_to(root).as_posix()
         if path.name == METADATA:
             metadata[name] = sha256_of(path.read_bytes())
         else:
             files[name] = path.stat().st_size
+            found[name] = known.get(name) or digest_of_file(path)
     del metadata[METADATA]  # the root's holds this record
     counts = {"n_cells": n_cells, "n_genes": n_genes, "n_values": n_values}
-    record = CommitRecord(version=VERSION, profile=profile, **counts, metadata=metadata, files=files)
+    record = CommitRecord(version=VERSION, profile=profile, **counts, metadata=metadata, files=files, digests=found)
     about = json.loads((root / METADATA).read_text())
     about["attributes"][RECORD] = asdict(record) | {"checksum": _UNSEALED}
     text = json.dumps(about, indent=1)
@@ -139,7 +159,7 @@ def read_record(root: Path | StorePlace) -> CommitRecord:
         raise StoreError(
             f"{place} has no commit record: it is not a training store, or writing it did not finish; {_REMAKE}."
         )
-    names = {field.name for field in fields(CommitRecord)}
+    names = {field.name for field in fields(CommitRecord)} - _OPTIONAL
     version = noted.get("version")
     if version != VERSION or (names - noted.keys()) == {"profile", "files"}:  # how stores were before they had shards
         raise StoreError(
@@ -150,7 +170,7 @@ def read_record(root: Path | StorePlace) -> CommitRecord:
     is_sealed = (
         isinstance(seal, str) and len(seal) == len(_UNSEALED) and sha256_of(text.replace(seal, _UNSEALED)) == seal
     )
-    if not is_sealed or names != noted.keys() or not _is_typed(noted):
+    if not is_sealed or names != noted.keys() - _OPTIONAL or not _is_typed(noted):
         raise StoreError(f"The commit record in {place}/{METADATA} is damaged; {_REMAKE} again.")
     record = CommitRecord(**noted)
     _check_files(place, record)
@@ -187,7 +207,7 @@ def _foreign(root: Path) -> tuple[str, str] | None:
 def _is_typed(found: dict[str, Any]) -> bool:
     """Whether the parts of a record are of the types that they are declared with; somebody may have sealed it again."""
     counts = [found[name] for name in ("version", "n_cells", "n_genes", "n_values")]
-    metadata, files = found["metadata"], found["files"]
+    metadata, files, digests = found["metadata"], found["files"], found.get("digests")
     return (
         all(type(count) is int and count >= 0 for count in counts)
         and isinstance(found["profile"], str)
@@ -196,6 +216,8 @@ def _is_typed(found: dict[str, Any]) -> bool:
         and all(isinstance(digest, str) for digest in metadata.values())
         and isinstance(files, dict)
         and all(type(size) is int for size in files.values())
+        and (digests is None or (isinstance(digests, dict) and digests.keys() == files.keys()))
+        and all(isinstance(digest, str) for digest in (digests or {}).values())
     )
 
 

@@ -8,6 +8,7 @@ memory that is used again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from contextlib import suppress
@@ -20,6 +21,7 @@ from numcodecs import Blosc
 
 from scamac_scale.durable.atomic import flush
 from scamac_scale.durable.faults import reach
+from scamac_scale.durable.plain import sha256_of_file, sha256_of_handle
 from scamac_scale.errors import ScamacError, StoreError
 from scamac_scale.store import layout
 from scamac_scale.store.journal import cut
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 MAX_CHUNK_VALUES, MAX_SHARD_VALUES = 2**20, 2**31
 """Sizes that are read; those of `layout` are far below."""
 _CRC_BYTES = 4
+_SHA256_BYTES = 32
 _ABSENT = np.iinfo(np.uint64).max  # place and size of a chunk that is not there
 _MAX_CHUNKS = 32  # read by one call: bounds the scratch of a thread; the system takes at most 1,024 pieces
 
@@ -63,6 +66,8 @@ class ShardWriter:
         self._file: Any = None  # a binary file
         self._index = np.empty((sizes.shard_values // sizes.chunk_values, 2), np.dtype("<u8"))
         self._n_chunks = 0  # in the shard that is being written
+        self._sha256 = hashlib.sha256()  # of what is written of it
+        self._digests: list[bytes] = []
         self.n_values = 0
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +82,11 @@ class ShardWriter:
             done += n
             if self._n_pending == self._pending.size:
                 self._put()
+
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of each shard that is whole, in 64 hexadecimal digits."""
+        return [digest.hex() for digest in self._digests]
 
     def finish(self) -> None:
         """Write what is left: the last chunk is filled up with zeros, as zarr wants it."""
@@ -96,24 +106,27 @@ class ShardWriter:
             "n_shards": np.array(self._n_shards),
             "index": self._index[: self._n_chunks].copy(),
             "pending": self._pending[: self._n_pending].copy(),
+            "digests": np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, _SHA256_BYTES),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> bool:
         """Go back to a `state`; False where the shards do not hold what they must."""
         index, pending, self._n_shards = state["index"], state["pending"], int(state["n_shards"])
         self._n_chunks, self._n_pending = len(index), len(pending)
+        self._digests = [digest.tobytes() for digest in state["digests"]]
         self._index[:] = _ABSENT
         self._index[: len(index)] = index
         self._pending[: len(pending)] = pending
         self.n_values = self._n_shards * self._sizes.shard_values + len(index) * self._sizes.chunk_values + len(pending)
         whole = {str(number) for number in range(self._n_shards)}
-        if not whole <= {path.name for path in self._folder.iterdir()}:
+        if not whole <= {path.name for path in self._folder.iterdir()} or len(self._digests) != self._n_shards:
             return False
         current = self._folder / str(self._n_shards)
         if self._n_chunks:
             if not cut(current, int(self._index[self._n_chunks - 1].sum())):
                 return False
             self._file = current.open("ab")
+            self._sha256 = sha256_of_file(current)
         for path in list(self._folder.iterdir()):
             if path.name not in whole and (path != current or not self._n_chunks):
                 path.unlink()
@@ -131,9 +144,11 @@ class ShardWriter:
         if self._file is None:
             self._file = (self._folder / str(self._n_shards)).open("wb")
             self._index[:] = _ABSENT
+            self._sha256 = hashlib.sha256()
         self._index[self._n_chunks] = self._file.tell(), len(payload) + _CRC_BYTES
-        self._file.write(payload)
-        self._file.write(_crc(payload))
+        for part in (payload, _crc(payload)):
+            self._file.write(part)
+            self._sha256.update(part)
         self._n_pending = 0
         self._n_chunks += 1
         if self._n_chunks == len(self._index):
@@ -142,6 +157,8 @@ class ShardWriter:
     def _end_shard(self) -> None:
         index = self._index.tobytes()
         self._file.write(index + _crc(index))
+        self._sha256.update(index + _crc(index))
+        self._digests.append(self._sha256.digest())
         self._file.flush()
         os.fsync(self._file.fileno())
         self.close()
@@ -227,7 +244,7 @@ class ShardReader:
             start = end
 
     def verify(self) -> Iterator[int]:
-        """Recompute the checksum of every chunk; give how many values each step has read, StoreError where one is wrong."""
+        """Recompute all checksums, of shards and of chunks; give how many values each step has read, StoreError where one is wrong."""
         self._is_checked[:] = False
         self._indexes.clear()
         step = _MAX_CHUNKS * self._chunk
@@ -236,6 +253,29 @@ class ShardReader:
             stop = min(start + step, self._n_values)
             self.read(start, stop, held[: stop - start])
             yield stop - start
+        for number in range(-(-self._n_values // self._shard)):  # chunks first: what they say is nearer to the damage
+            if not self._is_as_written(number) and not (self._renew(number) and self._is_as_written(number)):
+                raise StoreError(
+                    f"{self._files.name(number)} is of another store, or damaged: it is not what was written (wrong SHA-256); {_REMAKE}."
+                )
+
+    def _is_as_written(self, number: int) -> bool:
+        """Whether a shard has the bytes that the record of the store tells of; those of an older program tell of none."""
+        expected, path = self._files.digest(number), self._files.name(number)
+        if expected is None:
+            return True
+        try:
+            handle = self._files.open(number)[0]
+            try:
+                return sha256_of_handle(handle).hexdigest() == expected
+            finally:
+                os.close(handle)
+        except ScamacError:
+            raise
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing; {_REMAKE}.") from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}); {_REMAKE}.") from error
 
     def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read values of one shard, counted from its first; once more where what was read is a damaged copy."""

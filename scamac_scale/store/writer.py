@@ -185,6 +185,7 @@ def fill_store(
             n_cells=n_cells,
             n_genes=header.form.n_genes,
             n_values=values.n_values,
+            digests=values.digests,
         )
         if journal is not None:
             flush_tree(folder)
@@ -373,6 +374,15 @@ class _ValueWriter:
     @property
     def n_values(self) -> int:
         return self._writers["data"].n_values
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the shards, by their names in the store."""
+        return {
+            f"X/{name}/{SHARDS}/{number}": digest
+            for name, writer in self._writers.items()
+            for number, digest in enumerate(writer.digests)
+        }
 
     def append(self, lengths: NDArray[np.int64], genes: NDArray[Any], values: NDArray[Any]) -> None:
         self._lengths.append(lengths)

@@ -213,3 +213,34 @@ def test_what_a_killed_process_has_left_is_removed_when_room_is_made(url: str, t
     os.close(FileCache(folder, 2**30).file(at, entry).open())
     assert new.exists()
     assert not old.exists()
+
+
+@pytest.mark.parametrize("key", ["X/data/c/0", "obs/scamac_row/c/0"])
+def test_an_object_of_a_store_with_another_seed_is_refused_when_it_is_read(
+    key: str, store: Path, url: str, tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, sizes and checksums of its chunks are those of the store."""
+    monkeypatch.setattr(layout, "CHUNK_VALUES", 256)
+    monkeypatch.setattr(layout, "SHARD_VALUES", 2048)
+    other = ingest(tiny_atlas, tmp_path / "other.zarr", IngestConfig(n_genes=100, seed=1))
+    assert (other / key).stat().st_size == (store / key).stat().st_size
+    Bucket(url).put(key, other / key)
+    with StoreReader(url) as reader, pytest.raises(StoreError, match=f"{key} is of another store"):
+        reader.read(np.arange(300)) if key.startswith("X") else reader.source_rows
+    with StoreReader(url) as reader, pytest.raises(StoreError, match=f"{key} is of another store"):
+        reader.verify()
+    assert not any(".partial" in path.name for path in copies())
+
+
+def test_a_copy_that_another_program_has_replaced_is_found_by_verify_and_fetched_again(store: Path, url: str) -> None:
+    with StoreReader(url) as reader:
+        reader.verify()
+        first, second = (
+            next(path for path in copies() if path.read_bytes() == (store / f"X/data/c/{number}").read_bytes())
+            for number in (0, 1)
+        )
+        about = first.stat()
+        first.write_bytes(second.read_bytes())  # whose chunks have checksums that are right
+        os.utime(first, ns=(about.st_atime_ns, about.st_mtime_ns))
+        reader.verify()
+        assert first.read_bytes() == (store / "X/data/c/0").read_bytes()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scamac_scale.durable.plain import digest_of_file
 from scamac_scale.store.layout import Sizes
 from scamac_scale.store.shards import ShardWriter
 from tests.support.failing import contents
@@ -46,6 +47,8 @@ def test_a_writer_goes_on_from_any_state(
     second.append(values[stop:])
     second.finish()
     assert contents(folder / "parts") == contents(folder / "whole")
+    shards = [folder / "whole" / "c" / str(number) for number in range(len(whole.digests))]
+    assert second.digests == whole.digests == [digest_of_file(shard) for shard in shards]
 
 
 @pytest.mark.parametrize("number", [0, 1])

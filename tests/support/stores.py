@@ -46,7 +46,7 @@ def counts(n_cells: int, n_genes: int, density: float = 0.2, seed: int = 0, mean
 
 
 def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
-    """Write a store; options: kind, obs, chunk_values, block_cells, overwrite, blocks, profile, shuffle."""
+    """Write a store; options: kind, obs, chunk_values, block_cells, overwrite, blocks, profile, shuffle, seed (which shuffles)."""
     n_cells, n_genes = raw.shape
     kind = options.get("kind", "counts")
     genes = tuple(f"gene{i}" for i in range(n_genes))
@@ -60,7 +60,12 @@ def write(path: Path, raw: sparse.csr_matrix, **options: Any) -> Written:
         gene_space=space,
         value_dtype=layout.value_dtype(kind, raw.max() if raw.nnz else 0),
         n_values=raw.nnz,
-        config=IngestConfig(kind=kind, profile=options.get("profile", "fast"), shuffle=options.get("shuffle", False)),
+        config=IngestConfig(
+            kind=kind,
+            profile=options.get("profile", "fast"),
+            shuffle=options.get("shuffle", "seed" in options),
+            seed=options.get("seed", 0),
+        ),
         sizes=sizes,
         inputs=({"name": "here"},),
     )
