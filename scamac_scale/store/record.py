@@ -216,7 +216,7 @@ def _is_typed(found: dict[str, Any]) -> bool:
         and all(isinstance(digest, str) for digest in metadata.values())
         and isinstance(files, dict)
         and all(type(size) is int for size in files.values())
-        and (digests is None or (isinstance(digests, dict) and digests.keys() == files.keys()))
+        and (digests is None or isinstance(digests, dict))
         and all(isinstance(digest, str) for digest in (digests or {}).values())
     )
 
@@ -225,6 +225,8 @@ def _check_files(place: StorePlace, record: CommitRecord) -> None:
     for name in (*record.metadata, *record.files):
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise StoreError(f"The commit record of {place} names {name!r}, which leads out of it; {_REMAKE} again.")
+    if record.digests is not None and record.digests.keys() != record.files.keys():
+        raise StoreError(f"The commit record of {place} tells of other files than it names; {_REMAKE} again.")
     with suppress(FileNotFoundError):  # said below
         place.read_all(record.metadata)
     for name in (*record.metadata, *record.files):
