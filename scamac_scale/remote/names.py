@@ -23,4 +23,5 @@ def has_partial(out: str | Path, scratch: str | None = None) -> bool:
     if not is_url(out):
         return partial_folder(out).is_dir()
     with working_in(scratch):
-        return any(any(work_folder(parse(out), kind).iterdir()) for kind in ("results", "stores"))
+        folders = [work_folder(parse(out), kind, is_made=False) for kind in ("results", "stores")]
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)

@@ -32,7 +32,7 @@ def is_same(path: Path, entry: Entry | None) -> bool:
     return f"{joined.hexdigest()}-{len(found)}" == entry.etag.strip('"')
 
 
-def put_folder(bucket: Bucket, folder: Path, last: str) -> Iterator[int]:
+def put_folder(bucket: Bucket, folder: Path, last: str, put_now: dict[str, Entry]) -> Iterator[int]:
     """Put all files of a folder but one, each that is not there already, and remove all other objects.
 
     Parameters
@@ -42,7 +42,9 @@ def put_folder(bucket: Bucket, folder: Path, last: str) -> Iterator[int]:
     folder
         Complete, on the disk.
     last
-        Name of the file that is not put: without it, nobody takes the others for a whole.
+        Name of the file that is not put: without it, nobody takes the others for a whole. An object of that name is left alone.
+    put_now
+        Is filled with the objects that are there of the files.
 
     Yields
     ------
@@ -57,7 +59,7 @@ def put_folder(bucket: Bucket, folder: Path, last: str) -> Iterator[int]:
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     del files[last]
-    there = {entry.key: entry for entry in bucket.listing()}
+    there = {entry.key: entry for entry in bucket.listing() if entry.key != last}
     yield len(files)
 
     def put(key: str) -> Entry:
@@ -65,7 +67,6 @@ def put_folder(bucket: Bucket, folder: Path, last: str) -> Iterator[int]:
         return found if found is not None and is_same(files[key], found) else bucket.put(key, files[key])
 
     with ThreadPoolExecutor(THREADS) as pool:
-        put_now: dict[str, Entry] = {}
         try:
             for key, entry in zip(files, pool.map(put, files), strict=True):
                 put_now[key] = entry
@@ -74,7 +75,7 @@ def put_folder(bucket: Bucket, folder: Path, last: str) -> Iterator[int]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     bucket.delete(there.keys() - files.keys())
-    found = {entry.key: (entry.size, entry.etag) for entry in bucket.listing()}
+    found = {entry.key: (entry.size, entry.etag) for entry in bucket.listing() if entry.key != last}
     if found != {key: (entry.size, entry.etag) for key, entry in put_now.items()}:
         odd = sorted(found.keys() ^ put_now.keys()) or ["an object"]
         raise OutputError(

@@ -70,8 +70,8 @@ def _own_folder(base: Path) -> Path | None:
         return None
 
 
-def work_folder(place: BucketPlace, kind: str) -> Path:
-    """Make the folder for one place in a bucket.
+def work_folder(place: BucketPlace, kind: str, *, is_made: bool = True) -> Path:
+    """Name the folder for one place in a bucket.
 
     Parameters
     ----------
@@ -79,6 +79,8 @@ def work_folder(place: BucketPlace, kind: str) -> Path:
         In the bucket.
     kind
         Of the work, such as ``runs``.
+    is_made
+        Whether it is made where it is not there: not by those who only look.
 
     Returns
     -------
@@ -91,6 +93,8 @@ def work_folder(place: BucketPlace, kind: str) -> Path:
         As `work_base`.
     """
     folder = work_base() / kind / f"{place.name[:60]}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
+    if not is_made:
+        return folder
     try:
         with suppress(FileExistsError):
             folder.mkdir(parents=True, mode=0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from scamac_scale.cli.main import main
 from scamac_scale.durable import faults
 from scamac_scale.errors import ConfigError, InputError, OutputError, ResumeError, StoreError
 from scamac_scale.remote import bucket as remote
+from scamac_scale.remote.place import parse
 from scamac_scale.store import bucket as module
 from scamac_scale.store import layout
 from scamac_scale.store.bucket import StoreBucket
@@ -21,7 +23,7 @@ from tests.support.chaos import MIXED, Chaos, chaos
 from tests.support.objects import SECRETS, Objects, files_below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.bucket import ObjectServer
@@ -242,3 +244,203 @@ def test_an_anndata_in_memory_goes_to_a_bucket(tiny_adata: object, server: Chaos
     ingest(tiny_adata, out, CONFIG)  # type: ignore[arg-type]
     with StoreReader(out) as reader:
         assert reader.n_cells == 300
+
+
+# ---------------------------------------------------------------- two jobs at one place
+
+
+@pytest.fixture(scope="module")
+def of_two_seeds(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Stores that differ in nothing but their seed: names and sizes of all files are the same."""
+    home, patch = tmp_path_factory.mktemp("seeds"), pytest.MonkeyPatch()
+    patch.setattr(layout, "CHUNK_VALUES", 1024)
+    patch.setattr(layout, "SHARD_VALUES", 4096)
+    first, second = (ingest(tiny_atlas, home / f"{seed}.zarr", IngestConfig(n_genes=100, seed=seed)) for seed in (0, 1))
+    patch.undo()
+    return first, second  # type: ignore[return-value]
+
+
+class Job(StoreBucket):
+    """A job of its own machine, whose store is complete; something else happens at a moment of it."""
+
+    def __init__(self, out: str, store: Path, home: Path) -> None:
+        super().__init__(parse(out))
+        self._home = home
+        self.path = home / self.place.name
+        shutil.copytree(store, self.path)
+
+    def before(self, key: str, happens: Callable[[], object]) -> Job:
+        """Let something happen before an object is put."""
+        real = self._bucket.put
+
+        def put(name: str, content: object) -> object:
+            if name == key:
+                happens()
+            return real(name, content)  # type: ignore[arg-type]
+
+        self._bucket.put = put  # type: ignore[method-assign,assignment]
+        return self
+
+
+@pytest.fixture
+def jobs(server: Chaos, out: str, of_two_seeds: tuple[Path, Path], tmp_path: Path) -> tuple[Job, Job]:
+    first, second = (Job(out, store, tmp_path / f"machine {n}") for n, store in enumerate(of_two_seeds))
+    return first, second
+
+
+def late(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen while the first root that is put is on its way."""
+    real, is_on_its_way = module.replace, []
+
+    def replace(bucket: object, key: str, content: bytes, before: object) -> object:
+        if b"n_cells" in content and not is_on_its_way:
+            is_on_its_way.append(key)
+            happens()
+            return real(bucket, key, content, None)  # type: ignore[arg-type]  # it was sent when there was none
+        return real(bucket, key, content, before)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "replace", replace)
+
+
+def test_stores_of_two_seeds_never_mix(
+    jobs: tuple[Job, Job], out: str, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = jobs
+
+    def stopped(name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "reach", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            first.put(overwrite=False)
+    before = {name: objects.read(name) for name in objects.names()}
+    with pytest.raises(OutputError, match=r"by another ingest .*--resume --overwrite puts it from there in place"):
+        second.put(overwrite=False)
+    assert {name: objects.read(name) for name in objects.names()} == before
+    first.put(overwrite=False)
+    assert inspect(out, verify=True)["ingest"]["seed"] == 0
+
+
+def test_a_record_that_arrives_when_another_job_has_the_place_is_withdrawn_by_its_own_job(
+    jobs: tuple[Job, Job], out: str, of_two_seeds: tuple[Path, Path], objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second job takes the place, puts some objects and dies, while the record of the first is on its way."""
+    first, second = jobs
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    second.before("X/indices/c/0", stopped)
+
+    def taken() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            second.put(overwrite=True)
+
+    with monkeypatch.context() as patch:
+        late(patch, taken)
+        with pytest.raises(OutputError, match=r"taken over by another ingest.* --resume --overwrite puts it"):
+            first.put(overwrite=False)
+    with pytest.raises(StoreError, match="no commit record"):
+        StoreReader(out)
+    assert first.path.exists()
+    third = Job(out, of_two_seeds[1], second.path.parent.with_name("machine 3"))
+    third.put(overwrite=False)  # the same as the second: it goes on
+    assert objects.is_folder(of_two_seeds[1])
+    with pytest.raises(OutputError, match="already there"):
+        first.put(overwrite=False)
+
+
+@pytest.mark.parametrize("key", ["X/data/c/0", "var/n_cells/c/0"])
+def test_a_record_that_arrives_late_from_a_machine_that_is_gone_is_withdrawn_by_the_job_that_has_the_place(
+    key: str, jobs: tuple[Job, Job], of_two_seeds: tuple[Path, Path], objects: Objects, out: str
+) -> None:
+    first, second = jobs
+    first.put(overwrite=False)
+    root = (of_two_seeds[0] / "zarr.json").read_bytes()
+    second.before(key, lambda: objects.write("zarr.json", root))
+    second.put(overwrite=True)
+    assert objects.is_folder(of_two_seeds[1])
+    assert inspect(out, verify=True)["ingest"]["seed"] == 1
+
+
+def test_an_object_that_arrives_after_the_listing_is_found_before_the_job_says_that_it_is_done(
+    jobs: tuple[Job, Job], of_two_seeds: tuple[Path, Path], objects: Objects, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = jobs
+    with monkeypatch.context() as patch:
+        late(patch, lambda: objects.write("X/data/c/0", (of_two_seeds[1] / "X/data/c/0").read_bytes()))
+        with pytest.raises(OutputError, match=r"X/data/c/0 is not as it was put.* --resume puts it from there\.$"):
+            first.put(overwrite=False)
+    with pytest.raises(StoreError, match="no commit record"):
+        StoreReader(out)
+    first.put(overwrite=False)
+    assert objects.is_folder(of_two_seeds[0])
+
+
+def test_a_job_that_ends_leaves_the_note_of_the_next_one(
+    jobs: tuple[Job, Job], of_two_seeds: tuple[Path, Path], objects: Objects, tmp_path: Path, out: str
+) -> None:
+    first, second = jobs
+    real = first.forget
+    first.forget = lambda: None  # type: ignore[method-assign]
+    first.put(overwrite=False)
+    second.before("var/n_cells/c/0", real)
+    third = Job(out, of_two_seeds[0], tmp_path / "machine 3")
+
+    def refused() -> None:
+        with pytest.raises(OutputError, match="by another ingest"):
+            third.put(overwrite=False)
+
+    second.before("var/n_cells/c/0", refused)
+    second.put(overwrite=True)
+    assert objects.is_folder(of_two_seeds[1])
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_a_note_that_was_removed_is_left_again_unless_another_job_has_finished(
+    is_other: bool,
+    jobs: tuple[Job, Job],
+    of_two_seeds: tuple[Path, Path],
+    objects: Objects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = jobs
+    seen: list[bool] = []
+
+    def removed() -> None:
+        first.put(overwrite=True) if is_other else second._above.delete(second._note)
+
+    def reach(name: str) -> None:
+        if second._noted() or is_other:
+            seen.append(True)
+
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(module, "reach", reach)
+    second.before("X/data/c/0", removed)
+    if is_other:
+        with pytest.raises(OutputError, match="taken over by another ingest"):
+            second.put(overwrite=True)
+        assert objects.read("zarr.json") == (of_two_seeds[0] / "zarr.json").read_bytes()
+    else:
+        second.put(overwrite=True)
+        assert objects.is_folder(of_two_seeds[1])
+    assert seen
+
+
+def test_two_jobs_of_one_store_both_succeed(
+    jobs: tuple[Job, Job], of_two_seeds: tuple[Path, Path], objects: Objects, tmp_path: Path, out: str
+) -> None:
+    first, _ = jobs
+    same = Job(out, of_two_seeds[0], tmp_path / "machine 3")
+    first.before("X/indices/c/0", lambda: same.put(overwrite=False))
+    first.put(overwrite=False)
+    assert objects.is_folder(of_two_seeds[0])
+    assert first._noted() == {}
+
+
+def test_what_was_refused_leaves_no_folder(source: str, bucket: str, tmp_path: Path) -> None:
+    for out, resume in ((f"{bucket}-that-is-not-there/a.zarr", []), (f"{bucket}/a.h5ad/x.zarr", ["--resume"])):
+        assert main(["ingest", f"{bucket}/nothing.h5ad", "--out", out, *resume]) in (2, 4)
+    found = [path for path in (tmp_path / "work").rglob("*") if not path.is_dir() or path.parent.name == "stores"]
+    assert not found
