@@ -78,6 +78,10 @@ class OpenSource(CellSource, Protocol):
     def source_rows(self) -> NDArray[np.int64]:
         """(N,) row in the input of each row of the source."""
 
+    @property
+    def stamps(self) -> list[object]:
+        """What tells each input from a changed one, but those in memory: of files, objects or a store."""
+
     def close(self) -> None:
         """Close files."""
 
@@ -300,6 +304,11 @@ class CachedSource(WithTechBatches):
     ) -> None:
         """Close the source behind it."""
         self.close()
+
+    @property
+    def stamps(self) -> list[object]:
+        """What tells the inputs from changed ones."""
+        return self._source.stamps
 
     def close(self) -> None:
         """Close the source behind it."""

@@ -24,7 +24,7 @@ from scamac_scale.infer.attention import atlas_attention, scratch_bytes
 from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
-from scamac_scale.infer.output.journal import identity
+from scamac_scale.infer.output.journal import identity, with_stamps
 from scamac_scale.infer.output.memory import MemoryOutput
 from scamac_scale.infer.output.place import OutPlace, find_out
 from scamac_scale.infer.output.table import (
@@ -127,8 +127,9 @@ def predict(
     else:
         folder = home.path.absolute().parent
         belongs = identity(model, source, **options.to_plain())
-        uns[IDENTITY] = json.dumps(belongs)
         check_alike(belongs, world)
+        belongs = with_stamps(belongs, source, world)
+        uns[IDENTITY] = json.dumps(belongs)
         if (state := from_first(lambda: home.look(belongs, resume=resume), world)) != "wanted":
             return _put(home, world, is_done=state == "done")
         table = _table(model, source, options.is_denoised, world)

@@ -17,6 +17,7 @@ from scamac_scale.ingestion.kinds import largest_log
 from scamac_scale.ingestion.names import matched_names, name_hint
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
+from scamac_scale.remote.stamps import Stamp
 from scamac_scale.store.layout import index_dtype
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ class NormalisedSource(WithTechBatches):
     ) -> None:
         """Close the input."""
         self.close()
+
+    @property
+    def stamps(self) -> list[object]:
+        """Of each input that lies somewhere: bytes and time of a file, bytes and etag of an object; of a folder a digest of these."""
+        paths = [part.path for part in self._raw.parts or (self._raw,) if part.path is not None]
+        return [[stamp.n_bytes, stamp.changed] for stamp in map(Stamp.of, map(str, paths))]
 
     def close(self) -> None:
         """Close the input."""

@@ -18,6 +18,7 @@ from scamac_scale.cells.csr import CsrBlock, csr_bytes
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.normalisation import cell_scale, normalise_values
 from scamac_scale.cells.tech_batches import WithTechBatches
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.plain import parse_json, parse_json_list
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
@@ -95,6 +96,7 @@ class StoreReader(WithTechBatches):
         self._pid = os.getpid()
         record = read_record(place)
         place.digests = record.digests or {}
+        self._digest = sha256_of(place.read(layout.METADATA))
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
         self.profile = record.profile
         with self._reading():
@@ -167,6 +169,11 @@ class StoreReader(WithTechBatches):
         """Columns of `obs` with the technical batches, with commas between them; None for a store without."""
         key: str | None = self._json("config").get("batch_key")
         return key
+
+    @property
+    def stamps(self) -> list[object]:
+        """SHA-256 of the commit record, which has those of all files."""
+        return [self._digest]
 
     @property
     def inputs(self) -> list[dict[str, Any]]:

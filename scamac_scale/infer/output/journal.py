@@ -15,18 +15,20 @@ from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.plain import read_sealed, sealed
 from scamac_scale.errors import ResumeError
+from scamac_scale.ranks.collectives import from_first
 from scamac_scale.sources import cells_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.fitted import FittedModel
+    from scamac_scale.ranks.world import World
     from scamac_scale.remote.place import BucketPlace
     from scamac_scale.sources import OpenSource
 
 FILE = "journal.json"
-SAMPLE_CELLS = 64
-"""Cells at either end of the input that are compared."""
+STAMPS = "content"
+"""Of the input: the key of `with_stamps`, for messages."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
 
     Notes
     -----
-    Of the input: number and order of the cells, genes, and the values of the first and the last `SAMPLE_CELLS`.
+    Of the input: number and order of the cells, their names, genes, and the values of some cells (`sources.cells_digest`). A value that was changed elsewhere
+    is seen by `with_stamps`.
     """
     return {
         "model": model_digest(model),
@@ -93,6 +96,12 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
         "device": model.network.gene_mean.device.type,
         **options,
     }
+
+
+def with_stamps(belongs: dict[str, Any], source: OpenSource, world: World) -> dict[str, Any]:
+    """Add a digest of what tells the input from a changed one, as rank 0 sees it: others may read copies of other times."""
+    found = from_first(lambda: source.stamps, world)
+    return {**belongs, STAMPS: sha256_of(found)} if found else belongs
 
 
 def model_digest(model: FittedModel) -> str:
@@ -114,7 +123,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path | Bucket
     ResumeError
         Naming what differs.
     """
-    found = list(differences({name: before.get(name) for name in now}, now))
+    names = [name for name in now if name != STAMPS or name in before]  # a program before this one has left none
+    found = list(differences({name: before.get(name) for name in names}, {name: now[name] for name in names}))
     if found:
-        named = told(found, digests=("model", "input"))
+        named = told(found, digests=("model", "input", STAMPS))
         raise ResumeError(f"{where} was begun otherwise: {named}. Give what it was begun with, or name another output.")

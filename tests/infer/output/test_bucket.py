@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scamac_scale import ScAMAC, evaluate, inspect
+from scamac_scale import ScAMAC, evaluate, inspect, sources
 from scamac_scale.cli.main import main
 from scamac_scale.durable.plain import sealed
 from scamac_scale.errors import ConfigError, InputError, OutputError, ResumeError, StoppedError
@@ -41,6 +41,29 @@ def local(tiny_atlas: Path, models: list[Path], tmp_path_factory: pytest.TempPat
     found = ScAMAC.load(models[0]).predict(tiny_atlas, tmp_path_factory.mktemp("local") / "local.zarr")
     assert not isinstance(found, str)
     return found
+
+
+def test_a_result_of_cells_that_differ_where_nobody_looks_is_not_resumed(
+    tiny_adata: ad.AnnData, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value in the middle, between the cells that are compared."""
+    monkeypatch.setattr(sources, "SAMPLE_CELLS", 1)
+    model, out = ScAMAC.load(models[0]), tmp_path / "result.zarr"
+
+    def written(name: str, atlas: ad.AnnData) -> Path:
+        path = tmp_path / name
+        atlas.write_h5ad(path)
+        return path
+
+    changed = tiny_adata.copy()
+    row = changed.X[33]
+    first, second = np.flatnonzero(row.toarray()[0])[:2] if hasattr(row, "toarray") else np.flatnonzero(row)[:2]
+    changed.X[33, first], changed.X[33, second] = changed.X[33, second] + 1, changed.X[33, first] + 1
+    one, other = written("one.h5ad", tiny_adata), written("other.h5ad", changed)
+    model.predict(one, out)
+    assert model.predict(one, out, resume=True) == out
+    with pytest.raises(ResumeError, match="another content"):
+        model.predict(other, out, resume=True)
 
 
 @pytest.fixture
