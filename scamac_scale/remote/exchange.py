@@ -106,7 +106,7 @@ def replace(bucket: Bucket, key: str, content: bytes, before: Seen | None) -> Se
             now = see(bucket, key)
         if now is not None and now.content == content:
             return now
-        if now == before:  # two requests at once: the server has let neither through
+        if (now and now.etag) == (before and before.etag):  # two requests at once: the server has let neither through
             raise ConnectionError("reset: it was written at the same moment")
         return None
 

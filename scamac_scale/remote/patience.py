@@ -34,6 +34,7 @@ _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted"})
 _STATUSES = {401: "credentials are wanted", 403: "these credentials may not do that", 404: "it is not there"}
+_ODD_KEY = re.compile(r'invalid path: (?:Error parsing )?Path "(.*?)"(?:: | contained )', re.DOTALL)
 _ROLE = re.compile(r"performing [A-Z]+ http://(?:169\.254\.|metadata\.)")
 _CONNECTIONS = {
     "kind: Timeout": "no answer came in time",
@@ -107,7 +108,9 @@ def told(error: BaseException) -> str:
     if kind == "PreconditionError":
         return _REASONS["PreconditionFailed"]
     if kind == "InvalidPathError":
-        return "a key below it has an empty part, . or .. in it, or signs that cannot be printed; rename that object, or remove it"
+        named = _ODD_KEY.search(text)
+        which = f": {named.group(1)[:200]!r}" if named else ""
+        return f"a key below it has an empty part, . or .. in it, or signs that cannot be printed{which}; rename that object, or remove it"
     if _is_wanting(text):
         return "no credentials were found; set those of the environment"
     if status:
@@ -165,8 +168,9 @@ def attempt(what: Callable[[], Result], place: BucketPlace, doing: str, blames: 
             if not is_passing(error):
                 raise blames(f"{place} cannot be {doing}: {reason}.") from None
             if number == TRIES or time.monotonic() + wait > end:
+                often = f", {number} times" if number > 1 else ""
                 raise blames(
-                    f"{place} cannot be {doing}: {reason}, {number} times; see whether the storage can be reached, and "
+                    f"{place} cannot be {doing}: {reason}{often}; see whether the storage can be reached, and "
                     "run again."
                 ) from None
             _log.info("%s is not %s yet: %s; trying again", place, doing, reason)

@@ -95,9 +95,9 @@ def parse(text: str | os.PathLike[str] | BucketPlace) -> BucketPlace:
     if isinstance(text, BucketPlace):
         return text
     place = split_url(os.fspath(text))
-    if "?" in place.key or "#" in place.key:
+    if "?" in place.key:
         raise ConfigError(
-            f"a URL of {place.scheme}://{place.bucket} has a ? or # in it; signed addresses are not taken: give "
+            f"a URL of {place.scheme}://{place.bucket} has a ? in it; signed addresses are not taken: give "
             f"{place.scheme}://BUCKET/KEY, and credentials by the environment."
         )
     return place

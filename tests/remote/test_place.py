@@ -42,7 +42,6 @@ def test_places_are_joined_and_taken_apart() -> None:
         "s3://hush@bkt/x",
         "s3://bkt/x.h5ad?X-Amz-Signature=hush&X-Amz-Credential=hush",
         "s3://bkt?versionId=hush",
-        "gs://bkt/x#hush",
         "az://container/x?sv=hush",
     ],
 )

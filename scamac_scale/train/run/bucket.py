@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scamac_scale.durable.faults import reach
@@ -32,7 +33,6 @@ from scamac_scale.train.run.report import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from scamac_scale.remote.place import BucketPlace
 
@@ -68,6 +68,7 @@ class RunBucket:
         self.copy = LocalCopy(self._bucket)
         self._lease: Lease | None = None
         self._is_finished = False
+        self._sent: dict[Path, tuple[int, int]] = {}
 
     @property
     def _own(self) -> Lease:
@@ -161,13 +162,18 @@ class RunBucket:
         return part
 
     def _put_small(self) -> None:
-        """Put the files that people read."""
-        for name in SMALL_FILES:
-            if (self.copy.folder / name).is_file():
-                self._own.put(name, (self.copy.folder / name).read_bytes())
+        """Put the files that people read, those that have changed since they were put last."""
         events = self.copy.folder / EVENTS_FOLDER
-        for path in sorted(events.iterdir()) if events.is_dir() else ():
-            self._bucket.put(f"{EVENTS_FOLDER}/{path.name}", path)  # no other process has a file of that name
+        small = [self.copy.folder / name for name in SMALL_FILES]
+        for path in (*filter(Path.is_file, small), *(sorted(events.iterdir()) if events.is_dir() else ())):
+            about = path.stat()  # before it is read
+            if self._sent.get(path) == (about.st_size, about.st_mtime_ns):
+                continue
+            if path.parent == events:
+                self._bucket.put(f"{EVENTS_FOLDER}/{path.name}", path)  # no other process has a file of that name
+            else:
+                self._own.put(path.name, path.read_bytes())
+            self._sent[path] = about.st_size, about.st_mtime_ns
 
     def _remove(self, names: Iterable[str]) -> None:
         self._bucket.delete(f"{CHECKPOINT_FOLDER}/{name}" for name in names)

@@ -6,8 +6,10 @@ writes. It writes under the condition that nobody else has, so that a machine th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scamac_scale.durable.digests import sha256_of
 from scamac_scale.errors import OutputError
 from scamac_scale.remote.exchange import Seen, replace, see
 from scamac_scale.train.run.latest import NAME, Latest
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from scamac_scale.remote.bucket import Bucket
 
 _TRIES = 20
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is kept of an object: it may be a model."""
+
+    sha256: str
+    etag: str
+
+    @classmethod
+    def of(cls, seen: Seen | None) -> _Known | None:
+        return None if seen is None else cls(sha256_of(seen.content), seen.etag)
 
 
 class Lease:
@@ -47,7 +61,7 @@ class Lease:
         self._bucket, self._place = bucket, bucket.place
         self._seen, self.latest = self._look()
         self.is_there, self.is_held = self._seen is not None, False
-        self._objects: dict[str, Seen | None] = {}
+        self._objects: dict[str, _Known | None] = {}
 
     def _look(self) -> tuple[Seen | None, Latest]:
         seen = see(self._bucket, NAME)
@@ -84,18 +98,18 @@ class Lease:
     def put(self, key: str, content: bytes) -> None:
         """Replace an object that every process of this run would write, if the run is still this one's."""
         if key not in self._objects:
-            self._objects[key] = see(self._bucket, key)
+            self._objects[key] = _Known.of(see(self._bucket, key))
             self.check()  # after that: who takes the run from here on puts another one, and the etag tells
         for _ in range(_TRIES):
             before = self._objects[key]
-            if before is not None and before.content == content:
+            if before is not None and before.sha256 == sha256_of(content):
                 return
-            now = replace(self._bucket, key, content, before)
+            now = replace(self._bucket, key, content, None if before is None else Seen(b"", before.etag))
             if now is not None:
-                self._objects[key] = now
+                self._objects[key] = _Known.of(now)
                 return
             self.check()
-            self._objects[key] = see(self._bucket, key)
+            self._objects[key] = _Known.of(see(self._bucket, key))
         raise self._contended(key)
 
     def give_back(self) -> None:

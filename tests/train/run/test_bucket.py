@@ -101,6 +101,22 @@ def test_a_run_in_a_bucket_is_that_of_a_folder_and_run_json_is_put_last(
         ScAMAC(config=QUICK, seed=7).fit(store, run=run, resume=True)
 
 
+def test_what_has_not_changed_is_not_put_again_nor_held(server: Chaos, run: str, objects: Objects) -> None:
+    with opened(run) as folder:
+        folder.log({"loss": 1.0}, 1)
+        folder.save(state(1))
+        n_puts = len(server.paths("PUT"))
+        folder.save(state(2))
+        puts = [path.rpartition("runs/1/")[2] for path in server.paths("PUT")[n_puts:]]
+        assert [path.partition("/")[0] for path in puts] == ["checkpoints", "latest.json"]
+        folder.log({"loss": 0.5}, 3)
+        folder.save(state(3))
+        assert objects.read("metrics.csv") == (folder.path / "metrics.csv").read_bytes()
+        lease = folder._bucket._own  # type: ignore[union-attr]
+        assert all(known is None or len(known.sha256) == 64 for known in lease._objects.values())
+        assert "metrics.csv" in lease._objects
+
+
 def test_checkpoints_are_named_after_they_are_there_and_old_ones_go(server: Chaos, run: str, objects: Objects) -> None:
     with opened(run) as folder:
         for step in range(4):
