@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = "zarr.json"
 """Without it there is no zarr; it is put last."""
+KIND = "results"
+"""Of the work, in the folder where it is done."""
 THREADS = 4
 MAX_CONDITIONAL_BYTES = 2**26
 """Of an h5ad that is put on the condition that there is none of its name: such a request has no parts."""
@@ -59,7 +61,7 @@ class ResultBucket:
 
     def __init__(self, place: BucketPlace) -> None:
         self.place = place
-        self._home = work_folder(place, "results")
+        self._home = work_folder(place, KIND, is_made=False)
         self.path = self._home / place.name
         self._bucket, self._above = Bucket(place, OutputError), Bucket(place.parent, OutputError)
         self._root = ROOT if self.path.suffix == ".zarr" else ""
@@ -104,6 +106,7 @@ class ResultBucket:
             self._above.delete(self._note)
             return True
         self._say(sha256_of(belongs))
+        work_folder(self.place, KIND)
         if not resume:
             self.forget_files()
         return False

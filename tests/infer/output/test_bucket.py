@@ -109,6 +109,14 @@ def test_a_zarr_in_a_bucket_has_the_bytes_of_a_local_one_and_its_root_comes_last
         ScAMAC.load(models[1]).predict(tiny_atlas, out, resume=True)
 
 
+def test_a_prediction_that_is_refused_leaves_no_folder(
+    server: Chaos, tiny_atlas: Path, models: list[Path], bucket: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="no bucket"):
+        ScAMAC.load(models[0]).predict(tiny_atlas, f"{bucket}-that-is-not-there/atlas.zarr")
+    assert not list((tmp_path / "work").glob("results/*"))
+
+
 @pytest.mark.slow
 def test_an_h5ad_in_a_bucket_is_one_object(
     server: Chaos, tiny_atlas: Path, models: list[Path], local: Path, bucket: str, object_server: Any, tmp_path: Path
