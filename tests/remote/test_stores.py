@@ -136,7 +136,10 @@ def test_a_shard_that_is_damaged_in_the_bucket_is_refused(url: str) -> None:
     content = bytearray(at.read("X/data/c/1"))
     content[10] ^= 1
     at.put("X/data/c/1", bytes(content))
-    with StoreReader(url) as reader, pytest.raises(StoreError, match=rf"{url}/X/data/c/1 is of another store, or damaged"):
+    with (
+        StoreReader(url) as reader,
+        pytest.raises(StoreError, match=rf"{url}/X/data/c/1 is of another store, or damaged"),
+    ):
         reader.read(np.arange(300))
 
 
