@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import IntArray
     from scamac_scale.cells.csr import CsrBlock
     from scamac_scale.cells.genes import GeneSpace
+    from scamac_scale.remote.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,12 @@ class OpenSource(CellSource, Protocol):
         """(N,) row in the input of each row of the source."""
 
     @property
-    def stamps(self) -> list[object]:
-        """What tells each input from a changed one, but those in memory: of files, objects or a store."""
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Looks at its files before they were opened; none of values in memory."""
+
+    @property
+    def marks(self) -> list[object]:
+        """What tells each input from a changed one, but those in memory: of files, objects or a store; plain values."""
 
     def close(self) -> None:
         """Close files."""
@@ -306,13 +311,18 @@ class CachedSource(WithTechBatches):
         self.close()
 
     @property
-    def stamps(self) -> list[object]:
+    def marks(self) -> list[object]:
         """What tells the inputs from changed ones."""
-        return self._source.stamps
+        return self._source.marks
 
     def close(self) -> None:
         """Close the source behind it."""
         self._source.close()
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Those of the source behind it."""
+        return self._source.stamps
 
     @property
     def obs(self) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from scamac_scale.infer.attention import atlas_attention, scratch_bytes
 from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
-from scamac_scale.infer.output.journal import identity, with_stamps
+from scamac_scale.infer.output.journal import identity, with_marks
 from scamac_scale.infer.output.memory import MemoryOutput
 from scamac_scale.infer.output.place import OutPlace, find_out
 from scamac_scale.infer.output.table import (
@@ -42,6 +42,7 @@ from scamac_scale.nn.embed import EMBED_CELLS
 from scamac_scale.progress import track
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
+from scamac_scale.remote.stamps import check_unchanged
 from scamac_scale.sweep import TICK_BATCHES, sweep
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def predict(
         folder = home.path.absolute().parent
         belongs = identity(model, source, **options.to_plain())
         check_alike(belongs, world)
-        belongs = with_stamps(belongs, source, world)
+        belongs = with_marks(belongs, source, world)
         uns[IDENTITY] = json.dumps(belongs)
         if (state := from_first(lambda: home.look(belongs, resume=resume), world)) != "wanted":
             return _put(home, world, is_done=state == "done")
@@ -147,7 +148,8 @@ def predict(
             if spread is None:
                 _sweep(Predictor.make(model, source, options, output.table.widths, atlas), output, plan)
             else:
-                _sweep_by_workers(spread, model, options, output, plan)
+                _sweep_by_workers(replace(spread, stamps=source.stamps), model, options, output, plan)
+        check_unchanged(source.stamps)
         found = output.finish(model.n_clusters, uns)
     return found if home is None or home.bucket is None else _put(home, world)
 

@@ -21,7 +21,6 @@ from scamac_scale.infer.predictor import Predicted, Predictor
 from scamac_scale.infer.tech_batches import tell_levels
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
-from scamac_scale.remote.stamps import Stamp
 from scamac_scale.sources import OpenSource, open_source, seen_elsewhere
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from scamac_scale.fitted import FittedModel
     from scamac_scale.infer.options import PredictOptions
     from scamac_scale.ranks.world import World
+    from scamac_scale.remote.stamps import Stamp
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,15 @@ class Spread:
         All files and folders of it.
     ingest
         How raw data is read.
+    stamps
+        Looks at the input before this process opened it: a worker that sees another one refuses it.
     """
 
     client: Client
     data: Any
     paths: tuple[str, ...]
     ingest: IngestConfig
+    stamps: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def predicted_turns(
     """
     first = spread.paths[0]
     asked = Asked(spread.ingest, options, widths)
-    opening = Opening(_Side, (spread.data, tuple(map(Stamp.of, spread.paths)), asked))
+    opening = Opening(_Side, (spread.data, spread.stamps, asked))
     work = Work(opening, _predict_turn, pickle.dumps(model), lambda turn: f"{first}: batches {turn[0]} to {turn[1]}")
     with opened_by_workers(spread.client, opening):
         yield from in_order(spread.client, work, turns)
@@ -138,8 +141,8 @@ class _Side:
     """What a worker keeps: the input, open, and the predictor, once it has the model."""
 
     def __init__(self, data: Any, stamps: tuple[Stamp, ...], asked: Asked) -> None:
-        for stamp in stamps:
-            stamp.check()
+        self._stamps = stamps
+        self._look()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # workers are as many as there are cores
         self._data, self._asked = data, asked
@@ -153,11 +156,16 @@ class _Side:
                 self._predictor = self._make(unpickled(model))
             return self._predictor
 
+    def _look(self) -> None:
+        for stamp in self._stamps:
+            stamp.check()
+
     def _make(self, model: FittedModel) -> Predictor:
         options = self._asked.options
         source: OpenSource = self._stack.enter_context(
             open_source(self._data, model.genes, ingest=self._asked.ingest, accepted=options.accept)
         )
+        self._look()
         if source.n_cells == 0:
             raise InputError(f"{self._data} has no cells.")
         tell_levels(model, source, options.batch_key)

@@ -18,7 +18,7 @@ import numpy as np
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.arrays import check_array, check_encoding, encoding, is_array, part_of
 from scamac_scale.ingestion.chunks import refuse_dense_gaps, refuse_gaps
-from scamac_scale.ingestion.files import absolute_name, is_hdf5, open_file, place_of
+from scamac_scale.ingestion.files import ROOT_FILES, absolute_name, is_hdf5, open_file, place_of
 from scamac_scale.ingestion.formats.csc import open_csc
 from scamac_scale.ingestion.formats.gene_names import names_of
 from scamac_scale.ingestion.formats.hints import tell_of_raw
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+    from scamac_scale.ingestion.formats.mtx_files import MatrixFiles
 
 
 logger = logging.getLogger(__name__)
@@ -92,8 +94,11 @@ def open_raw(
     path = place_of(data)
     where = absolute_name(path)
     recipe = Recipe(open_raw, (where, matrix, gene_column), (where,))
+    if isinstance(path, BucketPlace) and path.key:
+        recipe = recipe.stamped()  # before it is copied
     market = path if isinstance(path, Path) else copied_market(path)
     files = None if market is None else find_market(market)
+    recipe = _looked_at(recipe, path, files)
     if files is not None:
         with blamed(str(path), "it"):
             rows, var, obs = open_mtx(files, str(path), matrix)
@@ -104,6 +109,18 @@ def open_raw(
         raw = replace(_open_hdf5_or_zarr(group, path, matrix, gene_column), recipe=recipe)
         _ = raw.obs  # what is wrong with it is known before hours of work
         return raw
+
+
+def _looked_at(recipe: Recipe, path: Path | BucketPlace, files: MatrixFiles | None) -> Recipe:
+    """Look at what is about to be opened; not below a folder that may be any."""
+    if files is not None and isinstance(path, Path):
+        used = (*files.matrices.values(), files.genes, files.cells)
+        recipe = replace(recipe, files=tuple(map(absolute_name, used)))
+    elif (
+        isinstance(path, Path) and os.path.isdir(path) and not any(os.path.lexists(path / name) for name in ROOT_FILES)
+    ):
+        return recipe
+    return recipe.stamped() if isinstance(path, Path) else recipe
 
 
 def _open_hdf5_or_zarr(group: Group, path: Path | BucketPlace, matrix: str, gene_column: str | None) -> RawMatrix:

@@ -127,6 +127,7 @@ def ingest(
                 f"{in_memory[0]} cannot be told from another one, so its ingest cannot be resumed; write a file."
             )
         plan = _plan(raw, config)
+        raw.check_unchanged()  # so that the plan is of what was opened
         if is_there and _is_finished(path, plan, is_replaced=overwrite):
             return path
         kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
@@ -136,6 +137,7 @@ def ingest(
             journal = None if in_memory else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal, engine)
+                raw.check_unchanged()
     return path
 
 

@@ -15,10 +15,10 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, MemoryLimitError, PlanError, ScamacError
 from scamac_scale.ingestion.orientation import refuse_genes_as_rows
 from scamac_scale.progress import track
-from scamac_scale.remote.stamps import Stamp
+from scamac_scale.remote.stamps import Stamp, check_unchanged, looks_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -110,7 +110,7 @@ class Recipe:
     files
         Files and folders that it reads, as absolute paths.
     stamps
-        Of `files`, once `stamped`: what was changed since is refused.
+        Of `files`, from before they were opened first, once `stamped`: what was changed since is refused.
     """
 
     function: Callable[..., RawMatrix]
@@ -118,9 +118,16 @@ class Recipe:
     files: tuple[str, ...] = ()
     stamps: tuple[Stamp, ...] = ()
 
+    @classmethod
+    def of_others(cls, function: Callable[..., RawMatrix], args: tuple[Any, ...], others: Iterable[Recipe]) -> Recipe:
+        """Make a recipe that opens others: their files, as they were looked at."""
+        found = tuple(others)
+        stamps = tuple(stamp for recipe in found for stamp in recipe.stamps)
+        return cls(function, args, tuple(file for recipe in found for file in recipe.files), stamps)
+
     def stamped(self) -> Recipe:
-        """Look at all files as they are now; what `open` then refuses to find otherwise."""
-        return replace(self, stamps=tuple(map(Stamp.of, self.files)))
+        """Look at all files, unless that was done: before they are opened, for `open` refuses to find them otherwise."""
+        return self if self.stamps else replace(self, stamps=looks_at(self.files))
 
     def open(self) -> RawMatrix:
         """Open the input again.
@@ -132,7 +139,14 @@ class Recipe:
         """
         for stamp in self.stamps:
             stamp.check()
-        return self.function(*self.args)
+        raw = self.function(*self.args)
+        try:
+            for stamp in self.stamps:  # it may have been replaced in between
+                stamp.check()
+        except BaseException:
+            raw.close()
+            raise
+        return raw
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +317,15 @@ class RawMatrix:
             raise PlanError(f"cells {start} to {stop} of {self.name} do not exist; it has {self.n_cells}.")
         with blamed(self.name, f"cells {start} to {stop}"):
             return self.rows.read(start, stop)
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Looks at its files before they were opened; none of values in memory."""
+        return () if self.recipe is None else self.recipe.stamps
+
+    def check_unchanged(self) -> None:
+        """Look at its files again; raises InputError if one was changed while it was read."""
+        check_unchanged(self.stamps)
 
     def __enter__(self) -> RawMatrix:
         """Return itself."""

@@ -17,7 +17,6 @@ from scamac_scale.ingestion.kinds import largest_log
 from scamac_scale.ingestion.names import matched_names, name_hint
 from scamac_scale.ingestion.normalise import GeneColumns
 from scamac_scale.ingestion.raw import read_blocks
-from scamac_scale.remote.stamps import Stamp
 from scamac_scale.store.layout import index_dtype
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import IntArray
     from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.ingestion.raw import RawMatrix
+    from scamac_scale.remote.stamps import Stamp
 
 _log = logging.getLogger(__name__)
 
@@ -108,10 +108,9 @@ class NormalisedSource(WithTechBatches):
         self.close()
 
     @property
-    def stamps(self) -> list[object]:
+    def marks(self) -> list[object]:
         """Of each input that lies somewhere: bytes and time of a file, bytes and etag of an object; of a folder a digest of these."""
-        paths = [part.path for part in self._raw.parts or (self._raw,) if part.path is not None]
-        return [[stamp.n_bytes, stamp.changed] for stamp in map(Stamp.of, map(str, paths))]
+        return [[stamp.n_bytes, stamp.changed] for stamp in self.stamps]
 
     def close(self) -> None:
         """Close the input."""
@@ -136,6 +135,11 @@ class NormalisedSource(WithTechBatches):
     def obs(self) -> pd.DataFrame:
         """Columns of the input, one row per cell."""
         return self._raw.obs
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Looks at its files before they were opened; none of values in memory."""
+        return self._raw.stamps
 
     @property
     def source_rows(self) -> NDArray[np.int64]:

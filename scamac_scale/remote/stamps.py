@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.errors import InputError
+from scamac_scale.errors import InputError, ScamacError
 from scamac_scale.remote.bucket import stamp_of
 from scamac_scale.remote.place import is_url, parse
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,38 @@ class Stamp:
         status = place.stat()
         if not place.is_dir():
             return cls(path, status.st_size, status.st_mtime_ns)
-        below = [(entry.relative_to(place), entry.stat()) for entry in sorted(place.rglob("*"))]
+        below = [(entry.relative_to(place), _status(entry)) for entry in sorted(place.rglob("*"))]
         told = (f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in below)
         return cls(path, len(below), sha256_of(*told))
 
-    def check(self) -> None:
+    def check(self, when: str = "since it was opened first") -> None:
         """Look again; raises InputError if it is gone, or was changed."""
         try:
             found = Stamp.of(self.path)
         except OSError as error:
             raise InputError(f"{self.path} cannot be seen ({error.strerror or error}).") from error
         if found != self:
-            raise InputError(f"{self.path} was changed since it was opened first; begin anew.")
+            raise InputError(f"{self.path} was changed {when}; begin anew.")
+
+
+def looks_at(paths: Iterable[str]) -> tuple[Stamp, ...]:
+    """Look at files and folders before they are opened; none where one cannot be seen: who opens it says why."""
+    try:
+        return tuple(map(Stamp.of, paths))
+    except ScamacError:
+        raise
+    except (OSError, ValueError):  # a path with a zero byte
+        return ()
+
+
+def check_unchanged(stamps: Iterable[Stamp]) -> None:
+    """Look again at the end of all reading, for what was read may be of two files; raises InputError if one was changed."""
+    for stamp in stamps:
+        stamp.check("while it was read")
+
+
+def _status(path: Path) -> os.stat_result:
+    """Look at an entry of a folder; at a link itself where it leads nowhere."""
+    with suppress(OSError):
+        return path.stat()
+    return path.lstat()

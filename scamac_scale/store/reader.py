@@ -22,6 +22,9 @@ from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.plain import parse_json, parse_json_list
 from scamac_scale.errors import PlanError, StoreError
 from scamac_scale.progress import track
+from scamac_scale.remote.bucket import Bucket
+from scamac_scale.remote.place import BucketPlace
+from scamac_scale.remote.stamps import Stamp, looks_at
 from scamac_scale.store import layout
 from scamac_scale.store.places import REMAKE as _REMAKE
 from scamac_scale.store.places import place_of_store
@@ -30,12 +33,11 @@ from scamac_scale.store.shards import ShardReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
     from numpy.typing import NDArray
-
-    from scamac_scale.remote.place import BucketPlace
 
 GAP_CELLS = 64
 """Scattered cells that are no farther apart are read with what lies between them: a read costs as much as so many cells."""
@@ -78,6 +80,8 @@ class StoreReader(WithTechBatches):
         Type of the stored values.
     gene_space
         The genes, and how values are normalised.
+    stamps
+        What tells it from a store that takes its place.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class StoreReader(WithTechBatches):
         place = place_of_store(path, cache_bytes)
         self.path = place.path
         self._pid = os.getpid()
+        self.stamps = _look_at_record(self.path)
         record = read_record(place)
         place.digests = record.digests or {}
         self._digest = sha256_of(place.read(layout.METADATA))
@@ -171,7 +176,7 @@ class StoreReader(WithTechBatches):
         return key
 
     @property
-    def stamps(self) -> list[object]:
+    def marks(self) -> list[object]:
         """SHA-256 of the commit record, which has those of all files."""
         return [self._digest]
 
@@ -379,3 +384,12 @@ class StoreReader(WithTechBatches):
         except _ODD as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StoreError(f"{self.path}: {what} is damaged ({reason}); {_REMAKE}.") from error
+
+
+def _look_at_record(path: Path | BucketPlace) -> tuple[Stamp, ...]:
+    """Look at the record of a store, which names all of its files, before it is read."""
+    if not isinstance(path, BucketPlace):
+        record = str(path / layout.METADATA)
+        return looks_at([record]) if os.path.isfile(record) else ()
+    entry = Bucket(path, StoreError).find(layout.METADATA)
+    return () if entry is None else (Stamp(str(path / layout.METADATA), entry.size, entry.etag.strip('"')),)

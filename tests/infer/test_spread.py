@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,14 @@ import pytest
 
 from scamac_scale import ScAMAC
 from scamac_scale.cli.main import main
+from scamac_scale.cluster import connect
 from scamac_scale.cluster.connect import connected
 from scamac_scale.errors import ClusterError, ConfigError, InputError, NumericalError, StoppedError
 from scamac_scale.infer.output.disk import DiskOutput
 from tests.support.atlas import build_tiny_atlas
 from tests.support.cluster import Cluster, running
 from tests.support.fitted import fitted_model, with_correction
+from tests.support.formats import write_zarr
 from tests.support.prediction import look_often, make_stores, model_of, tree_digest
 
 if TYPE_CHECKING:
@@ -108,13 +111,53 @@ def test_what_workers_do_not_do_is_refused(cluster: Cluster, stores: Path, tmp_p
 def test_a_worker_that_sees_other_cells_is_named(
     cluster: Cluster, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scamac_scale.remote.stamps import Stamp
-
+    """Another store, or another file, takes the place of the input while the cluster is met."""
     model = by(model_of(stores / "ordered.zarr"))
-    monkeypatch.setattr("scamac_scale.infer.spread.Stamp.of", lambda path: Stamp(path, 1, 1))
-    with pytest.raises(ClusterError, match=r"worker tcp://.* cannot open .*ordered\.zarr was changed"):
-        model.predict(stores / "ordered.zarr", tmp_path / "a.zarr", dask=cluster.address)
-    assert list(tmp_path.iterdir()) == []
+    check = connect._check_processes
+    for name, other in (("store", stores / "shuffled.zarr"), ("x.h5ad", tmp_path / "other.h5ad")):
+        data = tmp_path / name
+        if name == "store":
+            shutil.copytree(stores / "ordered.zarr", data)
+        else:
+            build_tiny_atlas().write_h5ad(data)
+            build_tiny_atlas()[::-1].copy().write_h5ad(other)
+            model = by(fitted_model())
+
+        def late(client: Any, data: Path = data, other: Path = other) -> None:
+            check(client)
+            shutil.move(data, tmp_path / "gone")
+            other.rename(data) if other.is_file() else shutil.copytree(other, data)
+
+        monkeypatch.setattr(connect, "_check_processes", late)
+        with pytest.raises(ClusterError, match=rf"worker tcp://.* cannot open .*{name}.* was changed since"):
+            model.predict(data, tmp_path / "a.zarr", dask=cluster.address)
+        assert not [path for path in tmp_path.iterdir() if "a.zarr" in path.name]
+
+
+@pytest.mark.parametrize("kind", ["store", "h5ad", "zarr"])
+def test_an_input_that_is_replaced_while_it_is_predicted_is_refused(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    data, out = tmp_path / "x", tmp_path / "a.zarr"
+    model = by(fitted_model() if kind != "store" else model_of(stores / "ordered.zarr"))
+    if kind == "store":
+        shutil.copytree(stores / "ordered.zarr", data)
+    else:
+        write_zarr(build_tiny_atlas(), data) if kind == "zarr" else build_tiny_atlas().write_h5ad(data)
+    write = DiskOutput.write
+
+    def late(output: DiskOutput, *told: Any) -> None:
+        write(output, *told)
+        chunk = {"store": data / "zarr.json", "h5ad": data}.get(kind) or next(
+            path for path in (data / "X" / "data").rglob("*") if path.is_file()
+        )
+        chunk.with_name("new").write_bytes(chunk.read_bytes())
+        chunk.with_name("new").replace(chunk)
+
+    monkeypatch.setattr(DiskOutput, "write", late)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        model.predict(data, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.slow

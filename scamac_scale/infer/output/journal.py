@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from scamac_scale.sources import OpenSource
 
 FILE = "journal.json"
-STAMPS = "content"
-"""Of the input: the key of `with_stamps`, for messages."""
+MARKS = "content"
+"""Of the input: the key of `with_marks`, for messages."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
     Notes
     -----
     Of the input: number and order of the cells, their names, genes, and the values of some cells (`sources.cells_digest`). A value that was changed elsewhere
-    is seen by `with_stamps`.
+    is seen by `with_marks`.
     """
     return {
         "model": model_digest(model),
@@ -98,10 +98,10 @@ def identity(model: FittedModel, source: OpenSource, **options: Any) -> dict[str
     }
 
 
-def with_stamps(belongs: dict[str, Any], source: OpenSource, world: World) -> dict[str, Any]:
+def with_marks(belongs: dict[str, Any], source: OpenSource, world: World) -> dict[str, Any]:
     """Add a digest of what tells the input from a changed one, as rank 0 sees it: others may read copies of other times."""
-    found = from_first(lambda: source.stamps, world)
-    return {**belongs, STAMPS: sha256_of(found)} if found else belongs
+    found = from_first(lambda: source.marks, world)
+    return {**belongs, MARKS: sha256_of(found)} if found else belongs
 
 
 def model_digest(model: FittedModel) -> str:
@@ -123,8 +123,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path | Bucket
     ResumeError
         Naming what differs.
     """
-    names = [name for name in now if name != STAMPS or name in before]  # a program before this one has left none
+    names = [name for name in now if name != MARKS or name in before]  # a program before this one has left none
     found = list(differences({name: before.get(name) for name in names}, {name: now[name] for name in names}))
     if found:
-        named = told(found, digests=("model", "input", STAMPS))
+        named = told(found, digests=("model", "input", MARKS))
         raise ResumeError(f"{where} was begun otherwise: {named}. Give what it was begun with, or name another output.")

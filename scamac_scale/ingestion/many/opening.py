@@ -249,7 +249,7 @@ def take_cells(raw: RawMatrix, picks: NDArray[np.int64]) -> RawMatrix:
     )
     again = None
     if raw.recipe is not None:
-        again = Recipe(_take_again, (raw.recipe, picks), raw.recipe.files)
+        again = Recipe.of_others(_take_again, (raw.recipe, picks), [raw.recipe])
     return replace(raw, rows=PickedRows(raw.rows, picks), read_obs=lambda: obs, parts=taken, recipe=again)
 
 
@@ -279,7 +279,7 @@ def _recipe(handles: Handles, parts: Sequence[Part], joint: JointGenes) -> Recip
     if found is None:
         return None
     args = (found, tuple(part.name for part in parts), joint)
-    return Recipe(_stack_again, args, tuple(file for recipe in found for file in recipe.files))
+    return Recipe.of_others(_stack_again, args, found)
 
 
 def _stack_again(recipes: tuple[Recipe, ...], names: tuple[str, ...], joint: JointGenes) -> RawMatrix:

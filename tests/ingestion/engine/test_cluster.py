@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,18 @@ from scamac_scale.cluster.connect import connected
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.faults import FAULT
 from scamac_scale.errors import ClusterError, ConfigError, InputError, LostRankError, MissingExtraError
-from scamac_scale.ingestion.raw import Recipe
+from scamac_scale.ingestion.engine.cluster import ClusterEngine
+from scamac_scale.ingestion.many.opening import open_inputs
+from scamac_scale.ingestion.open import open_raw
+from scamac_scale.ingestion.passes import take_census
 from tests.support.atlas import build_tiny_atlas
 from tests.support.cluster import Cluster, running
 from tests.support.failing import contents
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scamac_scale.ingestion.raw import RawMatrix
 
 CONFIG = IngestConfig(n_genes=50, block_cells=16, batch_key="donor")
 
@@ -134,17 +140,73 @@ CONFIG_PLAIN = IngestConfig(n_genes=50, block_cells=16)
 def test_a_worker_that_does_not_see_the_file_is_named(
     cluster: Cluster, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(recipe: Recipe) -> Recipe:
-        stamps = [dataclasses.replace(stamp, path="/nowhere/donors.h5ad") for stamp in before(recipe).stamps]
-        return dataclasses.replace(recipe, stamps=tuple(stamps))
+    def elsewhere(engine: ClusterEngine, raw: RawMatrix) -> Any:
+        assert raw.recipe is not None
+        stamps = [dataclasses.replace(stamp, path="/nowhere/donors.h5ad") for stamp in raw.stamps]
+        return before(engine, dataclasses.replace(raw, recipe=dataclasses.replace(raw.recipe, stamps=tuple(stamps))))
 
-    before = Recipe.stamped
-    monkeypatch.setattr(Recipe, "stamped", elsewhere)
+    before = ClusterEngine._opening
+    monkeypatch.setattr(ClusterEngine, "_opening", elsewhere)
     with pytest.raises(
         ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ cannot open .* /nowhere/donors\.h5ad cannot be seen"
     ):
         ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=cluster.address)
     assert not (tmp_path / "s.zarr").exists()
+
+
+def _with_genes_reversed(path: Path) -> None:
+    """Put a file of the same cells with its genes in another order in the place of a file."""
+    ad.read_h5ad(path)[:, ::-1].copy().write_h5ad(path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "several", "picked"])
+def test_workers_refuse_a_file_that_was_replaced_after_it_was_opened(
+    cluster: Cluster, atlas: Path, tmp_path: Path, kind: str
+) -> None:
+    data: Any = tmp_path / "now.h5ad"
+    shutil.copy(atlas, data)
+    config = IngestConfig(block_cells=64, where='donor != "b"' if kind == "picked" else None)
+    inputs = [atlas, data] if kind == "several" else data
+    with connected(cluster.address) as client, ClusterEngine(64, client) as engine, open_inputs(inputs, config) as raw:
+        _with_genes_reversed(data)
+        with pytest.raises(
+            ClusterError, match=r"worker tcp://.* cannot open .*now\.h5ad was changed since it was opened"
+        ):
+            take_census(raw, engine)
+
+
+def test_a_file_that_is_replaced_while_a_cluster_is_met_is_refused(
+    cluster: Cluster, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(atlas, tmp_path / "now.h5ad")
+    check = connect._check_processes
+
+    def late(client: Any) -> None:
+        check(client)
+        _with_genes_reversed(tmp_path / "now.h5ad")
+
+    monkeypatch.setattr(connect, "_check_processes", late)
+    with pytest.raises(ClusterError, match=r"now\.h5ad was changed since it was opened"):
+        ingest(tmp_path / "now.h5ad", tmp_path / "s.zarr", CONFIG, dask=cluster.address)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_worker_that_opens_another_file_than_it_looked_at_is_refused(atlas: Path, tmp_path: Path) -> None:
+    path = tmp_path / "now.h5ad"
+    shutil.copy(atlas, path)
+    with open_raw(path) as raw:
+        assert raw.recipe is not None
+        recipe = dataclasses.replace(raw.recipe, function=_replace_and_open)
+    with pytest.raises(InputError, match="was changed since it was opened"):
+        recipe.open()
+
+
+def _replace_and_open(path: str, *rest: Any) -> RawMatrix:
+    from pathlib import Path
+
+    _with_genes_reversed(Path(path))
+    return open_raw(path, *rest)
 
 
 def test_another_version_is_refused(

@@ -11,13 +11,14 @@ from scipy import sparse
 
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import InputError
-from scamac_scale.ingestion import evidence
+from scamac_scale.ingestion import evidence, pipeline
 from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.passes import BatchSums, Measure, sum_block, sum_moments, take_census
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.ingestion.statistics import measure
 from tests.support.failing import contents
+from tests.support.formats import write_zarr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +161,51 @@ def test_measuring_takes_any_engine(tiny_atlas: Path) -> None:
     config = IngestConfig(n_genes=50, block_cells=64)
     with open_raw(tiny_atlas) as raw, LocalEngine(64, 3) as engine:
         assert measure(raw, config, engine=engine).gene_space == measure(raw, config).gene_space
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr", "several", "mtx"])
+def test_an_input_that_is_changed_while_it_is_read_is_refused(
+    tiny_adata: ad.AnnData, tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    data = tmp_path / "x"
+    if kind == "mtx":
+        _write_market(tiny_adata, data)
+    else:
+        write_zarr(tiny_adata, data) if kind == "zarr" else tiny_adata.write_h5ad(data)
+    changed = {"zarr": data / "X" / "data", "mtx": data / "matrix.mtx"}.get(kind, data)
+    fill = pipeline.fill_store
+
+    def late(*told: Any, **options: Any) -> None:
+        fill(*told, **options)
+        file = next(path for path in sorted(changed.rglob("*")) if path.is_file()) if changed.is_dir() else changed
+        file.with_name("new").write_bytes(file.read_bytes())
+        file.with_name("new").replace(file)
+
+    inputs = [tiny_atlas, data] if kind == "several" else data
+    ingest(inputs, tmp_path / "s.zarr", IngestConfig(n_genes=20))
+    monkeypatch.setattr(pipeline, "fill_store", late)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        ingest(inputs, tmp_path / "t.zarr", IngestConfig(n_genes=20))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", "x"]
+
+
+def test_what_lies_beside_the_files_of_a_matrix_may_change(
+    tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_market(tiny_adata, tmp_path / "x")
+    fill = pipeline.fill_store
+    monkeypatch.setattr(
+        pipeline,
+        "fill_store",
+        lambda *told, **options: (fill(*told, **options), (tmp_path / "x" / "log.txt").write_text("a line")),
+    )
+    assert ingest(tmp_path / "x", tmp_path / "s.zarr", IngestConfig(n_genes=20)).exists()
+
+
+def _write_market(adata: ad.AnnData, folder: Path) -> None:
+    from scipy.io import mmwrite
+
+    folder.mkdir()
+    mmwrite(folder / "matrix.mtx", sparse.csr_matrix(adata.X).T.astype(np.int64))
+    (folder / "barcodes.tsv").write_text("\n".join(adata.obs_names))
+    (folder / "genes.tsv").write_text("\n".join(f"{name}\t{name}" for name in adata.var_names))
