@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import ssl
+import tempfile
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale import __version__
-from scamac_scale.errors import ClusterError, ConfigError, LostRankError, MissingExtraError
+from scamac_scale.cluster.address import EXPECTED, checked_address, is_encrypted
+from scamac_scale.errors import ClusterError, ConfigError, LostRankError, MissingExtraError, ScamacError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +60,8 @@ def connected(dask: Client | str | None, workers: int | None = None) -> Iterator
         raise ConfigError("give either the address of a dask scheduler (--dask) or a number of --workers.")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}; it must be at least 1.")
+    if isinstance(dask, str):
+        dask = checked_address(dask)
     try:
         import distributed
     except ImportError as error:
@@ -80,32 +87,78 @@ def connected(dask: Client | str | None, workers: int | None = None) -> Iterator
 def _client_of(address: str) -> Iterator[Client]:
     import distributed
 
-    make: Any = distributed.Client  # Any: it has no types
+    kind: Any = distributed.Client  # Any: it has no types
+    client = kind.__new__(kind)
     try:
-        client = make(address, timeout=WAIT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise LostRankError(
-            f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`, and give the address that it tells."
-        ) from error
+        client.__init__(address, timeout=WAIT_S, set_as_default=False)
+    except BaseException as error:
+        _give_up(client)
+        if not isinstance(error, Exception):
+            raise
+        raise _unreachable(address, error) from error
     with contextlib.closing(client):
         yield client
 
 
+def _give_up(client: Client) -> None:
+    """End a client whose making has failed: at the end of the process dask would wait a minute for it, and print a traceback."""
+    with contextlib.suppress(Exception):
+        client.status = "closed"
+        client._loop_runner.stop()
+
+
+def _unreachable(address: str, error: Exception) -> ScamacError:
+    """Say why no client was made: keys are missing or wrong, nobody answers, or dask does not know such addresses."""
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if is_encrypted(address) and isinstance(error, TypeError | FileNotFoundError | PermissionError | ssl.SSLError):
+        return ConfigError(
+            f"--dask {address} needs the keys of this cluster ({reason}); name their files as dask has it: "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
+        )
+    if isinstance(error, OSError | TimeoutError):
+        return LostRankError(
+            f"no dask scheduler answers at {address} ({reason}); start one with `dask scheduler`, and give the address that it tells."
+        )
+    return ConfigError(f"--dask {address} cannot be reached this way ({reason}); {EXPECTED}.")
+
+
 @contextmanager
 def _processes(workers: int) -> Iterator[Client]:
+    import dask
     import distributed
 
     make_cluster: Any = distributed.LocalCluster  # Any: they have no types
     make_client: Any = distributed.Client
-    cluster = make_cluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        silence_logs=logging.CRITICAL,
-    )
-    with contextlib.closing(cluster), contextlib.closing(make_client(cluster, set_as_default=False)) as client:
-        yield client
+    with tempfile.TemporaryDirectory(prefix="scamac-workers-", ignore_cleanup_errors=True) as folder:
+        with _children_without_interrupts(), dask.config.set({"temporary-directory": folder}):  # of the scheduler, too
+            cluster = make_cluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        with contextlib.closing(cluster), contextlib.closing(make_client(cluster, set_as_default=False)) as client:
+            yield client
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Start processes that a Ctrl-C does not reach, which a terminal sends to all: this one alone answers it, and ends them.
+
+    Notes
+    -----
+    Threads that are begun here start processes later, too; both inherit what is blocked. A Ctrl-C meanwhile comes at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_processes(client: Client) -> None:

@@ -129,6 +129,9 @@ def _run(version: str, head: bytes, common: bytes, task: bytes) -> Any:  # Any: 
         result = function(_opened(opening), pickle.loads(common), pickle.loads(task))
     except ScamacError as error:
         return _Failed(error_to_plain(error))
+    except OSError as error:  # a TimeoutError, too, which the client could not tell from no answer
+        why = f"{type(error).__name__}: {error.strerror or error}"
+        return _Failed(error_to_plain(ClusterError(f"worker {_own_address()} could not do its part ({why}).")))
     reach("cluster.task")
     return result
 
@@ -229,11 +232,13 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
             found = future.result(timeout=LOOK_S)
         except KilledWorker as error:
             raise ClusterError(
-                f"{work.told(task)} ended {error.allowed_failures + 1} workers, one after the other (the last was "
-                f"{error.last_worker.address}): they may have too little memory; give them more (dask worker --memory-limit), or take "
-                "smaller blocks (ingest.block_cells)."
+                f"{error.allowed_failures + 1} workers ended, one after the other, while they had {work.told(task)} and perhaps its neighbours (the "
+                f"last was {error.last_worker.address}): they may have too little memory; give them more (dask worker --memory-limit), or "
+                "take smaller blocks (ingest.block_cells)."
             ) from error
         except TimeoutError:
+            if future.status == "error":  # of the task itself
+                raise
             if _is_alive(client):
                 since_s = time.monotonic()
             if time.monotonic() - since_s > LOST_S:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -14,7 +19,9 @@ from scipy import sparse
 from scamac_scale.api import ingest
 from scamac_scale.cli.main import main
 from scamac_scale.cluster import connect
+from scamac_scale.cluster.address import checked_address
 from scamac_scale.cluster.connect import connected
+from scamac_scale.cluster.tasks import Opening, Work, in_order
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.faults import FAULT
 from scamac_scale.errors import ClusterError, ConfigError, InputError, LostRankError, MissingExtraError
@@ -241,20 +248,85 @@ def test_what_names_no_cluster_is_refused(atlas: Path, tmp_path: Path, options: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1"])
 def test_a_scheduler_that_does_not_answer_is_named(
-    address: str, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect, "WAIT_S", 1.0)
-    with pytest.raises(LostRankError, match=f"no dask scheduler answers at {address}"):
-        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask=address)
+    with pytest.raises(LostRankError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        ingest(atlas, tmp_path / "s.zarr", CONFIG, dask="tcp://127.0.0.1:1")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("", "is empty"),
+        ("foo", "no host with a port number"),
+        ("127.0.0.1", "no host with a port number"),
+        ("127.0.0.1:8786x", "no host with a port number"),
+        ("tcp://127.0.0.1:0", "no host with a port number"),
+        ("tcp://127.0.0.1:99999", "no host with a port number"),
+        ("tcp://:8786", "no host with a port number"),
+        ("tcp://::1:8786", "no host with a port number"),
+        ("tcp://a b:8786", "no host with a port number"),
+        ("tcp://tcp://a:8786", "tcp://tcp:// is no way"),
+        ("http://127.0.0.1:8787", "the dashboard"),
+        ("nonsense://x:1", "nonsense:// is no way"),
+    ],
+)
+def test_an_address_that_is_mistyped_is_refused_before_anything_waits(address: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said), connected(address):
+        pass
+
+
+@pytest.mark.parametrize("address", [" tcp://a.b-c:8786/ ", "tls://[::1]:8786", "10.0.0.1:1", "inproc://10.0.0.1/7/1"])
+def test_other_addresses_are_taken(address: str) -> None:
+    assert checked_address(address) == address.strip().rstrip("/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:1", "ucx://127.0.0.1:1"])
+def test_what_dask_refuses_ends_at_once_and_without_a_traceback(
+    address: str, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is half made would be waited for when the process ends, for a minute."""
+    from tests.support.cluster import ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, "-m", "scamac_scale", "ingest", str(atlas), "--out", str(tmp_path / "s.zarr"), "--quiet"]
+    done = subprocess.run([*command, "--dask", address], capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: --dask {address} ")
+    assert len(done.stderr.splitlines()) == 1
+    assert ("TLS__CA_FILE" in done.stderr) == address.startswith("tls")
 
 
 def test_without_dask_it_is_said_what_to_install(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match=r'pip install "scamac-scale\[dask\]"'):
         ingest(atlas, tmp_path / "s.zarr", CONFIG, workers=2)
+
+
+class Nothing:
+    """What a worker opens that reads nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def fail_like_a_network_disk(opened: Nothing, number: int, task: int) -> int:
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EIO])
+def test_an_error_of_the_system_on_a_worker_is_told_and_not_waited_for(cluster: Cluster, number: int) -> None:
+    """Python makes a TimeoutError of the first, as is raised where a result is not there yet."""
+    work = Work(Opening(Nothing, ()), fail_like_a_network_disk, number, str)
+    with (
+        connected(cluster.address) as client,
+        pytest.raises(ClusterError, match=rf"worker tcp://.*{os.strerror(number)}"),
+    ):
+        list(in_order(client, work, range(3)))
 
 
 @pytest.mark.slow
@@ -272,7 +344,9 @@ def test_a_block_that_ends_every_worker_is_told(atlas: Path, tmp_path: Path, mon
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")  # 3, if nobody says
     with running(tmp_path, *["cluster.task:1:kill"] * 3) as cluster, connected(cluster.address) as client:
         client.wait_for_workers(3, timeout=120)
-        with pytest.raises(ClusterError, match="cells 0 to 300 ended 2 workers, one after the other"):
+        with pytest.raises(
+            ClusterError, match=r"2 workers ended, one after the other, while they had .*cells 0 to 300"
+        ):
             ingest(atlas, tmp_path / "s.zarr", dask=client)
 
 
@@ -280,8 +354,6 @@ def test_a_block_that_ends_every_worker_is_told(atlas: Path, tmp_path: Path, mon
 def test_a_stopped_ingest_goes_on_without_dask(
     atlas: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import subprocess
-
     with running(tmp_path, "", "") as cluster:
         command = [sys.executable, "-m", "scamac_scale", "ingest", str(atlas), "--out", str(tmp_path / "s.zarr")]
         command += ["--dask", cluster.address, "--ingest.block_cells=16", "--ingest.n_genes=50", "--batch-key=donor"]
@@ -294,7 +366,51 @@ def test_a_stopped_ingest_goes_on_without_dask(
 
 
 @pytest.mark.slow
-def test_processes_of_this_machine_are_started_and_ended(atlas: Path, local: Any, tmp_path: Path) -> None:
+def test_processes_of_this_machine_are_started_and_ended(
+    atlas: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     command = ["ingest", str(atlas), "--out", str(tmp_path / "s.zarr"), "--workers", "2", "--ingest.block_cells=16"]
     assert main([*command, "--ingest.n_genes=50", "--batch-key=donor"]) == 0
     assert contents(tmp_path / "s.zarr") == local
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_a_terminal_is_told_by_one_process(
+    atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes to all processes of the group."""
+    from tests.support.cluster import ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(FAULT, "cluster.task:2:sleep")
+    monkeypatch.setenv("SCAMAC_FAULT_LOG", str(tmp_path / "faults.log"))
+    command = [sys.executable, "-m", "scamac_scale", "ingest", str(atlas), "--out", str(tmp_path / "s.zarr"), "--quiet"]
+    command += ["--workers", "2", "--ingest.block_cells=16"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until_s = time.monotonic() + 60
+        while not (tmp_path / "faults.log").exists() and process.poll() is None and time.monotonic() < until_s:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=50)
+    finally:
+        process.kill()
+    assert process.returncode == 75, told
+    assert "Traceback" not in told
+    assert "--resume" in told
+    until_s = time.monotonic() + 20
+    while time.monotonic() < until_s and _is_group_there(process.pid):
+        time.sleep(0.1)
+    assert not _is_group_there(process.pid)
+
+
+def _is_group_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
