@@ -36,6 +36,7 @@ def test_streams_are_the_same_in_another_process() -> None:
     assert int(done.stdout) == integer_seed(3, "bank", 5)
 
 
+@pytest.mark.slow
 def test_streams_are_made_in_one_place() -> None:
     found = {
         str(path.relative_to(PACKAGE))

@@ -34,6 +34,7 @@ def test_what_is_missing_is_refused_unless_it_may_be() -> None:
 @pytest.mark.parametrize(
     "value", [None, 3, 2.5, True, "text", [], [[]], {}, {"x": 1}, float("nan"), 10**30, [None], [{}]]
 )
+@pytest.mark.slow
 def test_every_setting_refuses_what_is_not_of_its_type(value: Any) -> None:
     """A config of this very value is made, or there is a ConfigError: nothing else, whatever stands where."""
 

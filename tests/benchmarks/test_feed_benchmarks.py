@@ -11,6 +11,7 @@ def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 def test_training_from_disk_is_compared_with_memory(tmp_path: Path) -> None:
     import train_feed
 

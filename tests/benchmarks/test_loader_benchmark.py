@@ -49,6 +49,7 @@ def run(load, folder: Path, out: Path, *cases: str, rounds: int = 1) -> tuple[in
     return code, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_row_has_every_column_and_its_batches_are_right(load, folder, tmp_path, capsys):
     code, held = run(load, folder, tmp_path / "loader.json", "scipy")
     assert code == 0

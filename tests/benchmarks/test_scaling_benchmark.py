@@ -118,6 +118,7 @@ def check_epochs(found: dict[str, Any]) -> None:
     assert found["is_memory_within_bar"] == (runs[1]["peak_bytes"] <= found["memory_bar_bytes"])
 
 
+@pytest.mark.slow
 def test_epochs_and_sweeps_of_two_sizes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import scaling_stores
 

@@ -22,6 +22,7 @@ def space(**changes: Any) -> GeneSpace:
 
 @settings(max_examples=40)
 @given(names=NAMES, target=st.floats(1e-6, 1e9))
+@pytest.mark.slow
 def test_a_gene_space_survives_json(names: list[str], target: float) -> None:
     before = GeneSpace("linear", target, tuple(names), tuple(names[::2]))
     assert GeneSpace.from_dict(json.loads(json.dumps(before.to_dict()))) == before

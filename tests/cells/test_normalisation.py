@@ -23,6 +23,7 @@ def test_values_are_log1p_of_the_scaled_values(values: np.ndarray, scale: float,
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.int64, np.float32])
+@pytest.mark.slow
 def test_the_same_count_has_the_same_bits_in_every_type(dtype: type) -> None:
     values = np.arange(200.0)
     indptr, scale = np.array([0, 200]), np.array([0.3])

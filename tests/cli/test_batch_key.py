@@ -22,6 +22,7 @@ def atlas(tiny_adata: ad.AnnData, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("option", ["--batch-key", "--batch_key", "--ingest.batch_key"])
+@pytest.mark.slow
 def test_every_name_of_the_option_gives_the_same_store(
     option: str, atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

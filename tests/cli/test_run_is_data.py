@@ -47,6 +47,7 @@ def refusal(capsys: Capture, run: Path, *options: str) -> str:
         "null: 4",
     ],
 )
+@pytest.mark.slow
 def test_a_saved_config_holds_settings_only(line: str, run: Path, tmp_path: Path, capsys: Capture) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("precious")
@@ -81,6 +82,7 @@ def test_a_saved_config_holds_settings_only(line: str, run: Path, tmp_path: Path
         ("#" * 2**18, "more than 262,144 bytes"),
     ],
 )
+@pytest.mark.slow
 def test_what_no_run_writes_is_refused(text: str, words: str, run: Path, capsys: Capture) -> None:
     (run / "config.yaml").write_text(text + "\n")
     message = refusal(capsys, run)

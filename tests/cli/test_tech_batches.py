@@ -51,6 +51,7 @@ def test_other_columns_give_the_latents_of_the_store(folder: Path, tmp_path: Pat
     assert "scamac_denoised" in found.layers
 
 
+@pytest.mark.slow
 def test_cells_without_the_columns_are_one_new_batch_and_it_is_said(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -97,6 +97,7 @@ def be_rank(rank: int, port: int, secret: str, folder: Path) -> None:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_two_ranks_join_beside_a_stranger_and_send_plain_data(tmp_path: Path) -> None:
     start_ranks(be_rank, 2, free_port(), new_secret(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]

@@ -102,6 +102,7 @@ def stop_and_go_on(world: World, stores: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_ranks_stop_together_and_go_on(stores: Path, tmp_path: Path) -> None:
     expected = run_predict(stores / "ordered.zarr", tmp_path / "expected.zarr")
     folder = tmp_path / "many"

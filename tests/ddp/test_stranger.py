@@ -34,6 +34,7 @@ def prepared(folder: Path, atlas: Path) -> tuple[Path, list[str]]:
     return store, ["train", "--store", str(store), "--config", str(folder / "config.yaml"), "--quiet", "--run"]
 
 
+@pytest.mark.slow
 def test_a_stranger_at_all_ports_of_a_training_has_no_effect(jobs: Nursery, tiny_atlas: Path, tmp_path: Path) -> None:
     secret, bomb = new_secret(), tmp_path / "bomb"
     known = {SECRET: secret}  # to somebody who has recorded what ranks of this job say

@@ -316,6 +316,7 @@ except OutputError as error:
 """
 
 
+@pytest.mark.slow
 def test_limit_on_file_sizes_is_said_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert hasattr(resource, "RLIMIT_FSIZE")
     done = subprocess.run(

@@ -127,6 +127,7 @@ def test_json_of_ours_is_read() -> None:
         parse_json_list(b"{}")
 
 
+@pytest.mark.slow
 def test_every_flip_of_a_bit_in_a_sealed_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(sealed(CONTENT))

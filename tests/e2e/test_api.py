@@ -210,6 +210,7 @@ def test_the_number_of_clusters_is_found(store: Path) -> None:
 
 @pytest.mark.parametrize("centers", ["ward", "kmeans", "faiss_kmeans", "random"])
 @pytest.mark.parametrize("target", ["membership", "consensus"])
+@pytest.mark.slow
 def test_every_start_and_target_fits(store: Path, centers: str, target: str) -> None:
     config = replace(
         QUICK, start=replace(QUICK.start, centers=centers), loss=replace(QUICK.loss, similarity_target=target)
@@ -310,6 +311,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     assert ScAMAC(np.int64(5), seed=np.int32(3)).config == ScAMAC(5, seed=3).config
 
 
+@pytest.mark.slow
 def test_bf16_fits_on_the_cpu(store: Path) -> None:
     config = replace(QUICK, train=replace(QUICK.train, precision="bf16-mixed"))
     assert evaluate(ScAMAC(config=config).fit(store).predict(store), "cell_type")["ari"] > 0.9

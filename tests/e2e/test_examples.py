@@ -24,6 +24,7 @@ def test_every_example_has_a_test() -> None:
     assert all(f"def test_{path.stem}(" in text for path in EXAMPLES.glob("*.py"))
 
 
+@pytest.mark.slow
 def test_scanpy_style(tiny_atlas: Path, tmp_path: Path) -> None:
     load("scanpy_style").main([str(tiny_atlas), str(tmp_path / "result.h5ad")])
     assert "scamac_cluster" in ad.read_h5ad(tmp_path / "result.h5ad").obs

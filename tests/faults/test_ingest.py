@@ -161,6 +161,7 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(
     assert contents(out) == whole["shuffled"]
 
 
+@pytest.mark.slow
 def test_shards_that_are_not_as_they_were_left_are_refused(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "a.zarr"
     assert place.ingest(out, fault="ingest.shard:50:kill").codes == [-signal.SIGKILL]
@@ -185,6 +186,7 @@ def test_a_second_ingest_is_refused_and_told_of_the_first(place: Place, tmp_path
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_store_that_was_to_be_replaced_stays_until_the_end(
     place: Place, tmp_path: Path, whole: dict[str, dict[str, str]]
 ) -> None:

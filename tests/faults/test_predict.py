@@ -178,6 +178,7 @@ def test_without_resume_it_begins_anew(place: Place, unbroken: dict[str, Any], o
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.ddp)])
+@pytest.mark.slow
 def test_a_signal_stops_a_prediction_that_can_go_on(
     place: Place, unbroken: dict[str, Any], out: Path, ranks: int
 ) -> None:

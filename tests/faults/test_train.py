@@ -215,6 +215,7 @@ def test_a_loss_that_is_no_number_stops_all_ranks(place: Place, tmp_path: Path, 
     assert (tmp_path / "run" / "nonfinite-step-12.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_failed_save_keeps_the_checkpoints_before(
     place: Place, unbroken: dict[int, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -253,6 +254,7 @@ def test_a_resumed_run_has_no_gap_in_its_metrics_and_lets_files_of_others_be(
         assert (run / name).read_text() == "not ours"
 
 
+@pytest.mark.slow
 def test_another_setting_or_other_cells_are_refused(place: Place, stopped: Path, tmp_path: Path) -> None:
     stopped_run(stopped, tmp_path / "run")
     ended = place.train(tmp_path / "run", "--resume", "--loss.gamma", "0.2")
@@ -273,6 +275,7 @@ def test_another_setting_or_other_cells_are_refused(place: Place, stopped: Path,
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_ranks_with_other_settings_or_other_cells_are_refused(place: Place, tmp_path: Path) -> None:
     other = ingest(build_tiny_atlas(), tmp_path / "other.zarr", IngestConfig(n_genes=100, seed=1))
     for options, what in [

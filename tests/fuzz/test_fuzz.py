@@ -33,6 +33,7 @@ def wrong_ones(subjects: Path, work: Path, seed: int, counts: tuple[int, int], n
     return [verdict for verdict in found if verdict.problem]
 
 
+@pytest.mark.slow
 def test_sixty_mutants_are_refused_or_right(subjects: Path, tmp_path: Path) -> None:
     assert not wrong_ones(
         subjects, tmp_path, seed=1, counts=(40, 20), n_workers=1

@@ -41,6 +41,7 @@ def start(answer: str) -> "subprocess.Popen[str]":
         ("threading.Thread(target=time.sleep, args=(60,)).start() or 0", 0, ""),
     ],
 )
+@pytest.mark.slow
 def test_the_process_that_watches_tells_how_the_other_has_ended(answer: str, code: int, words: str) -> None:
     with start(answer) as process:
         text = process.communicate(timeout=50)[1]

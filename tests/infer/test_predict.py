@@ -26,6 +26,7 @@ def predicted(data: ad.AnnData, out: Path | None = None) -> Any:
 
 
 @pytest.mark.parametrize("out", [None, "out.zarr", "out.h5ad"])
+@pytest.mark.slow
 def test_genes_of_the_denoised_values_are_named(tiny_adata: ad.AnnData, tmp_path: Path, out: str | None) -> None:
     found = predicted(tiny_adata, None if out is None else tmp_path / out)
     if out is not None:

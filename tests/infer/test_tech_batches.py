@@ -54,6 +54,7 @@ def distance(found: np.ndarray, batch: np.ndarray, kind: np.ndarray) -> float:
     return float(np.mean(apart))
 
 
+@pytest.mark.slow
 def test_batches_come_together_and_types_stay_apart(place: Place) -> None:
     found = place.by_donor.predict(place.store)
     donor, kind = found.obs["donor"].to_numpy(), found.obs["cell_type"].to_numpy()
@@ -246,6 +247,7 @@ def test_columns_that_are_not_asked_for_change_no_bit(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_batches_without_a_correction_change_no_bit() -> None:
     cells = build_donors()
     none = replace(CORRECTED, correction=replace(CORRECTED.correction, acts_on="none"))

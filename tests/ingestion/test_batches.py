@@ -252,6 +252,7 @@ COLUMNS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.slow
 def test_a_column_is_kept_as_categories_and_has_the_same_levels(
     tiny_adata: ad.AnnData, tmp_path: Path, name: str
 ) -> None:
@@ -301,6 +302,7 @@ def test_the_store_tells_in_how_many_batches_a_gene_varies(atlas: ad.AnnData, tm
     ],
 )
 @pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.slow
 def test_a_wrong_key_is_refused_before_any_pass_and_nothing_is_written(
     atlas: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, message: str, is_resumed: bool
 ) -> None:

@@ -68,6 +68,7 @@ def test_blocks_are_whole_rows_of_chunks(tmp_path: Path, monkeypatch: pytest.Mon
         (np.where(np.arange(60)[:, None] == 41, np.nan, np.zeros((60, 2))), "not finite, first at cell number 41"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_no_dense_array_of_numbers_is_refused(kind: str, values: Any, words: str, tmp_path: Path) -> None:
     adata = result(n_cells=60)
     adata.obsm["X_other"] = values

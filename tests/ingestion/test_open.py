@@ -125,6 +125,7 @@ def in_dask(adata: ad.AnnData) -> ad.AnnData:
 
 @settings(max_examples=25)
 @given(bounds=st.tuples(st.integers(0, 300), st.integers(0, 300)).map(sorted))
+@pytest.mark.slow
 def test_any_run_of_cells_is_that_slice(tiny_atlas: Path, bounds: list[int]) -> None:
     start, stop = bounds
     with open_raw(tiny_atlas) as raw:

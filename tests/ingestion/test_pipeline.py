@@ -38,6 +38,7 @@ def test_store_holds_the_counts_of_the_chosen_genes(tiny_atlas: Path, tmp_path: 
     assert stored.obs["scamac_row"].tolist() == list(range(300))
 
 
+@pytest.mark.slow
 def test_store_does_not_depend_on_the_block_size(tiny_atlas: Path, tmp_path: Path) -> None:
     readers = [
         StoreReader(ingest(tiny_atlas, tmp_path / f"{size}.zarr", IngestConfig(block_cells=size)))
@@ -58,6 +59,7 @@ def test_store_does_not_depend_on_the_block_size(tiny_atlas: Path, tmp_path: Pat
         ("log", lambda x: np.log1p(x * 0.9), np.float32),
     ],
 )
+@pytest.mark.slow
 def test_kind_is_detected_and_kept(
     tiny_adata: ad.AnnData, tmp_path: Path, kind: str, change: Callable[[np.ndarray], np.ndarray], dtype: type
 ) -> None:

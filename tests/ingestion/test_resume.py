@@ -149,6 +149,7 @@ def test_another_folder_is_not_taken_for_a_store(tiny_atlas: Path, tmp_path: Pat
         ingest(tiny_atlas, tmp_path / "a.zarr", CONFIG, resume=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_only_replaced_when_asked(tiny_atlas: Path, tmp_path: Path) -> None:
     out = ingest(tiny_atlas, tmp_path / "a.zarr", CONFIG)
     (out / "X" / "data" / "c" / "0").unlink()
@@ -160,6 +161,7 @@ def test_a_damaged_store_is_only_replaced_when_asked(tiny_atlas: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["plan.json", "census.npz", "measured.npz", "dealt.npz"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04{"])
+@pytest.mark.slow
 def test_damaged_notes_are_refused(
     tiny_atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:

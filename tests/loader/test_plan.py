@@ -68,6 +68,7 @@ def test_epoch_batches_differ_by_at_most_one_cell_and_fit(size: dict[str, int]) 
 
 @settings(deadline=None, max_examples=12)
 @given(sizes, st.sampled_from([2, 4, 8]), st.integers(0, 2))
+@pytest.mark.slow
 def test_ranks_put_together_are_one_process_cell_by_cell(size: dict[str, int], world: int, epoch: int) -> None:
     whole = EpochPlan(**size)
     ranks = [EpochPlan(**size, world=World(rank, world)) for rank in range(world)]
@@ -98,6 +99,7 @@ def test_a_feed_finds_the_rows_where_the_plan_says(size: dict[str, int], world: 
 
 @settings(deadline=None, max_examples=15)
 @given(sizes, st.integers(1, 9))
+@pytest.mark.slow
 def test_ranks_read_what_they_deliver_and_nothing_else(size: dict[str, int], world: int) -> None:
     for rank in range(world):
         plan = EpochPlan(**size, world=World(rank, world))
@@ -117,6 +119,7 @@ def test_windows_never_come_earlier_in_later_steps(size: dict[str, int]) -> None
 
 @settings(deadline=None, max_examples=12)
 @given(sizes, st.data())
+@pytest.mark.slow
 def test_a_jump_to_any_batch_gives_the_batch_of_an_unbroken_run(size: dict[str, int], data: st.DataObject) -> None:
     unbroken = EpochPlan(**size)
     batches = [epoch_of(unbroken, epoch) for epoch in range(2)]

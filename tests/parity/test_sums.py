@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ def within(ours: torch.Tensor, expected: torch.Tensor) -> bool:
     st.sampled_from([1, 2, 4]),
     st.randoms(use_true_random=False),
 )
+@pytest.mark.slow
 def test_order_batches_and_ranks_change_nothing(
     seed: int, n_cells: int, size: int, n_ranks: int, random: object
 ) -> None:

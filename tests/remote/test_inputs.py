@@ -124,6 +124,7 @@ def test_an_input_that_is_replaced_while_it_is_read_is_refused(tiny_atlas: Path,
 
 @pytest.mark.parametrize("part", ["X/indices", "X/data", "obs/_index"])
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.slow
 def test_a_lost_chunk_is_named(
     part: str, zarr_format: int, tiny_adata: ad.AnnData, tmp_path: Path, bucket: str
 ) -> None:

@@ -222,6 +222,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     assert "file/x" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_the_command_line_with_a_scratch_folder(
     source: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

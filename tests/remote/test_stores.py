@@ -167,6 +167,7 @@ def test_a_store_that_is_replaced_or_removed_while_it_is_read_is_refused(url: st
         ("X/data/c/0", b"short", "bytes, not"),
     ],
 )
+@pytest.mark.slow
 def test_an_incomplete_store_is_refused_when_it_is_opened(key: str, change: bytes | None, said: str, url: str) -> None:
     at = Bucket(url)
     if change is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 
 from scamac_scale import IngestConfig, ScAMAC, ingest
@@ -16,11 +17,10 @@ from tests.support.settings import STREAMED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from tests.support.bucket import ObjectServer
 
 
+@pytest.mark.slow
 def test_a_fit_and_a_prediction_from_a_bucket_are_those_from_a_disk(
     tiny_atlas: Path, tmp_path: Path, bucket: str, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_counts_follow_the_distribution_that_is_promised() -> None:
     np.testing.assert_allclose(squares / n, expected_square / n, rtol=0.08)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = {"n_genes": 50, "n_types": 3}
     first = read(simulate(tmp_path / "a.zarr", 1500, seed=1, **sizes))

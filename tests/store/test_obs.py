@@ -72,6 +72,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", SAME)
+@pytest.mark.slow
 def test_usual_column_reads_back_as_it_was(stored: pd.DataFrame, name: str) -> None:
     pd.testing.assert_series_equal(stored[name], pd.Series(SAME[name], index=stored.index, name=name))
 

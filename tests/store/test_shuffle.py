@@ -93,6 +93,7 @@ def test_memory_is_that_of_the_blocks_in_flight(tmp_path: Path, n_rows: int) -> 
     n_out=st.integers(0, 5),
     memory_bytes=st.sampled_from([1, 200, 1000]),
 )
+@pytest.mark.slow
 def test_a_shuffle_goes_on_from_any_state_to_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, n: int, step: int, cut: int, n_out: int, memory_bytes: int
 ) -> None:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 UNUSED = ("lightning", "torch._dynamo", "torch.utils.tensorboard", "sympy", "scanpy", "umap")
 
 
+@pytest.mark.slow
 def test_a_plain_fit_imports_no_lightning_and_no_compiler(tmp_path: Path) -> None:
     script = f"""
 import sys

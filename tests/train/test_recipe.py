@@ -63,6 +63,7 @@ def test_a_state_that_lacks_what_its_stage_needs_is_refused() -> None:
         stages_left(recipe(QUICK), state_before("round 1"))
 
 
+@pytest.mark.slow
 def test_a_stage_is_added_by_one_function_and_one_line(
     tiny_adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{name}/{key}")
 
 
+@pytest.mark.slow
 def test_a_state_comes_back_from_plain_data_as_it_was(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
     with open_source(tiny_adata, loader=QUICK.loader) as source, RunFolder(tmp_path / "run", QUICK) as run:
         state = FitState(build_network(source, QUICK))

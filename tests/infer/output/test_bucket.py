@@ -226,6 +226,7 @@ def test_a_note_of_somebody_else_is_respected(
         ScAMAC.load(models[0]).predict(tiny_atlas, out)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_put_names_the_object_and_the_local_result_and_no_secret(
     server: Chaos,
     tiny_atlas: Path,

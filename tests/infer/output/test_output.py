@@ -39,6 +39,7 @@ def fill(output: Any) -> Any:
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+@pytest.mark.slow
 def test_disk_and_memory_hold_the_same(tmp_path: Path, suffix: str) -> None:
     genes, widths = ["g1", "g2"], {LATENT_KEY: 2}
     expected = fill(MemoryOutput(Table(OBS, genes, widths)))

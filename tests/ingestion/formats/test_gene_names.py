@@ -46,6 +46,7 @@ def opened(data: Any, form: str, folder: Path, *options: str) -> RawMatrix:
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr", "memory"])
 @pytest.mark.parametrize("matrix", ["X", "raw"])
+@pytest.mark.slow
 def test_a_column_names_the_genes(
     form: str, matrix: str, cells: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,6 +74,7 @@ def test_identifiers_of_a_10x_file(tiny_adata: ad.AnnData, tmp_path: Path) -> No
             assert raw.gene_names[:2] == ("ENSG00000000000", "ENSG00000000001")
 
 
+@pytest.mark.slow
 def test_a_store_is_made_and_a_prediction_finds_the_column(
     cells: ad.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

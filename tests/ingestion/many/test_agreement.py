@@ -101,6 +101,7 @@ def test_where_a_kind_is_said_it_is_a_warning(tmp_path: Path, other: str, caplog
 
 
 @pytest.mark.parametrize("block_cells", [1, 50, 80, 1000])
+@pytest.mark.slow
 def test_evidence_of_a_file_is_that_of_the_file_alone(
     tmp_path: Path, block_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_an_input_without_mitochondrial_genes_is_named(adata: ad.AnnData, path: 
 
 
 @pytest.mark.parametrize("n_files", [1, 4])
+@pytest.mark.slow
 def test_a_query_over_files_gives_the_bytes_of_a_file_of_these_cells(
     adata: ad.AnnData, tmp_path: Path, n_files: int
 ) -> None:
@@ -271,6 +272,7 @@ def test_the_command_line_takes_files_and_cells(
     assert "--where cell_type != 'type0' and ingest.where=is_good differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_from_the_cells_that_were_found(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

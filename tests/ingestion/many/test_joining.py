@@ -194,6 +194,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tiny_adata: ad.AnnData
         assert not raw.parts
 
 
+@pytest.mark.slow
 def test_a_store_of_one_file_has_no_other_columns(tiny_atlas: Path, tmp_path: Path) -> None:
     store = StoreReader(ingest([str(tiny_atlas)], tmp_path / "a.zarr", CONFIG))
     assert list(store.obs) == ["cell_type", "depth"]

@@ -98,6 +98,7 @@ def test_results_are_in_the_order_of_the_files(parts: list[Path], tiny_atlas: Pa
     assert turned.obs["scamac_file"].iloc[0] == str(parts[3])
 
 
+@pytest.mark.slow
 def test_repeated_names_stay_apart_in_results_and_scores(parts: list[Path], tmp_path: Path, model: ScAMAC) -> None:
     build_tiny_atlas()[:75].copy().write_h5ad(tmp_path / "twin.h5ad")
     out = model.predict([parts[0], tmp_path / "twin.h5ad"], tmp_path / "out.h5ad")

@@ -61,6 +61,7 @@ def n_rare(rows: Iterable[int]) -> int:
     return sum(row >= N - N_RARE for row in rows)
 
 
+@pytest.mark.slow
 def test_kmeans_meets_the_rare_kind_in_every_seed_and_random_cells_do_not(
     source: ArraySource, network: ScamacNetwork
 ) -> None:

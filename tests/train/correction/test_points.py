@@ -145,6 +145,7 @@ def test_files_and_memory_give_the_same_bits(tmp_path: Path, monkeypatch: pytest
             assert torch.equal(part, same)
 
 
+@pytest.mark.slow
 def test_no_array_has_a_number_for_each_cell_and_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "PIECE_CELLS", 32)
     monkeypatch.setattr(places, "HELD_BYTES", 0)

@@ -299,6 +299,7 @@ def test_ranks_that_do_not_share_the_local_folder_are_named(
 
 
 @pytest.mark.parametrize("action", ["reset", "cut", "lose", "slow_down", "half"])
+@pytest.mark.slow
 def test_no_fault_of_one_request_is_a_conflict_or_a_success(
     server: Chaos, run: str, objects: Objects, action: Any
 ) -> None:
@@ -316,6 +317,7 @@ def test_no_fault_of_one_request_is_a_conflict_or_a_success(
 
 
 @pytest.mark.parametrize("actions", [("lose",), ("slow_down", "lose"), ("cut", "reset")], ids=str)
+@pytest.mark.slow
 def test_a_lost_answer_is_no_success_where_another_machine_came_first(
     server: Chaos, run: str, objects: Objects, actions: tuple[Any, ...]
 ) -> None:

@@ -39,6 +39,7 @@ def metrics(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
 @pytest.mark.parametrize("is_lasting", [False, True])
+@pytest.mark.slow
 def test_opening_a_run_loses_nothing_whatever_call_fails(tmp_path: Path, number: int, is_lasting: bool) -> None:
     path = tmp_path / "run"
     held, rows = stopped(path), metrics(path)
