@@ -101,7 +101,7 @@ class StoreReader(WithTechBatches):
         self.stamps = _look_at_record(self.path)
         record = read_record(place)
         place.digests = record.digests or {}
-        self._digest = sha256_of(place.read(layout.METADATA))
+        self._digests = place.digests
         self.n_cells, self.n_genes, self.n_values = record.n_cells, record.n_genes, record.n_values
         self.profile = record.profile
         with self._reading():
@@ -177,8 +177,9 @@ class StoreReader(WithTechBatches):
 
     @property
     def marks(self) -> list[object]:
-        """SHA-256 of the commit record, which has those of all files."""
-        return [self._digest]
+        """SHA-256 of what all files of ``X`` and obs hold, wherever the store lies; none of one of an earlier program."""
+        told = [f"{name} {self._digests[name]}\n" for name in sorted(self._digests) if name.startswith(("X/", "obs/"))]
+        return [sha256_of(*told)] if told else []
 
     @property
     def inputs(self) -> list[dict[str, Any]]:

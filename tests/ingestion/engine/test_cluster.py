@@ -388,7 +388,20 @@ def test_an_interrupt_of_a_terminal_is_told_by_one_process(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(FAULT, "cluster.task:2:sleep")
     monkeypatch.setenv("SCAMAC_FAULT_LOG", str(tmp_path / "faults.log"))
-    command = [sys.executable, "-m", "scamac_scale", "ingest", str(atlas), "--out", str(tmp_path / "s.zarr"), "--quiet"]
+    heard = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", heard]  # a shell has what it starts in the background ignore it
+    command += [
+        sys.executable,
+        "-m",
+        "scamac_scale",
+        "ingest",
+        str(atlas),
+        "--out",
+        str(tmp_path / "s.zarr"),
+        "--quiet",
+    ]
     command += ["--workers", "2", "--ingest.block_cells=16"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -399,6 +412,7 @@ def test_an_interrupt_of_a_terminal_is_told_by_one_process(
         _, told = process.communicate(timeout=50)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 75, told
     assert "Traceback" not in told
     assert "--resume" in told
