@@ -102,7 +102,9 @@ def _client_of(address: str) -> Iterator[Client]:
 
 def _give_up(client: Client) -> None:
     """End a client whose making has failed: at the end of the process dask would wait a minute for it, and print a traceback."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(
+        Exception
+    ):  # these are parts of dask's own: without them the error is told all the same, only later
         client.status = "closed"
         client._loop_runner.stop()
 

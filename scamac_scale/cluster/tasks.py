@@ -32,6 +32,7 @@ AHEAD = 2
 """Tasks in flight for each thread of the workers."""
 MOST_OPEN = 4
 """Things that a worker keeps open: those of clients that were killed are never closed by them."""
+_MORE_MEMORY = "give workers more (dask worker --memory-limit), or take smaller blocks (ingest.block_cells)"
 
 
 class Closable(Protocol):
@@ -132,6 +133,8 @@ def _run(version: str, head: bytes, common: bytes, task: bytes) -> Any:  # Any: 
     except OSError as error:  # a TimeoutError, too, which the client could not tell from no answer
         why = f"{type(error).__name__}: {error.strerror or error}"
         return _Failed(error_to_plain(ClusterError(f"worker {_own_address()} could not do its part ({why}).")))
+    except MemoryError:  # of the worker, not of the client that would tell it
+        return _Failed(error_to_plain(ClusterError(f"worker {_own_address()} has too little memory; {_MORE_MEMORY}.")))
     reach("cluster.task")
     return result
 
@@ -218,7 +221,9 @@ def _spread(client: Client, work: Work, held: Any) -> None:  # Any: a Future
 
 
 def _count_threads(client: Client) -> int:
-    return sum(info["nthreads"] for info in dict(client.scheduler_info(-1)["workers"]).values())
+    """Threads of the workers that take tasks: not of those that dask has paused, as it does where they are short of memory."""
+    workers = dict(client.scheduler_info(-1)["workers"]).values()
+    return sum(info["nthreads"] for info in workers if info["status"] != "paused")
 
 
 def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: a task, a Future, its result
@@ -233,8 +238,7 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
         except KilledWorker as error:
             raise ClusterError(
                 f"{error.allowed_failures + 1} workers ended, one after the other, while they had {work.told(task)} and perhaps its neighbours (the "
-                f"last was {error.last_worker.address}): they may have too little memory; give them more (dask worker --memory-limit), or "
-                "take smaller blocks (ingest.block_cells)."
+                f"last was {error.last_worker.address}): they may have too little memory; {_MORE_MEMORY}."
             ) from error
         except TimeoutError:
             if future.status == "error":  # of the task itself
@@ -243,7 +247,7 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
                 since_s = time.monotonic()
             if time.monotonic() - since_s > LOST_S:
                 raise LostRankError(
-                    f"the dask scheduler {scheduler_of(client)} has had no worker for {LOST_S:.0f} s; start some, and run again with --resume."
+                    f"the dask scheduler {scheduler_of(client)} has had no worker for {LOST_S:.0f} s{_paused(client)}; start some, and run again with --resume."
                 ) from None
         except (CancelledError, OSError) as error:
             if future.status == "error":  # of the task itself
@@ -257,8 +261,15 @@ def _result(client: Client, work: Work, task: Any, future: Any) -> Any:  # Any: 
             return found
 
 
+def _paused(client: Client) -> str:
+    """Say how many workers there are that take nothing."""
+    workers = dict(client.scheduler_info(-1)["workers"]).values() if client.status == "running" else ()
+    n_paused = sum(info["status"] == "paused" for info in workers)
+    return f" ({n_paused} are paused, short of memory: {_MORE_MEMORY})" if n_paused else ""
+
+
 def _is_alive(client: Client) -> bool:
-    """Whether there is a scheduler with workers."""
+    """Whether there is a scheduler with workers that take tasks."""
     return client.status == "running" and _count_threads(client) > 0
 
 

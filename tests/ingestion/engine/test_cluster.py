@@ -18,7 +18,7 @@ from scipy import sparse
 
 from scamac_scale.api import ingest
 from scamac_scale.cli.main import main
-from scamac_scale.cluster import connect
+from scamac_scale.cluster import connect, tasks
 from scamac_scale.cluster.address import checked_address
 from scamac_scale.cluster.connect import connected
 from scamac_scale.cluster.tasks import Opening, Work, in_order
@@ -327,6 +327,56 @@ def test_an_error_of_the_system_on_a_worker_is_told_and_not_waited_for(cluster: 
         pytest.raises(ClusterError, match=rf"worker tcp://.*{os.strerror(number)}"),
     ):
         list(in_order(client, work, range(3)))
+
+
+def run_out_of_memory(opened: Nothing, common: None, task: int) -> None:
+    raise MemoryError
+
+
+def test_a_worker_without_memory_is_told_and_is_not_the_client(cluster: Cluster) -> None:
+    work = Work(Opening(Nothing, ()), run_out_of_memory, None, str)
+    with (
+        connected(cluster.address) as client,
+        pytest.raises(ClusterError, match=r"worker tcp://.* has too little memory"),
+    ):
+        list(in_order(client, work, range(3)))
+
+
+def pause_beyond(share: float, dask_worker: Any) -> None:
+    """Have dask pause a worker whose memory is filled beyond this share."""
+    dask_worker.memory_manager.memory_pause_fraction = share
+
+
+def wait_for(client: Any, status: str) -> int:
+    """Wait until all workers are so; how many there are."""
+    until_s = time.monotonic() + 30
+    while {info["status"] for info in client.scheduler_info(-1)["workers"].values()} != {status}:
+        assert time.monotonic() < until_s
+        time.sleep(0.1)
+    return len(client.scheduler_info(-1)["workers"])
+
+
+def double(opened: Nothing, common: None, task: int) -> int:
+    return 2 * task
+
+
+@pytest.mark.slow
+def test_workers_that_take_nothing_are_not_waited_for_for_ever(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LOST_S", 2.0)
+    monkeypatch.setattr(tasks, "LOOK_S", 0.5)
+    work = Work(Opening(Nothing, ()), double, None, str)
+    with connected(cluster.address) as client:
+        client.run(pause_beyond, 1e-9)
+        try:
+            n_workers = wait_for(client, "paused")
+            with pytest.raises(LostRankError, match=rf"\({n_workers} are paused, short of memory"):
+                list(in_order(client, work, range(3)))
+        finally:
+            client.run(pause_beyond, 0.8)
+        wait_for(client, "running")
+        assert list(in_order(client, work, range(3))) == [0, 2, 4]
 
 
 @pytest.mark.slow
