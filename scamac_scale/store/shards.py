@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,18 +264,12 @@ class ShardReader:
         expected, path = self._files.digest(number), self._files.name(number)
         if expected is None:
             return True
-        try:
+        with _told(path):
             handle = self._files.open(number)[0]
             try:
                 return sha256_of_handle(handle).hexdigest() == expected
             finally:
                 os.close(handle)
-        except ScamacError:
-            raise
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing; {_REMAKE}.") from error
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); {_REMAKE}.") from error
 
     def _read_within(self, number: int, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read values of one shard, counted from its first; once more where what was read is a damaged copy."""
@@ -306,7 +300,7 @@ class ShardReader:
         first, last = start // self._chunk, (stop - 1) // self._chunk
         flags = number * (self._shard // self._chunk)
         checked = self._is_checked[flags + first : flags + last + 1]
-        try:
+        with _told(path):
             handle, is_other = self._files.open(number)
             try:
                 if is_other:
@@ -321,12 +315,6 @@ class ShardReader:
                     raise StoreError(f"{path} is truncated; {_REMAKE}.")
             finally:
                 os.close(handle)
-        except ScamacError:
-            raise
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing; {_REMAKE}.") from error
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}); {_REMAKE}.") from error
         for chunk in range(first, last + 1):
             at = int(places[chunk] - places[first])
             payload, crc = np.split(held[at : at + int(sizes[chunk])], [int(sizes[chunk]) - _CRC_BYTES])
@@ -398,6 +386,19 @@ class ShardReader:
             self._local.chunk = np.empty(self._chunk, self._dtype)
         chunk: NDArray[Any] = self._local.chunk
         return chunk
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Say of a shard that is opened and read that it is missing, or cannot be read."""
+    try:
+        yield
+    except ScamacError:
+        raise
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing; {_REMAKE}.") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); {_REMAKE}.") from error
 
 
 def _check_sizes(sizes: layout.Sizes) -> None:
