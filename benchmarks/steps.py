@@ -52,7 +52,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", type=Path, help="labelled cells: raw files or training stores")
     parser.add_argument("--label", default="cell_type")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), help=f"of: {', '.join(SETTINGS)}")
-    parser.add_argument("--batches", nargs="+", type=int, default=[256, 1024], help="cells of a batch; 0 for the default")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[256, 1024], help="cells of a batch; 0 for the default"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -94,7 +96,9 @@ def reconstruction(model: FittedModel, source: OpenSource) -> float:
     return float(total) / source.n_cells / len(source.gene_names)
 
 
-def run_setting(data: Path, label: str, setting: dict[str, int], batch_cells: int, seeds: Sequence[int]) -> dict[str, Any]:
+def run_setting(
+    data: Path, label: str, setting: dict[str, int], batch_cells: int, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Fit with every seed."""
     import pandas as pd
     from sklearn.metrics import adjusted_rand_score
@@ -137,7 +141,10 @@ def report(path: Path) -> None:
     runs = Results(path, KEY).read()["runs"]
     table = Table(*("set", "steps", "batch", "of a fit", "CPU s", "reconstruction", "Eq. (15)", "seeds agree", "ARI"))
     for run in runs:
-        mean = {name: np.mean([fit[name] for fit in run["fits"]]) for name in ("cpu_seconds", "reconstruction", "ari", "steps")}
+        mean = {
+            name: np.mean([fit[name] for fit in run["fits"]])
+            for name in ("cpu_seconds", "reconstruction", "ari", "steps")
+        }
         pairs = [fit["similarity"] for fit in run["fits"] if fit["similarity"] is not None]
         table.add_row(
             run["set"],

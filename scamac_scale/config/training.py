@@ -65,13 +65,13 @@ class StartConfig:
     pca_cells: int = 100_000
     """Number of cells from which the principal components are taken; a random sample where the atlas has more."""
     centers: CenterStart = "consensus"
-    """How the first centers are found on the landmark cells: consensus (of several clusterings), ward, kmeans,
+    """How the first centers are found on the landmarks: consensus (of several clusterings), ward, kmeans,
     faiss_kmeans (needs the extra cpu or gpu) or random."""
     landmark_cells: int = 1000
-    """Number of landmark cells, on which the centers are found."""
-    landmark_choice: Selection = "random"
-    """How the landmark cells are chosen: random, or kmeans (by faiss on the latents; sparse regions get more than their
-    share)."""
+    """Least number of landmarks, groups of like cells on which the centers are found; more for many cells (four for each
+    square root of a cell, at most 8,000) and for many clusters (ten for each)."""
+    landmark_choice: Selection = "kmeans"
+    """How the centers of the landmarks are found on a sample of latents: kmeans or random (cells of the sample)."""
     components: tuple[int, ...] = (10, 20, 40)
     """Numbers of principal components, one for each space in which the members of the consensus cluster."""
     cut_height: float = 0.6

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
 
 Linkage = Literal["average", "ward"]
+BLOCK_POINTS = 512
 
 
 def weighted_linkage(
@@ -91,9 +92,9 @@ def _of_points(values: Floats, sizes: NDArray[np.float64], overwrite: bool) -> F
     """(M, M) of Ward: 2 w_i w_j / (w_i + w_j) ||x_i - x_j||^2."""
     from scipy.spatial.distance import cdist
 
-    found: Floats = cdist(values, values, "sqeuclidean")
-    if found.dtype != values.dtype and values.dtype == np.float32:
-        found = found.astype(np.float32)
+    found: Floats = np.empty((len(values), len(values)), values.dtype if values.dtype == np.float32 else np.float64)
+    for start in range(0, len(values), BLOCK_POINTS):  # no (M, M) float64 beside
+        found[start : start + BLOCK_POINTS] = cdist(values[start : start + BLOCK_POINTS], values, "sqeuclidean")
     _weigh(found, sizes)
     return found
 

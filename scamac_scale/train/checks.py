@@ -9,7 +9,8 @@ import torch
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.loader.plan import LANES
 from scamac_scale.ops.attention import BANK_FORMS
-from scamac_scale.train.clusters.selection import import_faiss, landmark_count
+from scamac_scale.train.clusters.landmarks import landmark_count
+from scamac_scale.train.clusters.selection import import_faiss
 from scamac_scale.train.clusters.targets import has_similarity
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.schedule import batch_cells_for
@@ -53,8 +54,7 @@ def check_settings(config: ScamacConfig) -> None:
             f"start.centers={config.start.centers!r} needs a number of clusters; set n_clusters, or use 'consensus'."
         )
     has_bank = config.model.has_synergy and config.model.spatial_form in BANK_FORMS
-    choices = {config.start.landmark_choice, config.model.bank_choice if has_bank else "random"}
-    if config.start.centers == "faiss_kmeans" or "kmeans" in choices:
+    if config.start.centers == "faiss_kmeans" or (has_bank and config.model.bank_choice == "kmeans"):
         import_faiss()
     if config.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")

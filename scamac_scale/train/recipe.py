@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from scamac_scale.errors import StoreError
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.train.clusters.centers import landmark_clusters, tend_clusters
-from scamac_scale.train.clusters.landmarks import label_landmarks
-from scamac_scale.train.clusters.selection import choose_bank, choose_landmarks, sample_rows
+from scamac_scale.train.clusters.labels import label_landmarks
+from scamac_scale.train.clusters.landmarks import find_landmarks
+from scamac_scale.train.clusters.selection import choose_bank, sample_rows
 from scamac_scale.train.clusters.targets import has_similarity
 from scamac_scale.train.correction.fit import Cells, fit_correction, start_correction
 from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale, principal_components
@@ -111,17 +112,15 @@ def recipe(config: ScamacConfig, *, has_tech_batches: bool = False) -> list[Stag
         Stage("start", start_weights, "start", is_saved=True),
         Stage("pretraining", pretrain, "pretraining"),
         Stage("bank", renew_bank, "pretraining"),
-        Stage("freeze", freeze, "pretraining"),
         Stage("landmarks", find_clusters, "landmarks"),
     ]
     for index in range(config.train.rounds):
-        stages += [
-            Stage(f"round {index + 1}", partial(take_round, index=index), "rounds", found),
-            Stage(f"sweep {index + 1}", partial(end_round, index=index), "rounds", found),
-        ]
+        stages.append(Stage(f"round {index + 1}", partial(take_round, index=index), "rounds", found))
+        if index + 1 < config.train.rounds:  # the last sweep ends the last round
+            stages.append(Stage(f"sweep {index + 1}", partial(end_round, index=index), "rounds", found))
     return [
         *stages,
-        Stage("last freeze", partial(freeze, label="last freeze"), "last sweep", found),
+        Stage("last freeze", freeze, "last sweep", found),
         Stage("last sweep", sweep_last, "last sweep", found),
     ]
 
@@ -209,20 +208,22 @@ def renew_bank(tools: Tools, state: FitState) -> None:
         network.bank_cells.copy_(choose_bank(tools.source, network, choice, tools.config.seed, tools.world))
 
 
-def freeze(tools: Tools, state: FitState, label: str = "freeze") -> None:
+def freeze(tools: Tools, state: FitState) -> None:
     """Renew the bank, and Eq. (11)'s product over all cells."""
-    tools.sweeps.freeze(label)
+    tools.sweeps.freeze("last freeze")
 
 
 def find_clusters(tools: Tools, state: FitState) -> None:
-    """Label the landmarks, and find the clusters, the target of Eq. (15) and its weight."""
-    config, network, source = tools.config, state.network, tools.source
-    landmarks = choose_landmarks(source, network, config.start, config.n_clusters, config.seed, tools.world)
+    """Find and label the landmarks; then the clusters, the target of Eq. (15), its sums over all cells and its weight."""
+    config, network, source, world = tools.config, state.network, tools.source, tools.world
     path = tools.run.code_path if tools.run else None
-    state.target = label_landmarks(landmarks, network, source, config, path=path, watch=tools.watch, world=tools.world)
-    state.landmarks = landmarks
-    state.clusters = landmark_clusters(landmarks, network, config.loss)
+    groups = find_landmarks(source, network, config, world, tools.watch, path)
+    state.target, state.pairs = label_landmarks(groups, network, config, world)
+    state.landmarks = groups.landmarks
+    state.clusters = landmark_clusters(state.landmarks, network, config.loss)
     state.weights["clustering"] = config.loss.clustering_weight
+    if state.pairs is not None:
+        tools.stepper.log({"similarity_atlas": float(similarity_from_means(state.pairs))}, state.step - 1)
     if state.target is not None:
         weight = config.loss.similarity_weight
         state.weights["similarity"] = tools.stepper.similarity_weight(state) if weight is None else weight

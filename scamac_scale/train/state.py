@@ -14,7 +14,7 @@ import torch
 from scamac_scale.nn.correction import correction_for
 from scamac_scale.ops.fuzzy import Clusters
 from scamac_scale.ops.similarity import PairMeans
-from scamac_scale.train.clusters.selection import Landmarks
+from scamac_scale.train.clusters.landmarks import Landmarks
 from scamac_scale.train.clusters.targets import target_from_plain
 from scamac_scale.train.optimizers import OPTIMIZERS
 
@@ -145,9 +145,9 @@ class FitState:
         network
             On its device; its weights and buffers are written.
         config, source
-            Of the fit; the landmarks are read from the source.
+            Of the fit.
         code_path
-            Where the clusters of all cells in the consensus members lie.
+            Where the landmarks of all cells lie.
         world
             This rank, and how many there are.
 
@@ -172,7 +172,7 @@ class FitState:
                 state.optimizers[key] = optimizer, done
             state.weights = dict(plain["weights"])
             if plain["landmarks"] is not None:
-                state.landmarks = Landmarks.from_plain(plain["landmarks"], source, network)
+                state.landmarks = Landmarks.from_plain(plain["landmarks"], len(source.gene_names))
             if plain["clusters"] is not None:
                 centers, temperature, weight = plain["clusters"]
                 clusters = Clusters(centers, temperature, config.loss.epsilon, weight)

@@ -22,6 +22,7 @@ from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.progress import track
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.blocks import Blocks, count_blocks
+from scamac_scale.train.clusters.selection import read_cells, sample_rows
 from scamac_scale.train.health import Health, nonfinite_error
 from scamac_scale.train.noise import Noise
 from scamac_scale.train.objective import CLUSTER_TERMS, Objective, Scene
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from scamac_scale.train.sweeps import Sweeps
 
 LOG_EVERY_STEPS = 10
+WEIGHED_CELLS = 1000
+"""Cells on which the gradients of two terms are compared."""
 
 
 def _plan(source: OpenSource, batch_cells: int, loader: LoaderConfig, seed: int, world: World) -> EpochPlan:
@@ -183,23 +186,21 @@ class Stepper:
 
     def similarity_weight(self, state: FitState) -> float:
         """Measure the weight of Eq. (15) that gives its gradient the configured ratio to that of the reconstruction."""
-        assert state.landmarks is not None
-        x = state.landmarks.x.to(self.fabric.device)
+        rows = sample_rows(self.source.n_cells, WEIGHED_CELLS, self.config.seed, "similarity weight")
+        x = read_cells(self.source, rows, self.network).to(self.fabric.device)
         with torch.enable_grad(), self.fabric.autocast():
-            levels = levels_of(self.source, state.landmarks.rows)
+            levels = levels_of(self.source, rows)
             found = self.network(x, levels=None if levels is None else levels.to(x.device))
             layers, share = (
                 NetworkOutput(*(part[None] for part in found)),
                 torch.full((1, len(x)), 1 / len(x), device=x.device),
             )
-            scene = Scene(
-                x[None], state.landmarks.rows[None], layers, found.latent[None], share, state.clusters, state.target
-            )
+            scene = Scene(x[None], rows[None], layers, found.latent[None], share, state.clusters, state.target)
             norms = {
                 name: gradient_norm(self.objective.term(name, scene).sum(), found.hidden)
                 for name in ("reconstruction", "similarity")
             }
-        # The printed scaling grows with the number of cells that are paired, here the landmarks.
+        # The printed scaling grows with the number of cells that are paired, here those of the sample.
         n_paired = self.source.n_cells if self.config.loss.similarity == "atlas" else self.batch_cells
         norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import ScamacNetwork
-    from scamac_scale.train.clusters.selection import Landmarks
+    from scamac_scale.train.clusters.landmarks import Landmarks
 
 TEMPERATURES: dict[str, Callable[[torch.Tensor, float], float]] = {
     "relative": lambda distance, gamma: float(relative_temperature(distance, gamma)),
@@ -36,38 +36,39 @@ EMPTY_SHARE = 1e-4
 logger = logging.getLogger(__name__)
 
 
-def _ward(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    return members_of.ward(latent, n_clusters, seed)
+def _ward(latent: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    return members_of.ward(latent, weights, n_clusters, seed)
 
 
-def _kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    return members_of.kmeans(latent, n_clusters, integer_seed(seed, "kmeans"))
+def _kmeans(latent: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    return members_of.kmeans(latent, weights, n_clusters, integer_seed(seed, "kmeans"))
 
 
-def _faiss_kmeans(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
+def _faiss_kmeans(latent: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
     points = np.ascontiguousarray(latent, dtype=np.float32)
-    clusters = faiss_kmeans(points, n_clusters, integer_seed(seed, "kmeans"), n_runs=10)
+    clusters = faiss_kmeans(points, n_clusters, integer_seed(seed, "kmeans"), n_runs=10, weights=weights)
     nearest: IntArray = clusters.index.search(points, 1)[1].ravel()
     return nearest
 
 
-def _random(latent: FloatArray, n_clusters: int, seed: int) -> IntArray:
+def _random(latent: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
     """Nearest of K random landmarks, as the published code starts."""
-    chosen = latent[numpy_generator(seed, "random centers").choice(len(latent), n_clusters, replace=False)]
+    shares = weights / weights.sum()
+    chosen = latent[numpy_generator(seed, "random centers").choice(len(latent), n_clusters, replace=False, p=shares)]
     from scipy.spatial.distance import cdist
 
     nearest: IntArray = cdist(latent, chosen).argmin(axis=1)
     return nearest
 
 
-CENTER_STARTS: dict[str, Callable[[FloatArray, int, int], IntArray] | None] = {
+CENTER_STARTS: dict[str, Callable[[FloatArray, FloatArray, int, int], IntArray] | None] = {
     "consensus": None,  # labels come with the members; see train.clusters.consensus
     "ward": _ward,
     "kmeans": _kmeans,
     "faiss_kmeans": _faiss_kmeans,
     "random": _random,
 }
-"""Name to a function of landmark latents (M, D), K and seed that labels the landmarks."""
+"""Name to a function of landmark latents (M, D), their weights (M,), K and seed that labels the landmarks."""
 
 
 def clusters_at(
@@ -83,7 +84,9 @@ def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, loss: LossCo
     """Centers as the means of the labelled landmarks in the present latent, and the temperature they give."""
     latent = embed_rows(network, landmarks.x)
     n_clusters = int(landmarks.labels.max()) + 1
-    means = members_of.cluster_means(latent.double().cpu().numpy(), landmarks.labels, n_clusters)
+    means = members_of.cluster_means(
+        latent.double().cpu().numpy(), landmarks.labels, n_clusters, landmarks.weights.astype(np.float64)
+    )
     return clusters_at(torch.from_numpy(means).to(latent), latent, loss)
 
 
@@ -137,13 +140,14 @@ def tend_clusters(
     split = []
     for index in empty:
         for heavy in torch.argsort(weight, descending=True).tolist():
-            near = latent[center_distance(latent, centers).argmin(dim=1) == heavy].cpu().numpy()
+            is_near = (center_distance(latent, centers).argmin(dim=1) == heavy).cpu().numpy()
+            near, cells = latent.cpu().numpy()[is_near], landmarks.weights[is_near].astype(np.float64)
             if len(np.unique(near, axis=0)) < 2:
                 continue  # one landmark, or the same cell again and again
-            halves = members_of.kmeans(near, 2, integer_seed(seed, "split", index))
-            means = members_of.cluster_means(near.astype(np.float64), halves, 2)
+            halves = members_of.kmeans(near, cells, 2, integer_seed(seed, "split", index))
+            means = members_of.cluster_means(near.astype(np.float64), halves, 2, cells)
             centers[[heavy, index]] = torch.from_numpy(means).to(centers)
-            share = float((halves == 1).mean())
+            share = float(cells[halves == 1].sum() / cells.sum())
             weight[index], weight[heavy] = weight[heavy] * share, weight[heavy] * (1 - share)
             split.append(index)
             break

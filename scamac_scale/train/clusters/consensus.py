@@ -1,4 +1,4 @@
-"""Consensus centers: cluster the landmark cells in many ways, keep what the ways agree on.
+"""Consensus centers: cluster the landmarks in many ways, keep what the ways agree on.
 
 A space is a linear map of one source (principal components of the input or of the latent; plain, or whitened by the
 local noise). In each space every method of `METHODS` makes one member. The share of members in which two cells fall
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from scamac_scale.ops.linkage import clusters_below, cut, leaf_order, weighted_linkage
 from scamac_scale.train.clusters.graph import fuzzy_graph, leiden, nearest_neighbors
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NOISE_NEIGHBORS = 10
 LEIDEN_RESOLUTION = 0.5
 LEIDEN_WEIGHT = 3.0
+LEAST_SHARE = 1e-8
+"""Square of a singular value, in that of the largest, down to which it is taken from squares."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Space:
     axes: FloatArray
     mixing: FloatArray
 
-    def project(self, points: FloatArray) -> FloatArray:
-        """Map (n, P) points of the source to (n, W)."""
-        mapped: FloatArray = (points - self.mean) @ self.axes[:, : len(self.mixing)] @ self.mixing
+    def project(self, components: FloatArray) -> FloatArray:
+        """Map (n, A) components of the source, see `components_of`, to (n, W)."""
+        mapped: FloatArray = components[:, : len(self.mixing)] @ self.mixing
         return mapped
 
 
@@ -124,7 +126,9 @@ class Consensus:
         return cls(plain["labels"], spaces, tuple(Member(*member) for member in plain["members"]))
 
 
-def principal_axes(points: FloatArray, n_components: int) -> tuple[FloatArray, FloatArray]:
+def principal_axes(
+    points: FloatArray, n_components: int, weights: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Mean and principal axes.
 
     Parameters
@@ -133,15 +137,33 @@ def principal_axes(points: FloatArray, n_components: int) -> tuple[FloatArray, F
         (M, P).
     n_components
         Axes asked for; at most min(M - 1, P) come back.
+    weights
+        (M,) how often each point counts; None counts them alike.
 
     Returns
     -------
     tuple of FloatArray
-        Mean (P,) and axes (P, W), orthonormal columns, largest variance first, largest entry of each positive.
+        Mean (P,) and axes (P, W), float64, orthonormal columns, largest variance first, largest entry of each positive.
+
+    Notes
+    -----
+    By the products of points, or of columns, whichever are fewer; by singular values where they would be lost in the squares.
     """
-    mean = points.mean(axis=0)
-    _, _, rows = np.linalg.svd(points - mean, full_matrices=False)
-    axes = rows[: min(n_components, len(points) - 1)].T
+    from scipy.linalg import eigh
+
+    weights = np.ones(len(points)) if weights is None else weights
+    mean = weights @ points / weights.sum()
+    scaled = (points - mean) * np.sqrt(weights)[:, None]
+    width, least = min(n_components, len(points) - 1, points.shape[1]), min(scaled.shape)
+    is_wide = scaled.shape[0] <= scaled.shape[1]
+    products = scaled @ scaled.T if is_wide else scaled.T @ scaled
+    values, vectors = eigh(products, subset_by_index=[least - width, least - 1], overwrite_a=True)
+    if values[0] > LEAST_SHARE * values[-1]:
+        axes = vectors[:, ::-1]
+        if is_wide:
+            axes = scaled.T @ (axes / np.sqrt(values[::-1]))
+    else:
+        axes = np.linalg.svd(scaled, full_matrices=False)[2][:width].T
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     return mean, axes * np.where(signs == 0, 1.0, signs)
 
@@ -171,53 +193,59 @@ def noise_whitening(points: FloatArray, n_neighbors: int = NOISE_NEIGHBORS) -> F
     return whitening
 
 
-def build_spaces(sources: dict[str, FloatArray], components: Sequence[int]) -> tuple[Space, ...]:
+def build_spaces(
+    sources: dict[str, FloatArray], weights: FloatArray, components: Sequence[int]
+) -> tuple[tuple[Space, ...], dict[str, FloatArray]]:
     """Plain and whitened principal components of every source.
 
     Parameters
     ----------
     sources
-        Name to (M, P) landmark cells.
+        Name to (M, P) landmarks.
+    weights
+        (M,) cells of each.
     components
         Numbers of components; those beyond the rank of a source give one space at its rank.
 
     Returns
     -------
-    tuple of Space
+    spaces
         Two (plain, whitened) per source and number of components, duplicates dropped.
+    found
+        Name of each source to (M, A), the components of its landmarks.
     """
-    spaces = []
+    spaces, found = [], {}
     for name, points in sources.items():
-        mean, axes = principal_axes(points, max(components))
+        mean, axes = principal_axes(points, max(components), weights)
+        found[name] = (points - mean) @ axes
         for width in sorted({min(width, axes.shape[1]) for width in components}):
             plain = Space(name, mean, axes, np.eye(width))
-            spaces += [plain, replace(plain, mixing=noise_whitening(plain.project(points)))]
-    return tuple(spaces)
+            spaces += [plain, replace(plain, mixing=noise_whitening(plain.project(found[name])))]
+    return tuple(spaces), found
 
 
-def ward(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """Ward's tree cut at `n_clusters`; (M, W) to (M,)."""
-    from sklearn.cluster import AgglomerativeClustering
-
-    labels: IntArray = AgglomerativeClustering(n_clusters=n_clusters, linkage="ward").fit_predict(points)
-    return labels
+def ward(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    """Ward's tree of weighted points cut at `n_clusters`; (M, W), (M,) to (M,)."""
+    tree = weighted_linkage(points.astype(np.float32), weights, "ward")
+    return cut(tree, n_clusters, leaf_order(tree, weights))
 
 
-def kmeans(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """Take the best of ten k-means++ runs; (M, W) to (M,)."""
+def kmeans(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    """Take the best of ten k-means++ runs on weighted points; (M, W), (M,) to (M,)."""
     from sklearn.cluster import KMeans
 
-    labels: IntArray = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit_predict(points)
+    found = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(points, sample_weight=weights)
+    labels: IntArray = found.labels_
     return labels
 
 
-def ward_directions(points: FloatArray, n_clusters: int, seed: int) -> IntArray:
-    """Ward's tree on rows of unit length; (M, W) to (M,)."""
+def ward_directions(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
+    """Ward's tree on rows of unit length; (M, W), (M,) to (M,)."""
     norms = np.linalg.norm(points, axis=1, keepdims=True)
-    return ward(points / np.where(norms > 0, norms, 1.0), n_clusters, seed)
+    return ward(points / np.where(norms > 0, norms, 1.0), weights, n_clusters, seed)
 
 
-METHODS: dict[str, Callable[[FloatArray, int, int], IntArray]] = {
+METHODS: dict[str, Callable[[FloatArray, FloatArray, int, int], IntArray]] = {
     "ward": ward,
     "kmeans": kmeans,
     "ward_directions": ward_directions,
@@ -226,16 +254,20 @@ METHODS: dict[str, Callable[[FloatArray, int, int], IntArray]] = {
 
 
 def cluster_members(
-    sources: dict[str, FloatArray], spaces: Sequence[Space], n_clusters: int | None, seed: int
+    components: dict[str, FloatArray],
+    weights: FloatArray,
+    spaces: Sequence[Space],
+    n_clusters: int | None,
+    seed: int,
 ) -> tuple[Member, ...]:
     """Cluster the landmarks by every method in every space.
 
     Parameters
     ----------
-    sources
-        Name to (M, P) landmark cells.
-    spaces
+    components, spaces
         From `build_spaces`.
+    weights
+        (M,) cells of each landmark. Leiden, which looks at neighbours, does not count them.
     n_clusters
         K for `METHODS`; None gives them, in each space, the number of communities that Leiden finds there.
     seed
@@ -248,32 +280,36 @@ def cluster_members(
     """
     members = []
     for index, space in enumerate(spaces):
-        points = space.project(sources[space.source])
+        points = space.project(components[space.source])
         communities = leiden(fuzzy_graph(points), LEIDEN_RESOLUTION, seed)
         members.append(Member(index, "leiden", communities, LEIDEN_WEIGHT))
         k = n_clusters or members[-1].n_clusters
         for name, method in METHODS.items():
-            found = np.unique(method(points, k, seed), return_inverse=True)[1]
+            found = np.unique(method(points, weights, k, seed), return_inverse=True)[1]
             members.append(Member(index, name, found.astype(np.int64), 1.0))
     return tuple(members)
 
 
 def co_association(members: Sequence[Member]) -> FloatArray:
-    """Weighted share of members in which two landmarks fall together; (M, M), ones on the diagonal."""
+    """Weighted share of members in which two landmarks fall together; (M, M) float32, ones on the diagonal."""
     total = sum(member.weight for member in members)
-    shared = np.zeros((len(members[0].labels),) * 2)
+    shared = np.zeros((len(members[0].labels),) * 2, dtype=np.float32)
     for member in members:
-        shared += member.weight * (member.labels[:, None] == member.labels[None, :])
-    return shared / total
+        for cluster in range(member.n_clusters):
+            rows = np.flatnonzero(member.labels == cluster)
+            shared[np.ix_(rows, rows)] += np.float32(member.weight)
+    return shared / np.float32(total)
 
 
-def cut_consensus(association: FloatArray, n_clusters: int | None, cut_height: float) -> IntArray:
-    """Average-linkage tree on 1 - A, cut.
+def cut_consensus(association: FloatArray, weights: FloatArray, n_clusters: int | None, cut_height: float) -> IntArray:
+    """Average-linkage tree of the cells on 1 - A, cut.
 
     Parameters
     ----------
     association
-        (M, M), from `co_association`.
+        (M, M), from `co_association`; overwritten.
+    weights
+        (M,) cells of each landmark.
     n_clusters
         Number of clusters, or None to cut at `cut_height`.
     cut_height
@@ -282,37 +318,31 @@ def cut_consensus(association: FloatArray, n_clusters: int | None, cut_height: f
     Returns
     -------
     IntArray
-        (M,) labels, largest cluster first.
+        (M,) labels, in the order of the tree: neighbours are alike.
     """
-    from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
-    from scipy.spatial.distance import squareform
-
-    tree = linkage(squareform(1.0 - association, checks=False), method="average")
-    if n_clusters is None:
-        raw = fcluster(tree, cut_height, criterion="distance")
-    else:
-        raw = cut_tree(tree, n_clusters=n_clusters).ravel()
-    _, labels = np.unique(raw, return_inverse=True)
-    order = np.argsort(-np.bincount(labels), kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[labels].astype(np.int64)
+    np.subtract(1.0, association, out=association)
+    tree = weighted_linkage(association, weights, "average", overwrite=True)
+    wanted = clusters_below(tree, cut_height) if n_clusters is None else n_clusters
+    return cut(tree, min(wanted, len(weights)), leaf_order(tree, weights))
 
 
 def find_consensus(
     sources: dict[str, FloatArray],
+    weights: FloatArray,
     n_clusters: int | None,
     *,
     components: Sequence[int],
     cut_height: float,
     seed: int,
 ) -> Consensus:
-    """Consensus clusters of the landmark cells.
+    """Consensus clusters of the landmarks.
 
     Parameters
     ----------
     sources
-        Name (``input``, ``latent``) to (M, P) landmark cells.
+        Name (``input``, ``latent``) to (M, P) landmarks.
+    weights
+        (M,) cells of each.
     n_clusters
         K, or None: the members of a space then take the number of Leiden communities found there, and the tree is cut
         at `cut_height`.
@@ -332,62 +362,17 @@ def find_consensus(
     -----
     O(M^2) memory and O(M^2 log M) time in the number of landmarks, whatever the number of cells.
     """
-    spaces = build_spaces(sources, components)
-    members = cluster_members(sources, spaces, n_clusters, seed)
-    return Consensus(cut_consensus(co_association(members), n_clusters, cut_height), spaces, members)
+    spaces, found = build_spaces(sources, weights, components)
+    members = cluster_members(found, weights, spaces, n_clusters, seed)
+    return Consensus(cut_consensus(co_association(members), weights, n_clusters, cut_height), spaces, members)
 
 
-class MemberAssigner:
-    """Gives any cell its cluster in every member: the nearest center in the member's space.
-
-    Parameters
-    ----------
-    consensus
-        Its spaces and members.
-    sources
-        Name to (M, P) landmark cells: the mean of those that a member put together is a center.
-    device
-        Where the cells will be.
-
-    Notes
-    -----
-    A source is projected once, to its principal axes, for all spaces; float32.
-    """
-
-    def __init__(self, consensus: Consensus, sources: dict[str, FloatArray], device: torch.device) -> None:
-        def tensor(values: FloatArray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).float().to(device)
-
-        self._sources = {space.source: (tensor(space.mean), tensor(space.axes)) for space in consensus.spaces}
-        self._spaces = [(space.source, tensor(space.mixing)) for space in consensus.spaces]
-        self._members = []
-        for member in consensus.members:
-            space = consensus.spaces[member.space]
-            centers = cluster_means(space.project(sources[space.source]), member.labels, member.n_clusters)
-            self._members.append((member.space, tensor((centers**2).sum(axis=1)), tensor(2.0 * centers.T)))
-
-    def assign(self, sources: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Cluster of each cell in each member.
-
-        Parameters
-        ----------
-        sources
-            Name to (n, P) cells, on the device.
-
-        Returns
-        -------
-        Tensor
-            (n, R) int64.
-        """
-        components = {name: (sources[name].float() - mean) @ axes for name, (mean, axes) in self._sources.items()}
-        points = [components[source][:, : len(mixing)] @ mixing for source, mixing in self._spaces]
-        nearest = [(square - points[space] @ twice).argmin(dim=1) for space, square, twice in self._members]
-        return torch.stack(nearest, dim=1)
-
-
-def cluster_means(points: FloatArray, labels: IntArray, n_clusters: int) -> FloatArray:
-    """Mean of the points of each cluster; (M, W), (M,) to (n_clusters, W). Every cluster has a point."""
+def cluster_means(
+    points: FloatArray, labels: IntArray, n_clusters: int, weights: FloatArray | None = None
+) -> FloatArray:
+    """Mean of the points of each cluster, by their weights (M,) where given; (M, W), (M,) to (n_clusters, W). Every cluster has a point."""
+    weights = np.ones(len(points)) if weights is None else weights
     sums = np.zeros((n_clusters, points.shape[1]))
-    np.add.at(sums, labels, points)
-    means: FloatArray = sums / np.bincount(labels, minlength=n_clusters)[:, None]
+    np.add.at(sums, labels, points * weights[:, None])
+    means: FloatArray = sums / np.bincount(labels, weights, minlength=n_clusters)[:, None]
     return means

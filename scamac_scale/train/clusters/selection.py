@@ -1,9 +1,8 @@
-"""Which cells stand for the others: the bank of the attention, the landmarks of the consensus, and other samples."""
+"""Samples of cells: rows and their input, the bank of the attention, k-means by faiss."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,24 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
-    from scamac_scale.config import StartConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
-LANDMARKS_PER_CLUSTER = 5
 POINTS_PER_CENTER = 64
 """Cells that k-means looks at for each one it chooses."""
 
 logger = logging.getLogger(__name__)
-
-
-def landmark_count(n_cells: int, start: StartConfig, n_clusters: int | str) -> int:
-    """Landmark cells: as configured, more for very many clusters, never more than there are cells."""
-    wanted = start.landmark_cells
-    if isinstance(n_clusters, int):
-        wanted = max(wanted, LANDMARKS_PER_CLUSTER * n_clusters)
-    return min(wanted, n_cells)
 
 
 def sample_rows(n_cells: int, n_rows: int, seed: int, purpose: str) -> IntArray:
@@ -72,12 +61,17 @@ def _random_rows(source: CellSource, network: ScamacNetwork, n_rows: int, seed: 
 
 
 @torch.no_grad()
+def embed_sample(source: CellSource, rows: IntArray, network: ScamacNetwork) -> torch.Tensor:
+    """Latents of some cells, (n, D) float32 on the CPU; their input is never held together."""
+    return torch.cat([network.embed(x).float().cpu() for x in _scaled(source, rows, network)])
+
+
 def _kmeans_rows(source: CellSource, network: ScamacNetwork, n_rows: int, seed: int, purpose: str) -> IntArray:
     """Cells nearest to the centers of k-means on the latents of a sample, where sparse regions have more than their share."""
     rows = sample_rows(source.n_cells, POINTS_PER_CENTER * n_rows, seed, f"{purpose} points")
     if len(rows) <= n_rows:
         return rows
-    points = torch.cat([network.embed(x).cpu() for x in _scaled(source, rows, network)]).numpy()
+    points = embed_sample(source, rows, network).numpy()
     centers = faiss_kmeans(points, n_rows, integer_seed(seed, purpose)).centroids
     chosen = np.unique(_nearest_points(points, centers))
     # Two centers may have the same nearest cell: random ones make up the number.
@@ -134,62 +128,9 @@ def choose_bank(
     return read_cells(source, rows, network)
 
 
-@dataclass
-class Landmarks:
-    """The sample of cells on which the centers are found.
-
-    Attributes
-    ----------
-    rows
-        (M,) rows of the atlas.
-    x
-        (M, G) scaled input.
-    labels
-        (M,) cluster of each, once found.
-    """
-
-    rows: IntArray
-    x: torch.Tensor
-    labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    def to_plain(self) -> list[torch.Tensor]:
-        """Rows and labels; the cells are read again."""
-        return [torch.from_numpy(self.rows), torch.from_numpy(self.labels)]
-
-    @classmethod
-    def from_plain(cls, plain: list[torch.Tensor], source: CellSource, network: ScamacNetwork) -> Landmarks:
-        """Make the landmarks that `to_plain` gave, of the same source and with the same input scale; ValueError where they are none."""
-        rows, labels = (part.numpy() for part in plain)
-        _check_whole(rows, source.n_cells, len(rows))
-        _check_whole(labels, len(rows), len(labels) and len(rows))
-        return cls(rows, read_cells(source, rows, network), labels)
-
-
-def _check_whole(numbers: IntArray, limit: int, size: int) -> None:
-    """Refuse what is no row of `size` whole numbers below `limit`: kernels that read rows do not look."""
-    if (
-        numbers.dtype != np.int64
-        or numbers.shape != (size,)
-        or (size and not 0 <= numbers.min() <= numbers.max() < limit)
-    ):
-        raise ValueError("the landmarks are no cells of this input")
-
-
-def choose_landmarks(
-    source: CellSource,
-    network: ScamacNetwork,
-    start: StartConfig,
-    n_clusters: int | str,
-    seed: int,
-    world: World = ALONE,
-) -> Landmarks:
-    """Choose the landmarks as the config says, on rank 0, and read them."""
-    select, n_landmarks = SELECTIONS[start.landmark_choice], landmark_count(source.n_cells, start, n_clusters)
-    rows = from_first(lambda: select(source, network, n_landmarks, seed, "landmarks"), world)
-    return Landmarks(rows, read_cells(source, rows, network))
-
-
-def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int = 1) -> Any:  # Any: faiss is not typed
+def faiss_kmeans(
+    points: FloatArray, n_clusters: int, seed: int, *, n_runs: int = 1, weights: FloatArray | None = None
+) -> Any:  # Any: faiss is not typed
     """k-means by faiss, on the GPU where faiss has one; for many points and many clusters.
 
     Parameters
@@ -202,6 +143,8 @@ def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int 
         Of the start: k-means++, by scikit-learn, since random points miss sparse regions.
     n_runs
         Starts; the best result is kept.
+    weights
+        (n,) how often each point counts; None counts them alike.
 
     Returns
     -------
@@ -217,16 +160,27 @@ def faiss_kmeans(points: FloatArray, n_clusters: int, seed: int, *, n_runs: int 
 
     faiss = import_faiss()
     points = np.ascontiguousarray(points, dtype=np.float32)
-    is_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
+    is_gpu = faiss_on_gpu()
     limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
     best = None
     for run in range(n_runs):
-        start, _ = kmeans_plusplus(points, n_clusters, random_state=seed + run, n_local_trials=1)
+        start, _ = kmeans_plusplus(points, n_clusters, sample_weight=weights, random_state=seed + run, n_local_trials=1)
         found = faiss.Kmeans(points.shape[1], n_clusters, niter=25, seed=seed, gpu=is_gpu, **limits)
-        found.train(points, init_centroids=start.astype(np.float32))
+        found.train(
+            points, weights=None if weights is None else np.float32(weights), init_centroids=start.astype(np.float32)
+        )
         if best is None or found.obj[-1] < best.obj[-1]:
             best = found
     return best
+
+
+def faiss_on_gpu() -> bool:
+    """Tell whether faiss is installed and sees a GPU."""
+    try:
+        import faiss
+    except ImportError:
+        return False
+    return getattr(faiss, "get_num_gpus", lambda: 0)() > 0
 
 
 def import_faiss() -> Any:  # Any: faiss is not typed
@@ -241,8 +195,8 @@ def import_faiss() -> Any:  # Any: faiss is not typed
         import faiss
     except ImportError as error:
         raise MissingExtraError(
-            "k-means by faiss (start.centers='faiss_kmeans', start.landmark_choice or model.bank_choice='kmeans') needs faiss; "
+            "k-means by faiss (start.centers='faiss_kmeans', model.bank_choice='kmeans') needs faiss; "
             "install scamac-scale[cpu], or scamac-scale[gpu] where there is a GPU, or choose 'kmeans' for the centers and "
-            "'random' for the others."
+            "'random' for the bank."
         ) from error
     return faiss

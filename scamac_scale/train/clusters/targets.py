@@ -47,16 +47,19 @@ class MembershipTarget:
 class ConsensusTarget:
     """U of Eq. (15) from many clusterings: stacked one-hot memberships of the consensus members.
 
-    U U^T is then the weighted share of members in which two cells fall together, and every row has length 1.
+    A cell has those of its landmark. U U^T is then the weighted share of members in which two cells fall together, and every row has
+    length 1.
 
     Parameters
     ----------
     table
-        Cluster of each cell in each of the R members.
+        Landmark of each cell.
+    codes
+        (M, R) cluster of each landmark in each of the R members.
     weights
         (R,) how often each member counts.
-    uu_square
-        Where it is known.
+    counts
+        (M,) cells of each landmark.
 
     Attributes
     ----------
@@ -64,41 +67,77 @@ class ConsensusTarget:
         () float64, squared Frobenius norm of U^T U over all cells.
     """
 
-    def __init__(self, table: CodeTable, weights: FloatArray, uu_square: float | None = None) -> None:
-        self.table = table
-        self.weights = weights
-        self._uu_square = uu_square
-        shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-        self.offsets = np.concatenate([[0], np.cumsum(table.sizes)[:-1]])
-        self.width = int(table.sizes.sum())
-        self.values = torch.from_numpy(np.sqrt(shares)).float()
-        self._shares = shares
+    def __init__(self, table: CodeTable, codes: IntArray, weights: FloatArray, counts: IntArray) -> None:
+        self.table, self.codes, self.counts = table, codes, counts
+        self.weights = np.asarray(weights, dtype=np.float64)
+        sizes = codes.max(axis=0) + 1
+        self._columns = codes + np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        self.width = int(sizes.sum())
+        self._shares = self.weights / self.weights.sum()
+        self.values = torch.from_numpy(np.sqrt(self._shares)).float()
 
     @cached_property
     def uu_square(self) -> torch.Tensor:
         """Counted once: the codes do not change."""
-        if self._uu_square is None:
-            self._uu_square = self.table.square_of_shares(self._shares, torch.get_num_threads())
-        return torch.tensor(self._uu_square, dtype=torch.float64)
+        return torch.tensor(square_of_codes(self.codes, self._shares, self.counts), dtype=torch.float64)
 
     def of(self, rows: IntArray, latent: torch.Tensor, clusters: Clusters | None) -> Codes:
         """(B, C) rows of unit length."""
-        columns = torch.from_numpy(self.table.read(rows).astype(np.int64) + self.offsets).to(latent.device)
+        columns = torch.from_numpy(self._columns[self.table.read(rows)]).to(latent.device)
         return Codes(columns, self.values.to(latent.device), self.width)
+
+    def product(self, unit: torch.Tensor) -> torch.Tensor:
+        """(C, D) float64 sum over all cells of u z^T, from the (M, D) sums of the latents at unit length of each landmark's cells."""
+        found = torch.zeros(self.width, unit.shape[1], dtype=torch.float64)
+        for column, share in zip(self._columns.T, self._shares, strict=True):
+            found.index_add_(0, torch.from_numpy(column), unit, alpha=float(np.sqrt(share)))
+        return found
 
     def to_plain(self) -> dict[str, Any]:
         """All but the table, which lies in its file; for `target_from_plain`."""
         return {
             "kind": "consensus",
-            "sizes": torch.from_numpy(self.table.sizes),
-            "weights": torch.from_numpy(np.asarray(self.weights, dtype=np.float64)),
-            "uu_square": float(self.uu_square),
+            "codes": torch.from_numpy(self.codes),
+            "weights": torch.from_numpy(self.weights),
+            "counts": torch.from_numpy(self.counts),
             "digest": self.table.known_digest,
         }
 
     def close(self) -> None:
         """Give the table back."""
         self.table.close()
+
+
+def square_of_codes(codes: IntArray, shares: FloatArray, counts: IntArray) -> float:
+    """Sum over all ordered pairs of cells of the squared share of members in which the two have the same code.
+
+    Parameters
+    ----------
+    codes
+        (M, R) of the landmarks.
+    shares
+        (R,) weights of the members, of sum 1.
+    counts
+        (M,) cells of each landmark.
+
+    Returns
+    -------
+    float
+        ||U^T U||^2 of Eq. (15) for the stacked one-hot codes, each column times the root of its share.
+
+    Notes
+    -----
+    O(M R^2 / 2): for each two members the table of how many cells have which two codes, whole numbers. The square of an entry counts
+    with the product of the two shares.
+    """
+    total = 0.0
+    sizes = codes.max(axis=0) + 1
+    for left in range(codes.shape[1]):
+        for right in range(left, codes.shape[1]):
+            both = codes[:, left] * sizes[right] + codes[:, right]
+            table = np.bincount(both, weights=counts)  # whole numbers below 2^53
+            total += float(np.square(table).sum()) * shares[left] * shares[right] * (1.0 if left == right else 2.0)
+    return total
 
 
 Target = MembershipTarget | ConsensusTarget
@@ -128,7 +167,9 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
         return MembershipTarget()
     if not path.exists():
         raise StoreError(f"{path} is missing, without which the run cannot go on; start a new run.")
-    table = CodeTable(n_cells, plain["sizes"].numpy(), path)
+    codes, weights, counts = (plain[name].numpy() for name in ("codes", "weights", "counts"))
+    _check_codes(codes, weights, counts)
+    table = CodeTable(n_cells, len(codes), path)
     try:
         if table.n_bytes != path.stat().st_size:
             raise StoreError(f"{path} is not what was written; start a new run.")
@@ -136,7 +177,15 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
         table.known_digest = from_first(table.digest, world)
         if table.known_digest != plain["digest"]:
             raise StoreError(f"{path} is not what was written; start a new run.")
-        return ConsensusTarget(table, plain["weights"].numpy(), plain["uu_square"])
+        return ConsensusTarget(table, codes, weights, counts)
     except BaseException:
         table.close()
         raise
+
+
+def _check_codes(codes: IntArray, weights: FloatArray, counts: IntArray) -> None:
+    """Refuse what no consensus leaves: ValueError."""
+    shape = codes.shape
+    is_whole = codes.dtype == counts.dtype == np.int64 and len(shape) == 2 and shape == (len(counts), len(weights))
+    if not is_whole or not codes.size or codes.min() < 0 or counts.min() < 0 or not (weights > 0).all():
+        raise ValueError("the codes of the landmarks are of no consensus")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 2
-VERSION = 2
+VERSION = 3
 """Of what a checkpoint holds and what a stage means; raised when either changes. There was none at first."""
 _NAME = re.compile(r"(\d{6,})-step-(\d+)-([0-9a-f]{16})\.pt")
 _PARTIAL = ".partial"
