@@ -67,7 +67,8 @@ def labels_of_sample(points: NDArray[np.float64], resolution: float | None, seed
     if resolution is not None:
         count = int(leiden(fuzzy_graph(spaces[-2].project(points[rows])), resolution, seed).max()) + 1
     members = consensus.cluster_members(sources, spaces, count, seed)
-    found = consensus.cut_consensus(consensus.co_association(members), None, start.cut_height)
+    tree = consensus.consensus_tree(members)
+    found = tree.labels(tree.count_at(start.cut_height))
     mean, axes = consensus.principal_axes(points[rows], max(start.components))
     projected = (points - mean) @ axes
     return nearest_center(projected, consensus.cluster_means(projected[rows], found, int(found.max()) + 1))

@@ -115,10 +115,10 @@ def prepared(
     store: Path, batch_cells: int, n_rounds: int, world: World | None = None, sums: str = "blocks"
 ) -> Iterator[Prepared]:
     """Open a store and go through the steps before the first round, but for pretraining and the consensus."""
+    from scamac_scale.nn.clusters import clusters_at
     from scamac_scale.nn.embed import embed_rows
     from scamac_scale.ranks.world import ALONE
     from scamac_scale.sources import open_source
-    from scamac_scale.train.clusters.centers import clusters_at
     from scamac_scale.train.clusters.selection import choose_landmarks
     from scamac_scale.train.fit import build_network, gather_tools
     from scamac_scale.train.placement import launch

@@ -26,6 +26,7 @@ from scamac_scale.durable.plain import (
 )
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.ops.fuzzy import Clusters
+from scamac_scale.ops.tree import Tree, check_tree
 from scamac_scale.remote.copies import fetched
 from scamac_scale.remote.place import is_url, parse
 
@@ -39,9 +40,13 @@ if TYPE_CHECKING:
     from scamac_scale.remote.place import BucketPlace
 
 FORMAT = "scamac_scale model"
-VERSION = 5
+VERSION = 6
+READABLE = (5, 6)
+"""Versions that are read; one of 5 has no tree."""
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
+TREE = ("tree.merges", "tree.weights", "tree.latent")
+"""Tensors of the tree: (M - 1, 4) and (M,) float64, (M, D) float32; all or none of them."""
 _REMAKE = "put a sound copy there, or train again"
 
 
@@ -65,6 +70,11 @@ class FittedModel:
         Columns of obs that told the technical batches, with their levels in the order of their numbers; empty where neither a correction nor the decoder knows them.
     cells_digest
         Of the cells of the fit, by `sources.cells_digest`; empty where it was not asked for.
+    tree
+        Of the landmarks, by which the clusters are numbered and can be cut anew; None where they are not of a tree, or an earlier version wrote
+        the model.
+    landmarks
+        (M, D) latents of the landmarks of the tree, float32.
     """
 
     network: ScamacNetwork
@@ -74,6 +84,8 @@ class FittedModel:
     provenance: dict[str, Any]
     tech_levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     cells_digest: str = ""
+    tree: Tree | None = None
+    landmarks: torch.Tensor | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -132,6 +144,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     tensors["centers"] = model.clusters.centers.cpu().contiguous()
+    tensors |= _tensors_of_tree(model)
     weights = save(tensors)  # save_file tells of a full disk by an error of its own
     description = {
         "format": FORMAT,
@@ -149,6 +162,15 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         (partial / WEIGHTS_FILE).write_bytes(weights)
         (partial / DESCRIPTION_FILE).write_text(sealed(description))
     return path
+
+
+def _tensors_of_tree(model: FittedModel) -> dict[str, torch.Tensor]:
+    import torch
+
+    if model.tree is None or model.landmarks is None:
+        return {}
+    found = (torch.from_numpy(model.tree.merges), torch.from_numpy(model.tree.weights), model.landmarks)
+    return {name: tensor.cpu().contiguous() for name, tensor in zip(TREE, found, strict=True)}
 
 
 def load_model(path: str | Path) -> FittedModel:
@@ -214,10 +236,10 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{file} is not that of a readable model ({error}); name the `model` folder of a run."
         ) from error
     kind, version = description.get("format"), description.get("version")
-    if kind != FORMAT or version != VERSION or type(version) is not int:
+    if kind != FORMAT or version not in READABLE or type(version) is not int:
         raise InputError(
-            f"{file} is of {str(kind)[:40]!r} version {str(version)[:40]}; this program reads {FORMAT!r} version {VERSION}: train "
-            "again, or use the version that wrote it."
+            f"{file} is of {str(kind)[:40]!r} version {str(version)[:40]}; this program reads {FORMAT!r} version "
+            f"{' and '.join(map(str, READABLE))}: train again, or use the version that wrote it."
         )
     try:
         return check_seal(raw.decode(), description)
@@ -250,9 +272,10 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     from scamac_scale.nn.correction import correction_for
     from scamac_scale.nn.model import ScamacNetwork
 
-    config = config_from_dict(description["config"])
+    config = config_from_dict(description["config"], is_partial=description["version"] < VERSION)
     genes = GeneSpace.from_dict(description["genes"])
     centers = tensors.pop("centers")
+    tree, landmarks = _tree_of({name: tensors.pop(name) for name in TREE if name in tensors}, centers)
     model = replace(config.model, bank_cells=len(tensors["bank_cells"]))
     tech_levels = _levels_of(description["tech_levels"])
     with torch.device("meta"):  # shapes only: nothing is drawn, and no memory is asked for before they are known to fit
@@ -279,7 +302,27 @@ def _rebuild(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> F
     _check_correction(network, tech_levels)
     network.to_empty(device="cpu").load_state_dict(tensors)
     clusters = Clusters(centers, temperature, config.loss.epsilon)
-    return FittedModel(network.eval(), clusters, genes, config, provenance, tech_levels, digest)
+    network.eval()
+    return FittedModel(network, clusters, genes, config, provenance, tech_levels, digest, tree, landmarks)
+
+
+def _tree_of(tensors: dict[str, torch.Tensor], centers: torch.Tensor) -> tuple[Tree, torch.Tensor] | tuple[None, None]:
+    """Put the tree together, if there is one; what is none is a KeyError or a ValueError."""
+    import torch
+
+    if not tensors:
+        return None, None
+    merges, weights, latent = (tensors[name] for name in TREE)
+    types = [tensor.dtype for tensor in (merges, weights, latent)]
+    if types != [torch.float64, torch.float64, torch.float32]:
+        raise ValueError(f"{WEIGHTS_FILE} holds the tree as {', '.join(map(str, types))}")
+    if latent.shape != (len(weights), *centers.shape[1:]) or not bool(latent.isfinite().all()):
+        raise ValueError(f"the landmarks of the tree came with shape {tuple(latent.shape)}, or are not finite")
+    tree = Tree(merges.numpy(), weights.numpy())
+    check_tree(tree.merges, tree.weights)
+    if len(centers) > len(tree):
+        raise ValueError(f"the tree has {len(tree)} landmarks, the description says {len(centers)} clusters")
+    return tree, latent
 
 
 def _levels_of(columns: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

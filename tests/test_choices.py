@@ -27,13 +27,14 @@ from scamac_scale.losses.clustering import CLUSTERINGS
 from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS
 from scamac_scale.nn.autoencoder import ACTIVATIONS
+from scamac_scale.nn.clusters import TEMPERATURES
 from scamac_scale.nn.condition import CONDITIONS
 from scamac_scale.nn.fusion import FUSIONS
 from scamac_scale.nn.model import CHANNEL_FORMS
 from scamac_scale.ops.attention import SPATIAL_FORMS
 from scamac_scale.sources import CACHES
 from scamac_scale.store.layout import PROFILES
-from scamac_scale.train.clusters.centers import CENTER_STARTS, TEMPERATURES
+from scamac_scale.train.clusters.centers import CENTER_STARTS
 from scamac_scale.train.clusters.selection import SELECTIONS
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.optimizers import OPTIMIZERS

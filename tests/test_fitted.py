@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from scamac_scale.durable.plain import SEAL, sealed
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.fitted import DESCRIPTION_FILE, WEIGHTS_FILE, load_model, save_model
-from tests.support.fitted import fitted_model, seal_again, with_correction
+from tests.support.fitted import fitted_model, seal_again, with_correction, with_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,72 @@ def test_a_model_without_a_correction_has_none_and_no_levels(tmp_path: Path) -> 
     again = load_model(save_model(fitted_model(), tmp_path / "model"))
     assert again.network.correction is None
     assert again.tech_levels == {}
+
+
+def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = with_tree(fitted_model())
+    again = load_model(save_model(model, tmp_path / "model"))
+    assert again.tree is not None
+    assert model.tree is not None
+    assert again.landmarks is not None
+    assert model.landmarks is not None
+    np.testing.assert_array_equal(again.tree.merges, model.tree.merges)
+    np.testing.assert_array_equal(again.tree.weights, model.tree.weights)
+    assert torch.equal(again.landmarks, model.landmarks)
+
+
+def test_a_model_of_the_version_before_the_tree_is_read_and_has_none(tmp_path: Path) -> None:
+    path = save_model(fitted_model(), tmp_path / "model")
+
+    def as_before(content: Any) -> Any:
+        del content["config"]["start"]["cut_height"]  # as of settings that came later
+        return {**content, "version": 5}
+
+    seal_again(path, as_before)
+    again = load_model(path)
+    assert again.tree is None
+    assert again.landmarks is None
+    assert again.config.start == fitted_model().config.start
+
+
+DAMAGES_OF_A_TREE: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "no merges": ("tree.merges", lambda tensor: tensor[:0], "the tree has shape"),
+    "a merge less": ("tree.merges", lambda tensor: tensor[:-1], "the tree has shape"),
+    "a cluster beyond all": ("tree.merges", lambda tensor: tensor + 1e6, "joins clusters that it does not have"),
+    "single precision": ("tree.merges", lambda tensor: tensor.float(), "holds the tree as torch.float32"),
+    "no weight": ("tree.weights", lambda tensor: tensor * 0, "not positive"),
+    "weights in two columns": (
+        "tree.weights",
+        lambda tensor: torch.stack([tensor, tensor], dim=1),
+        "the tree has shape",
+    ),
+    "fewer latents": ("tree.latent", lambda tensor: tensor[1:], "landmarks of the tree came with shape"),
+    "narrower latents": ("tree.latent", lambda tensor: tensor[:, 1:], "landmarks of the tree came with shape"),
+    "latents that are no numbers": ("tree.latent", lambda tensor: tensor * float("nan"), "not finite"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_A_TREE)
+def test_a_damaged_tree_is_refused(tmp_path: Path, damage: str) -> None:
+    name, change, message = DAMAGES_OF_A_TREE[damage]
+    path = save_model(with_tree(fitted_model()), tmp_path / "model")
+    tensors = {key: tensor.clone() for key, tensor in load_file(path / WEIGHTS_FILE).items()}
+    save_file({**tensors, name: change(tensors[name]).contiguous()}, path / WEIGHTS_FILE)
+    seal_again(path)
+    with pytest.raises(InputError, match=message):
+        load_model(path)
+
+
+def test_a_tree_with_less_landmarks_than_clusters_or_without_a_part_is_refused(tmp_path: Path) -> None:
+    path = save_model(with_tree(fitted_model(), 2), tmp_path / "model")
+    with pytest.raises(InputError, match="the tree has 2 landmarks, the description says 3 clusters"):
+        load_model(path)
+    path = save_model(with_tree(fitted_model()), path)
+    tensors = {key: tensor.clone() for key, tensor in load_file(path / WEIGHTS_FILE).items() if key != "tree.latent"}
+    save_file(tensors, path / WEIGHTS_FILE)
+    seal_again(path)
+    with pytest.raises(InputError, match=r"lacks 'tree\.latent'"):
+        load_model(path)
 
 
 FILE_TOO_LARGE = """
@@ -286,7 +352,7 @@ def test_a_model_of_before_the_seal_is_to_be_trained_again(tmp_path: Path) -> No
     path = save_model(fitted_model(), tmp_path / "model")
     content = json.loads((path / DESCRIPTION_FILE).read_text())
     (path / DESCRIPTION_FILE).write_text(json.dumps({**content, "version": 4}))
-    with pytest.raises(InputError, match=r"version 4; this program reads .* version 5: train again"):
+    with pytest.raises(InputError, match=r"version 4; this program reads .* version 5 and 6: train again"):
         load_model(path)
 
 

@@ -55,13 +55,15 @@ class ScamacConfig:
         require(self.seed < MAX_WHOLE, f"seed={self.seed}; it must be below 2**64.")
 
 
-def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
+def config_from_dict(values: dict[str, Any], *, is_partial: bool = False) -> ScamacConfig:
     """Rebuild settings from plain data.
 
     Parameters
     ----------
     values
         As ``dataclasses.asdict`` gives them.
+    is_partial
+        Whether what is missing takes its default, as a setting does that the program which wrote them did not have.
 
     Returns
     -------
@@ -73,4 +75,4 @@ def config_from_dict(values: dict[str, Any]) -> ScamacConfig:
     ConfigError
         If a key is missing or unknown, or a value cannot be used.
     """
-    return from_plain(ScamacConfig, values)
+    return from_plain(ScamacConfig, values, is_partial=is_partial)

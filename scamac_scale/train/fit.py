@@ -13,6 +13,7 @@ from scamac_scale.durable.atomic import check_room
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import ScamacError, StoreError
 from scamac_scale.fitted import FittedModel
+from scamac_scale.nn.clusters import clusters_at
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.similarity import similarity_from_means
@@ -22,7 +23,7 @@ from scamac_scale.ranks.connections import waited_s
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
-from scamac_scale.train.clusters.centers import clusters_at, empty_clusters
+from scamac_scale.train.clusters.centers import empty_clusters
 from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
 from scamac_scale.train.run.checkpoints import KEPT
@@ -195,7 +196,9 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
     }
     reach("train.model")
     digest = tools.run.cells_digest if tools.run else ""
-    return FittedModel(state.network.eval(), clusters, genes, config, provenance, tech_levels, digest)
+    tree = None if config.train.splits_heaviest else state.landmarks.tree  # the halves of a cluster are not of the tree
+    network = state.network.eval()
+    return FittedModel(network, clusters, genes, config, provenance, tech_levels, digest, tree, latent.cpu())
 
 
 def build_network(source: OpenSource, config: ScamacConfig) -> ScamacNetwork:

@@ -15,6 +15,7 @@ from scamac_scale.fitted import DESCRIPTION_FILE, WEIGHTS_FILE, FittedModel
 from scamac_scale.nn.correction import TechCorrection
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import Clusters
+from tests.support.trees import some_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,15 @@ def with_correction(model: FittedModel) -> FittedModel:
     correction.sizes.abs_()
     model.network.correction = correction
     model.tech_levels = {"donor": ("ann", "bob", "cat"), "chip": ("10", "11")}
+    return model
+
+
+def with_tree(model: FittedModel, n_landmarks: int = 40) -> FittedModel:
+    """The same with a random tree over landmarks around its centers."""
+    draw = torch.Generator().manual_seed(7)
+    model.tree = some_tree(n_landmarks)
+    centers = model.clusters.centers[torch.from_numpy(model.tree.labels(n_landmarks)) % N_CLUSTERS]
+    model.landmarks = centers + 0.3 * torch.randn(centers.shape, generator=draw)
     return model
 
 

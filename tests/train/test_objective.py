@@ -4,7 +4,7 @@ import torch
 
 from scamac_scale.config import LossConfig, PhaseConfig
 from scamac_scale.errors import ConfigError
-from scamac_scale.train.clusters.centers import clusters_at
+from scamac_scale.nn.clusters import clusters_at
 from scamac_scale.train.clusters.code_table import CodeTable
 from scamac_scale.train.clusters.consensus import Member
 from scamac_scale.train.clusters.targets import ConsensusTarget

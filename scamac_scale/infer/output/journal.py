@@ -112,6 +112,8 @@ def model_digest(model: FittedModel) -> str:
     parts: list[Any] = [about]
     for name, tensor in [*sorted(model.network.state_dict().items()), ("centers", model.clusters.centers)]:
         parts += [f"{name} {tuple(tensor.shape)} {tensor.dtype}", tensor.detach().cpu().numpy()]
+    if model.tree is not None and model.landmarks is not None:
+        parts += ["tree", model.tree.merges, model.tree.weights, model.landmarks.cpu().numpy()]
     return sha256_of(*parts)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scamac_scale.nn.clusters import clusters_at
 from scamac_scale.nn.embed import embed_rows
-from scamac_scale.ops.adaptive import adaptive_distance, center_distance
-from scamac_scale.ops.fuzzy import Clusters, relative_temperature
+from scamac_scale.ops.adaptive import center_distance
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.train.clusters import consensus as members_of
 from scamac_scale.train.clusters.selection import faiss_kmeans
@@ -22,13 +22,8 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import LossConfig
     from scamac_scale.nn.model import ScamacNetwork
+    from scamac_scale.ops.fuzzy import Clusters
     from scamac_scale.train.clusters.landmarks import Landmarks
-
-TEMPERATURES: dict[str, Callable[[torch.Tensor, float], float]] = {
-    "relative": lambda distance, gamma: float(relative_temperature(distance, gamma)),
-    "absolute": lambda distance, gamma: gamma,
-}
-"""Temperature of Eq. (14) from (M, K) distances of landmarks and gamma."""
 
 EMPTY_SHARE = 1e-4
 """Weight of a cluster that counts as empty, in even shares of all weight."""
@@ -69,15 +64,6 @@ CENTER_STARTS: dict[str, Callable[[FloatArray, FloatArray, int, int], IntArray] 
     "random": _random,
 }
 """Name to a function of landmark latents (M, D), their weights (M,), K and seed that labels the landmarks."""
-
-
-def clusters_at(
-    centers: torch.Tensor, z: torch.Tensor, loss: LossConfig, weight: torch.Tensor | None = None
-) -> Clusters:
-    """Put clusters together, with the temperature of Eq. (14) that fits the (M, D) landmarks `z`."""
-    distance = adaptive_distance(center_distance(z, centers), loss.epsilon)
-    temperature = TEMPERATURES[loss.temperature](distance, loss.gamma)
-    return Clusters(centers, temperature, loss.epsilon, weight)
 
 
 def landmark_clusters(landmarks: Landmarks, network: ScamacNetwork, loss: LossConfig) -> Clusters:

@@ -2,8 +2,7 @@
 
 A space is a linear map of one source (principal components of the input or of the latent; plain, or whitened by the
 local noise). In each space every method of `METHODS` makes one member. The share of members in which two cells fall
-together is their co-association; its average-linkage tree, cut at K clusters or at a height, gives the labels. Where K is not given, the methods that need a number take
-the one that Leiden finds in their space.
+together is their co-association; its average-linkage tree, cut at K clusters, gives the labels. The tree is kept with the model.
 
 The stacked memberships of the members are also the multi-scale target of Eq. (15): A = U_s U_s^T.
 """
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.ops.linkage import clusters_below, cut, leaf_order, weighted_linkage
+from scamac_scale.host.compiled import compiled
+from scamac_scale.ops.linkage import weighted_linkage
+from scamac_scale.ops.tree import Tree
 from scamac_scale.train.clusters.graph import fuzzy_graph, leiden, nearest_neighbors
 
 if TYPE_CHECKING:
@@ -32,27 +33,21 @@ LEAST_SHARE = 1e-8
 
 @dataclass(frozen=True)
 class Space:
-    """A linear map from one source to the space that members cluster in.
+    """What members cluster in: the first principal components of a source.
 
     Attributes
     ----------
     source
         ``input`` or ``latent``.
-    mean
-        (P,), of the source.
-    axes
-        (P, A), principal axes of the source, A >= W; all spaces of a source share them.
     mixing
         (W, W), what the first W components are multiplied by: the whitening, or the identity.
     """
 
     source: str
-    mean: FloatArray
-    axes: FloatArray
     mixing: FloatArray
 
     def project(self, components: FloatArray) -> FloatArray:
-        """Map (n, A) components of the source, see `components_of`, to (n, W)."""
+        """Map (n, A) components of the source to (n, W)."""
         mapped: FloatArray = components[:, : len(self.mixing)] @ self.mixing
         return mapped
 
@@ -91,13 +86,15 @@ class Consensus:
     Attributes
     ----------
     labels
-        (M,) consensus cluster of each landmark.
-    spaces, members
-        What was clustered, and how.
+        (M,) consensus cluster of each landmark, numbered from left to right of the tree.
+    tree
+        Average linkage by 1 - co-association.
+    members
+        The clusterings of which it is made.
     """
 
     labels: IntArray
-    spaces: tuple[Space, ...]
+    tree: Tree
     members: tuple[Member, ...]
 
     @property
@@ -106,24 +103,18 @@ class Consensus:
         return int(self.labels.max()) + 1
 
     def to_plain(self) -> dict[str, Any]:
-        """Give arrays and plain data, of which `from_plain` makes the same; what spaces share is there once."""
-        shared = {id(array): array for space in self.spaces for array in (space.mean, space.axes)}
-        at = {key: place for place, key in enumerate(shared)}
+        """Give arrays and plain data, of which `from_plain` makes the same."""
         return {
             "labels": self.labels,
-            "shared": list(shared.values()),
-            "spaces": [(space.source, at[id(space.mean)], at[id(space.axes)], space.mixing) for space in self.spaces],
+            "tree": (self.tree.merges, self.tree.weights),
             "members": [(member.space, member.method, member.labels, member.weight) for member in self.members],
         }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Consensus:
         """Make what `to_plain` gave."""
-        shared = plain["shared"]
-        spaces = tuple(
-            Space(source, shared[mean], shared[axes], mixing) for source, mean, axes, mixing in plain["spaces"]
-        )
-        return cls(plain["labels"], spaces, tuple(Member(*member) for member in plain["members"]))
+        members = tuple(Member(*member) for member in plain["members"])
+        return cls(plain["labels"], Tree(*plain["tree"]), members)
 
 
 def principal_axes(
@@ -214,20 +205,22 @@ def build_spaces(
     found
         Name of each source to (M, A), the components of its landmarks.
     """
-    spaces, found = [], {}
+    spaces: list[Space] = []
+    found: dict[str, FloatArray] = {}
     for name, points in sources.items():
         mean, axes = principal_axes(points, max(components), weights)
         found[name] = (points - mean) @ axes
         for width in sorted({min(width, axes.shape[1]) for width in components}):
-            plain = Space(name, mean, axes, np.eye(width))
+            plain = Space(name, np.eye(width))
             spaces += [plain, replace(plain, mixing=noise_whitening(plain.project(found[name])))]
     return tuple(spaces), found
 
 
 def ward(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
     """Ward's tree of weighted points cut at `n_clusters`; (M, W), (M,) to (M,)."""
-    tree = weighted_linkage(points.astype(np.float32), weights, "ward")
-    return cut(tree, n_clusters, leaf_order(tree, weights))
+    sizes = weights.astype(np.float64)
+    labels: IntArray = Tree(weighted_linkage(points.astype(np.float32), sizes, "ward"), sizes).labels(n_clusters)
+    return labels
 
 
 def kmeans(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
@@ -292,38 +285,48 @@ def cluster_members(
 
 def co_association(members: Sequence[Member]) -> FloatArray:
     """Weighted share of members in which two landmarks fall together; (M, M) float32, ones on the diagonal."""
-    total = sum(member.weight for member in members)
-    shared = np.zeros((len(members[0].labels),) * 2, dtype=np.float32)
-    for member in members:
-        for cluster in range(member.n_clusters):
-            rows = np.flatnonzero(member.labels == cluster)
-            shared[np.ix_(rows, rows)] += np.float32(member.weight)
-    return shared / np.float32(total)
+    codes = np.stack([member.labels for member in members], axis=1).astype(np.int32)
+    weights = np.array([member.weight for member in members], dtype=np.float32)
+    shared: FloatArray = _shared(codes, weights)
+    shared /= weights.sum()
+    return shared
 
 
-def cut_consensus(association: FloatArray, weights: FloatArray, n_clusters: int | None, cut_height: float) -> IntArray:
-    """Average-linkage tree of the cells on 1 - A, cut.
+@compiled
+def _shared(codes: Any, weights: Any) -> Any:  # Any: numba's arrays are not typed
+    """(M, M) sum of the weights of the members in which two landmarks have one code."""
+    n_points, n_members = codes.shape
+    shared = np.empty((n_points, n_points), dtype=np.float32)
+    for i in range(n_points):
+        for j in range(i + 1):
+            found = np.float32(0.0)
+            for r in range(n_members):
+                if codes[i, r] == codes[j, r]:
+                    found += weights[r]
+            shared[i, j] = found
+            shared[j, i] = found
+    return shared
+
+
+def consensus_tree(members: Sequence[Member], weights: FloatArray) -> Tree:
+    """Average-linkage tree of the cells by 1 - co-association.
 
     Parameters
     ----------
-    association
-        (M, M), from `co_association`; overwritten.
+    members
+        Of M landmarks.
     weights
-        (M,) cells of each landmark.
-    n_clusters
-        Number of clusters, or None to cut at `cut_height`.
-    cut_height
-        Height of the cut, 0 to 1.
+        (M,) cells that each landmark stands for.
 
     Returns
     -------
-    IntArray
-        (M,) labels, in the order of the tree: neighbours are alike.
+    Tree
+        Cut it at a number of clusters, or at a height between 0 (those that all members put together) and 1.
     """
-    np.subtract(1.0, association, out=association)
-    tree = weighted_linkage(association, weights, "average", overwrite=True)
-    wanted = clusters_below(tree, cut_height) if n_clusters is None else n_clusters
-    return cut(tree, min(wanted, len(weights)), leaf_order(tree, weights))
+    apart = co_association(members)
+    np.subtract(1.0, apart, out=apart)
+    sizes = weights.astype(np.float64)
+    return Tree(weighted_linkage(apart, sizes, "average", overwrite=True), sizes)
 
 
 def find_consensus(
@@ -344,27 +347,30 @@ def find_consensus(
     weights
         (M,) cells of each.
     n_clusters
-        K, or None: the members of a space then take the number of Leiden communities found there, and the tree is cut
-        at `cut_height`.
+        K, or None to estimate it: what is found then is what is found with that number told.
     components
         Principal components of the spaces.
     cut_height
-        See `cut_consensus`.
+        Where K is not given, the height at which a first tree is cut; its members of a space take the number of Leiden communities found there.
     seed
         For k-means and Leiden.
 
     Returns
     -------
     Consensus
-        Labels, spaces and members.
+        Labels, tree, spaces and members.
 
     Notes
     -----
-    O(M^2) memory and O(M^2 log M) time in the number of landmarks, whatever the number of cells.
+    O(M^2) memory and time in the number of landmarks, whatever the number of cells.
     """
     spaces, found = build_spaces(sources, weights, components)
+    if n_clusters is None:
+        first = cluster_members(found, weights, spaces, None, seed)
+        n_clusters = consensus_tree(first, weights).count_at(cut_height)
     members = cluster_members(found, weights, spaces, n_clusters, seed)
-    return Consensus(cut_consensus(co_association(members), weights, n_clusters, cut_height), spaces, members)
+    tree = consensus_tree(members, weights)
+    return Consensus(tree.labels(n_clusters), tree, members)
 
 
 def cluster_means(

@@ -60,12 +60,15 @@ def label_landmarks(groups: Groups, network: ScamacNetwork, config: ScamacConfig
     """
     landmarks = groups.landmarks
     landmarks.labels, found = from_first(lambda: _find_labels(landmarks, network, config), world)
+    consensus = None if found is None else Consensus.from_plain(found)
+    if consensus is not None and CENTER_STARTS[config.start.centers] is None:
+        landmarks.tree = consensus.tree
     reach("train.consensus")
     if not has_similarity(config.loss, config.train) or config.loss.similarity_target == "membership":
         groups.table.close()
         return Aim(MembershipTarget() if has_similarity(config.loss, config.train) else None, None)
-    assert found is not None
-    members = Consensus.from_plain(found).members
+    assert consensus is not None
+    members = consensus.members
     codes = np.zeros((groups.table.n_codes, len(members)), dtype=np.int64)
     counts = np.zeros(groups.table.n_codes, dtype=np.int64)
     codes[groups.numbers] = np.stack([member.labels for member in members], axis=1)

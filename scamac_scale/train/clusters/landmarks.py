@@ -23,6 +23,7 @@ from scamac_scale.host.compiled import compiled
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.loader.source import levels_of
 from scamac_scale.ops.similarity import unit_rows
+from scamac_scale.ops.tree import Tree, check_tree
 from scamac_scale.randomness import integer_seed, numpy_generator
 from scamac_scale.ranks.collectives import agree, barrier, from_first, sum_over_ranks
 from scamac_scale.sweep import SWEEP_CELLS, SweepSum, sweep
@@ -78,27 +79,36 @@ class Landmarks:
         (M,) int64 cells of each, at least 1.
     labels
         (M,) cluster of each, once found.
+    tree
+        Of the consensus from which the labels are; None where they are of something else.
     """
 
     x: torch.Tensor
     weights: IntArray
     labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    tree: Tree | None = None
 
     def to_plain(self) -> list[torch.Tensor]:
         """Tensors, of which `from_plain` makes the same."""
-        return [self.x, torch.from_numpy(self.weights), torch.from_numpy(self.labels)]
+        merges = [] if self.tree is None else [self.tree.merges]
+        return [self.x, *(torch.from_numpy(part) for part in (self.weights, self.labels, *merges))]
 
     @classmethod
     def from_plain(cls, plain: list[torch.Tensor], n_genes: int) -> Landmarks:
         """Make what `to_plain` gave; ValueError where it is of no fit of so many genes."""
-        x, weights, labels = plain
+        x, weights, labels, *merges = plain
         size = (len(x),)
         is_sound = x.dtype == torch.float32 and x.shape == (len(x), n_genes) and bool(x.isfinite().all())
         for numbers in (weights, labels):
             is_sound = is_sound and numbers.dtype == torch.int64 and (numbers.shape == size or numbers.numel() == 0)
         if not is_sound or weights.shape != size or bool((weights < 1).any()) or bool((labels < 0).any()):
             raise ValueError("the landmarks are none of this fit")
-        return cls(x, weights.numpy(), labels.numpy())
+        tree = None
+        if merges:
+            sizes = weights.numpy().astype(np.float64)
+            check_tree(merges[0].numpy(), sizes)
+            tree = Tree(merges[0].numpy(), sizes)
+        return cls(x, weights.numpy(), labels.numpy(), tree)
 
 
 class LatentSums(NamedTuple):
@@ -237,7 +247,7 @@ class _Pass:
             return torch.from_numpy(rows).to(z.device)
         z, square, twice = z.float(), self.centers.square().sum(dim=1), 2.0 * self.centers.T
         step = BLOCK_CELLS if z.device.type == "cpu" else len(z)
-        blocks = [torch.addmm(square, part, twice, alpha=-1.0).argmin(dim=1) for part in z.split(max(step, 1))]
+        blocks = [torch.addmm(square, part, twice, alpha=-1.0).argmin(dim=1) for part in torch.split(z, max(step, 1))]
         return torch.cat(blocks)
 
     def to_plain(self, turns: int) -> InFlight:
@@ -265,7 +275,7 @@ class _Pass:
     def means(self, numbers: torch.Tensor) -> torch.Tensor:
         """(M, G) float32 mean input of some landmarks, on the CPU; after `summed`."""
         parts = []
-        for some in numbers.split(BLOCK_LANDMARKS):  # no (M, G) float64 beside
+        for some in torch.split(numbers, BLOCK_LANDMARKS):  # no (M, G) float64 beside
             some = some.to(self.x.device)
             parts.append((self.x[some].double() / STEPS_PER_UNIT / self.weights[some, None]).float().cpu())
         return torch.cat(parts)

@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from scamac_scale.train.clusters.consensus import (
+    Consensus,
+    Member,
     MemberAssigner,
     build_spaces,
     cluster_means,
     co_association,
-    cut_consensus,
+    consensus_tree,
     find_consensus,
     noise_whitening,
     principal_axes,
@@ -44,8 +46,6 @@ def test_spaces_beyond_the_rank_are_dropped() -> None:
 
 
 def test_co_association_is_the_weighted_share_of_members() -> None:
-    from scamac_scale.train.clusters.consensus import Member
-
     members = (
         Member(0, "ward", np.array([0, 0, 1]), 1.0),
         Member(0, "leiden", np.array([0, 1, 1]), 3.0),
@@ -58,14 +58,50 @@ def test_the_tree_is_cut_into_exactly_the_clusters_asked_for(n_clusters: int) ->
     points = blobs()
     consensus = find_consensus({"input": points}, n_clusters, components=(4,), cut_height=0.6, seed=0)
     assert consensus.n_clusters == n_clusters
-    sizes = np.bincount(consensus.labels)
-    assert (np.diff(sizes) <= 0).all()
+    np.testing.assert_array_equal(consensus.labels, consensus.tree.labels(n_clusters))
 
 
 def test_cut_at_a_height_separates_what_no_member_joins() -> None:
-    association = np.kron(np.eye(3), np.ones((5, 5)))
-    labels = cut_consensus(association, None, 0.6)
-    assert same_partition(labels, np.repeat(np.arange(3), 5))
+    tree = consensus_tree([Member(0, "ward", np.repeat(np.arange(3), 5), 1.0)])
+    assert tree.count_at(0.6) == 3
+    assert same_partition(tree.labels(3), np.repeat(np.arange(3), 5))
+
+
+def test_neighbours_on_the_tree_have_neighbouring_numbers_and_the_larger_side_comes_first() -> None:
+    labels = [[0, 0, 0, 1, 1, 2, 3, 3, 3, 3], [0, 0, 0, 1, 1, 1, 3, 3, 3, 3], [3, 3, 3, 1, 1, 1, 3, 3, 3, 3]]
+    tree = consensus_tree([Member(0, "ward", np.array(member), 1.0) for member in labels])
+    np.testing.assert_array_equal(tree.labels(4), [1, 1, 1, 2, 2, 3, 0, 0, 0, 0])
+    heavy = consensus_tree(
+        [Member(0, "ward", np.array(member), 1.0) for member in labels], np.where(np.arange(10) < 3, 9.0, 1.0)
+    )
+    np.testing.assert_array_equal(heavy.labels(4), [0, 0, 0, 2, 2, 3, 1, 1, 1, 1])  # weights count, not landmarks
+
+
+def test_a_landmark_that_stands_for_many_is_many_landmarks() -> None:
+    rng = np.random.default_rng(4)
+    codes, weights = rng.integers(0, 4, (30, 9)), rng.integers(1, 5, 30)
+    members = [Member(0, "ward", column, 1.0) for column in codes.T]
+    repeated = [Member(0, "ward", np.repeat(column, weights), 1.0) for column in codes.T]
+    tree, expected = consensus_tree(members, weights), consensus_tree(repeated)
+    np.testing.assert_allclose(tree.merges[:, 2], expected.merges[-29:, 2], atol=1e-10)
+    np.testing.assert_array_equal(tree.merges[-1, 3], weights.sum())
+
+
+def test_a_consensus_comes_back_from_plain_data() -> None:
+    found = find_consensus({"input": blobs()}, 4, components=(4,), cut_height=0.6, seed=0)
+    again = Consensus.from_plain(found.to_plain())
+    np.testing.assert_array_equal(again.tree.merges, found.tree.merges)
+    np.testing.assert_array_equal(again.tree.labels(4), found.labels)
+
+
+def test_a_number_that_is_found_gives_what_the_same_number_told_gives() -> None:
+    sources = {"input": blobs()}
+    found = find_consensus(sources, None, components=(3, 6), cut_height=0.6, seed=0)
+    told = find_consensus(sources, found.n_clusters, components=(3, 6), cut_height=0.6, seed=0)
+    np.testing.assert_array_equal(found.labels, told.labels)
+    np.testing.assert_array_equal(found.tree.merges, told.tree.merges)
+    for one, other in zip(found.members, told.members, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
 
 
 def test_consensus_finds_the_groups_without_being_told_their_number() -> None:
