@@ -37,6 +37,7 @@ SETTINGS = {
     "0 + 0": {"pretrain": 0, "rounds": 0, "steps": 0},
     "0 + 1 x 100": {"pretrain": 0, "rounds": 1, "steps": 100},
     "50 + 1 x 100": {"pretrain": 50, "rounds": 1, "steps": 100},
+    "100 + 1 x 100": {"pretrain": 100, "rounds": 1, "steps": 100},
     "100 + 2 x 50": {"pretrain": 100, "rounds": 2, "steps": 50},
     "100 + 2 x 100": {"pretrain": 100, "rounds": 2, "steps": 100},
     "100 + 4 x 50": {"pretrain": 100, "rounds": 4, "steps": 50},
@@ -71,8 +72,7 @@ def config_of(setting: dict[str, int], batch_cells: int, n_clusters: int, seed: 
     train = replace(config.train, batch_cells=batch_cells or None)
     if setting:
         pretrain, steps = setting["pretrain"], setting["steps"]
-        phase = replace(train.phases[0], epochs=float(steps > 0), min_steps=steps, max_steps=steps)
-        first = replace(train.pretrain, epochs=float(pretrain > 0), min_steps=pretrain, max_steps=pretrain)
+        phase, first = replace(train.phases[0], steps=steps), replace(train.pretrain, steps=pretrain)
         train = replace(train, pretrain=first, rounds=setting["rounds"], phases=(phase,))
     return replace(config, train=train)
 

@@ -26,12 +26,14 @@ class PhaseConfig:
     terms: tuple[Term, ...] = ("reconstruction", "layers")
     """Terms of the objective: reconstruction and layers (the two of Eq. 5), similarity (Eq. 15), clustering (Eq.
     12)."""
-    epochs: float = 10
-    """Length of the phase, in passes over the cells."""
+    steps: int = 100
+    """Length of the phase in gradient steps, whatever the number of cells; used where epochs is null."""
+    epochs: float | None = None
+    """Length of the phase in passes over the cells instead; null takes steps."""
     min_steps: int = 0
-    """Least number of gradient steps, however few the cells."""
+    """Least number of gradient steps where epochs is given, however few the cells."""
     max_steps: int | None = None
-    """Largest number of gradient steps, however many the cells; null sets no limit."""
+    """Largest number of gradient steps where epochs is given, however many the cells; null sets no limit."""
     optimizer: Optimizer = "adamw"
     """Rule of the gradient steps: adamw (Adam with decoupled weight decay), adam or sgd."""
     learning_rate: float | None = None
@@ -44,7 +46,8 @@ class PhaseConfig:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         check_names(self)
-        require(self.epochs >= 0, f"epochs={self.epochs}; it must not be negative.")
+        require(self.steps >= 0, f"steps={self.steps}; it must not be negative.")
+        require(self.epochs is None or self.epochs >= 0, f"epochs={self.epochs}; it must not be negative, or null.")
         require(
             self.max_steps is None or self.max_steps >= self.min_steps,
             f"max_steps={self.max_steps} lies below min_steps={self.min_steps}.",
@@ -92,20 +95,15 @@ class TrainConfig:
     """The loop: batches, rounds, devices."""
 
     batch_cells: int | None = None
-    """Cells in a global batch; null takes 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
-    pretrain: PhaseConfig = field(default_factory=lambda: PhaseConfig(epochs=10, min_steps=100, max_steps=2000))
+    """Cells in a global batch; null takes 256 up to 5,000 cells, then more with the root of their number, 1,024 from 80,000
+    on."""
+    pretrain: PhaseConfig = field(default_factory=PhaseConfig)
     """Gradient steps before the centers are found."""
-    rounds: int = 4
+    rounds: int = 2
     """Number of rounds, each of which takes the phases and then an exact sweep over all cells."""
     phases: tuple[PhaseConfig, ...] = field(
         default_factory=lambda: (
-            PhaseConfig(
-                terms=("reconstruction", "layers", "similarity", "clustering"),
-                epochs=3,
-                min_steps=50,
-                max_steps=1000,
-                schedule="cosine",
-            ),
+            PhaseConfig(terms=("reconstruction", "layers", "similarity", "clustering"), steps=100, schedule="cosine"),
         )
     )
     """The phases of one round, in order."""

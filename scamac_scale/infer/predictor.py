@@ -14,7 +14,7 @@ from scamac_scale.infer.options import MEAN, OWN
 from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.source import levels_of
-from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, forward_block
+from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, embed_block, forward_block
 
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
@@ -93,15 +93,18 @@ class Predictor:
         levels = None if levels is None else levels.to(values.device)
         x = block_input(network, values, levels)
         spatial = self.atlas.read(start, start + n_cells) if self.atlas else None
-        found = forward_block(network, x, spatial, self._told(levels))
-        latent = found.latent[:n_cells].float()
+        output = None
+        if DENOISED_KEY in self.widths:
+            found = forward_block(network, x, spatial, self._told(levels))
+            latent, output = found.latent[:n_cells].float(), found.output[:n_cells].float()
+        else:
+            latent = embed_block(network, x, spatial)
         u = self.model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
         if UNCORRECTED_KEY in self.widths:
-            blocks[UNCORRECTED_KEY] = forward_block(network, network.scale_input(values)).latent[:n_cells].float()
-        if DENOISED_KEY in self.widths:
-            offset = self._offset(x, values, levels)
-            blocks[DENOISED_KEY] = denoise(network, found.output[:n_cells].float(), values, offset)
+            blocks[UNCORRECTED_KEY] = embed_block(network, network.scale_input(values))
+        if output is not None:
+            blocks[DENOISED_KEY] = denoise(network, output, values, self._offset(x, values, levels))
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
         rows = self._places[batch.rows]
         _check_finite(blocks, rows)

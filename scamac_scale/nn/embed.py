@@ -80,15 +80,28 @@ def forward_block(
     NetworkOutput
         As of the padded block, unless cells attend to their block: rows past b mean nothing.
     """
-    if spatial is not None:
-        n_padding = EMBED_CELLS - spatial.shape[1]
-        spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
-    if spatial is not None or not network.mixes_batch:
-        x = pad_block(x)
+    x, spatial = _padded(network, x, spatial)
     if levels is not None:
         levels = torch.cat([levels, levels.new_zeros(len(x) - len(levels), levels.shape[1])])
     found: NetworkOutput = network(x, frozen=True, spatial=spatial, levels=levels)
     return found
+
+
+@torch.no_grad()
+def embed_block(network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None = None) -> torch.Tensor:
+    """(b, D) float32 latents of up to `EMBED_CELLS` cells: those of `forward_block`, whose arguments these are, without the output layer."""
+    found: torch.Tensor = network.embed(*_padded(network, x, spatial))
+    return found[: len(x)].float()
+
+
+def _padded(
+    network: ScamacNetwork, x: torch.Tensor, spatial: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Fill a block up with zeros, unless its cells attend to one another."""
+    if spatial is not None:
+        n_padding = EMBED_CELLS - spatial.shape[1]
+        spatial = torch.cat([spatial, spatial.new_zeros(len(spatial), n_padding, spatial.shape[2])], dim=1)
+    return (pad_block(x) if spatial is not None or not network.mixes_batch else x), spatial
 
 
 @torch.no_grad()
@@ -111,5 +124,5 @@ def embed_rows(network: ScamacNetwork, x: torch.Tensor) -> torch.Tensor:
     latents = []
     for start in range(0, len(x), EMBED_CELLS):
         piece = x[start : start + EMBED_CELLS].to(device)
-        latents.append(forward_block(network, piece).latent[: len(piece)].float())
+        latents.append(embed_block(network, piece))
     return torch.cat(latents)

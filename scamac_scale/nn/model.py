@@ -347,9 +347,9 @@ class ScamacNetwork(nn.Module):
         projected, normalised = self._scales(x)
         return self.fuse(projected, normalised, self.mean_product), self.synergy.channel_sum(normalised).double()
 
-    def embed(self, x: Tensor) -> Tensor:
-        """``forward(x, frozen=True).latent``, (B, D), without the output layer: half the work."""
-        return self.fuse(*self._scales(x), self.mean_product)
+    def embed(self, x: Tensor, spatial: Tensor | None = None) -> Tensor:
+        """``forward(x, frozen=True, spatial=spatial).latent``, (B, D), without the output layer: half the work."""
+        return self.fuse(*self._scales(x), self.mean_product, spatial=spatial)
 
     def channel_sum(self, x: Tensor) -> Tensor:
         """Sum over cells of q^T k; divide by all cells and keep as `mean_product`.

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from scamac_scale.config import PhaseConfig
 
 
+LEAST_BATCH, MOST_BATCH, STEP_CELLS = 256, 1024, 64
+ROOT_CELLS = 5_000
+"""Cells from which on the batch grows."""
+
+
 def batch_cells_for(n_cells: int) -> int:
-    """Cells in a global batch where the config leaves it open: 256 below 20,000 cells, 1,024 to 100,000, 4,096 above."""
-    if n_cells < 20_000:
-        return 256
-    return 1024 if n_cells <= 100_000 else 4096
+    """Cells in a global batch where the config leaves it open: 256 up to 5,000 cells, growing with their root to 1,024 at 80,000; a multiple of 64."""
+    wanted = LEAST_BATCH * math.sqrt(n_cells / ROOT_CELLS)
+    return int(min(max(STEP_CELLS * round(wanted / STEP_CELLS), LEAST_BATCH), MOST_BATCH))
 
 
 def learning_rate_for(batch_cells: int) -> float:
@@ -33,15 +37,17 @@ def phase_steps(phase: PhaseConfig, n_batches: int) -> int:
     Parameters
     ----------
     phase
-        Epochs with a floor and a cap in steps.
+        Steps; or epochs, with a floor and a cap in steps.
     n_batches
         Batches in an epoch.
 
     Returns
     -------
     int
-        ``epochs * n_batches``, at least `min_steps`, at most `max_steps`; 0 where `epochs` is 0.
+        `steps`; or, where `epochs` is given, ``epochs * n_batches``, at least `min_steps`, at most `max_steps`, and 0 for no epoch.
     """
+    if phase.epochs is None:
+        return phase.steps
     if phase.epochs == 0:
         return 0
     steps = max(math.ceil(phase.epochs * n_batches), phase.min_steps)
