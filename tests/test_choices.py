@@ -35,6 +35,7 @@ from scamac_scale.ops.attention import SPATIAL_FORMS
 from scamac_scale.sources import CACHES
 from scamac_scale.store.layout import PROFILES
 from scamac_scale.train.clusters.centers import CENTER_STARTS
+from scamac_scale.train.clusters.landmarks import LANDMARK_CENTERS
 from scamac_scale.train.clusters.selection import SELECTIONS
 from scamac_scale.train.objective import TERMS
 from scamac_scale.train.optimizers import OPTIMIZERS
@@ -61,7 +62,7 @@ HOMES: dict[str, Mapping[str, object]] = {
     "loss.temperature": TEMPERATURES,
     "start.weights": WEIGHT_STARTS,
     "start.centers": CENTER_STARTS,
-    "start.landmark_choice": SELECTIONS,
+    "start.landmark_choice": LANDMARK_CENTERS,
     "loader.cache": CACHES,
     "loader.densify": DENSIFY,
     "train.phases.terms": TERMS,

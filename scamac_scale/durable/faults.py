@@ -43,7 +43,7 @@ POINTS = dict.fromkeys(
         "train.sweep",  # a batch of a sweep was added
         "train.correction",  # a pass of the correction of technical batches is done
         "train.consensus",  # the landmarks are labelled
-        "train.members",  # a batch of cells got its clusters in all members
+        "train.landmarks",  # a batch of cells got its landmarks
         "checkpoint.write",  # a checkpoint is half written
         "checkpoint.rename",  # it is written, and about to get its name
         "checkpoint.prune",  # it has its name, and older ones are about to go

@@ -117,7 +117,7 @@ def test_the_paper_s_settings_run_on_two_ranks(place: Place, tmp_path: Path) -> 
     assert place.train(tmp_path / "run-2", config, 2) == place.train(tmp_path / "run-1", config, 1)
 
 
-KILLS = ("train.step:9:kill", "checkpoint.prune:3:kill", "train.sweep:9:kill", "train.members:5:kill")
+KILLS = ("train.step:9:kill", "checkpoint.prune:3:kill", "train.sweep:9:kill", "train.landmarks:5:kill")
 
 
 @pytest.mark.ddp

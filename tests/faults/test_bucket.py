@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_on_some_machines_ends_on_another_as_if_nothing_had
 @pytest.mark.parametrize(
     "faults",
     [
-        ("bucket.checkpoint:1:kill", "bucket.checkpoint:3:kill", "train.members:3:kill"),
+        ("bucket.checkpoint:1:kill", "bucket.checkpoint:3:kill", "train.landmarks:3:kill"),
         ("checkpoint.rename:2:kill", "train.model:1:kill", "bucket.run:1:kill"),
         ("train.consensus:1:kill", "train.step:3:kill", "bucket.run:1:kill"),
         ("train.step:3:exit", "train.step:7:term", "train.step:3:term"),

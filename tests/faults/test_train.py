@@ -30,14 +30,14 @@ ALWAYS = ("--train.checkpoint_every_s", "1e-6")
 
 TRIPLES = [
     ("train.step:1:kill", "checkpoint.write:2:kill", "train.sweep:30:kill"),
-    (f"train.step:{N_STEPS // 2}:kill", "checkpoint.prune:1:kill", "train.members:3:kill"),
+    (f"train.step:{N_STEPS // 2}:kill", "checkpoint.prune:1:kill", "train.landmarks:3:kill"),
 ]
 MORE_TRIPLES = [
     (OFTEN, 2, (f"train.step:{N_STEPS}:kill", "train.model:1:kill", "train.step:1:kill")),
     (ALWAYS, 1, ("checkpoint.rename:1:kill", "checkpoint.rename:3:kill", "checkpoint.write:1:kill")),
     (ALWAYS, 1, ("train.consensus:1:kill", "train.sweep:1:kill", "train.sweep:9:kill")),
     (OFTEN, 2, ("checkpoint.prune:2:kill", "checkpoint.prune:2:kill", "checkpoint.prune:2:kill")),
-    (ALWAYS, 1, ("train.members:1:kill", "train.members:5:kill", "train.step:7:kill")),
+    (ALWAYS, 1, ("train.landmarks:1:kill", "train.landmarks:5:kill", "train.step:7:kill")),
     (OFTEN, 2, ("train.step:3:exit", "train.step:3:term", "train.step:3:exit")),
 ]
 

@@ -20,9 +20,10 @@ def members() -> tuple[Member, ...]:
 def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_association() -> None:
     from scamac_scale.train.clusters.consensus import co_association
 
-    table = CodeTable(4, np.array([3, 2]))
-    table.write(np.arange(4), np.stack([member.labels for member in members()], axis=1))
-    target = ConsensusTarget(table, np.array([member.weight for member in members()]))
+    table = CodeTable(4, 4)
+    table.write(np.arange(4), np.arange(4))
+    codes = np.stack([member.labels for member in members()], axis=1)
+    target = ConsensusTarget(table, codes, np.array([member.weight for member in members()]), np.ones(4, dtype=np.int64))
     u = target.of(np.array([2, 0, 3, 1]), torch.zeros(4, 2), None).dense().double().numpy()
     np.testing.assert_allclose((u**2).sum(axis=1), 1, rtol=1e-6)
     order = [2, 0, 3, 1]

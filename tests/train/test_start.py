@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig, StartConfig
+from scamac_scale.config import InputConfig, ModelConfig, ScamacConfig
 from scamac_scale.errors import ConfigError, MissingExtraError
 from scamac_scale.nn.model import ScamacNetwork
-from scamac_scale.train.clusters.selection import landmark_count, read_cells, sample_rows
+from scamac_scale.train.clusters.selection import read_cells, sample_rows
 from scamac_scale.train.start import (
     WEIGHT_STARTS,
     fit_input_scale,
@@ -106,12 +106,6 @@ def test_samples_are_sorted_distinct_and_a_function_of_seed_and_purpose() -> Non
     np.testing.assert_array_equal(rows, sample_rows(1000, 50, 3, "bank"))
     assert not np.array_equal(rows, sample_rows(1000, 50, 3, "landmarks"))
     np.testing.assert_array_equal(sample_rows(20, 50, 3, "bank"), np.arange(20))
-
-
-def test_landmarks_grow_with_the_clusters_and_stop_at_the_cells() -> None:
-    assert landmark_count(10_000, StartConfig(), "auto") == 1000
-    assert landmark_count(10_000, StartConfig(), 500) == 2500
-    assert landmark_count(300, StartConfig(), 200) == 300
 
 
 def test_read_cells_gives_the_rows_asked_for(source: ArraySource) -> None:

@@ -107,8 +107,8 @@ class CodeTable:
         return self._file is None or self._file.n_bytes >= self.n_bytes
 
     def cut(self) -> None:
-        """Shorten a file that was longer before; on one rank, when the others do not write."""
-        if self._path is not None:
+        """Shorten a file that was longer before; on one rank, when the others do not write. A shorter one stays: something is lost."""
+        if self._path is not None and self.is_whole():
             with writing(self._folder):
                 os.truncate(self._path, self.n_bytes)
 

@@ -58,6 +58,14 @@ def label_landmarks(groups: Groups, network: ScamacNetwork, config: ScamacConfig
     Aim
         The same on all ranks.
     """
+    try:
+        return _aim(groups, network, config, world)
+    except BaseException:
+        groups.table.close()
+        raise
+
+
+def _aim(groups: Groups, network: ScamacNetwork, config: ScamacConfig, world: World) -> Aim:
     landmarks = groups.landmarks
     landmarks.labels, found = from_first(lambda: _find_labels(landmarks, network, config), world)
     consensus = None if found is None else Consensus.from_plain(found)

@@ -213,7 +213,7 @@ class _Pass:
         table: CodeTable,
         plan: SweepPlan,
     ) -> None:
-        self.network, self.source, self.table = network, source, table
+        self.network, self.source, self.table, self.plan = network, source, table, plan
         device = network.gene_mean.device
         n_landmarks = source.n_cells if centers is None else len(centers)
         width, n_genes = network.config.latent_width, len(network.gene_mean)
@@ -326,11 +326,30 @@ def find_landmarks(
     network.refresh_bank()
     centers = from_first(lambda: find_centers(source, network, config), world)
     n_landmarks = source.n_cells if centers is None else len(centers)
-    plan = SweepPlan(source.n_cells, SWEEP_CELLS, world)
     table = CodeTable(source.n_cells, n_landmarks, path)
-    taken = _Pass(network, source, centers, table, plan)
-    digest = sha256_of(np.empty(0, dtype=np.float32) if centers is None else centers.numpy())
-    first, stop = plan.bounds
+    try:
+        taken = _Pass(network, source, centers, table, SweepPlan(source.n_cells, SWEEP_CELLS, world))
+        _take_all(taken, world, watch)
+        table.flush()
+        barrier(world)  # all have written
+        from_first(table.cut, world)
+        table.finish()
+        table.known_digest = from_first(table.digest, world) if path else ""
+        weights, unit, sums = taken.summed(world.brisk())
+        network.mean_product.copy_(sums.product / source.n_cells)
+        numbers = torch.nonzero(weights).flatten()
+        landmarks = Landmarks(taken.means(numbers), weights[numbers].numpy())
+    except BaseException:
+        table.close()
+        raise
+    return Groups(landmarks, numbers.numpy(), table, unit, sums.zz)
+
+
+def _take_all(taken: _Pass, world: World, watch: Watch) -> None:
+    """Take all cells of this rank, or those that are left of a pass that a checkpoint was saved in."""
+    table, centers = taken.table, taken.centers
+    digest = sha256_of(np.empty(0, dtype=np.float32) if centers is None else centers.cpu().numpy())
+    first, stop = taken.plan.bounds
 
     def marks(turns: int, done: int) -> InFlight:
         table.flush()
@@ -356,13 +375,4 @@ def find_landmarks(
         def look(turn: int, done: int) -> None:
             tick(lambda: {**marks(turn, done), "sums": taken.to_plain(turn)})
 
-        sweep(source, taken, begin, label="landmarks", plan=plan, turns=turns, tick=look)
-    table.flush()
-    barrier(world)  # all have written
-    table.finish()
-    table.known_digest = from_first(table.digest, world) if path else ""
-    weights, unit, sums = taken.summed(world.brisk())
-    network.mean_product.copy_(sums.product / source.n_cells)
-    numbers = torch.nonzero(weights).flatten()
-    landmarks = Landmarks(taken.means(numbers), weights[numbers].numpy())
-    return Groups(landmarks, numbers.numpy(), table, unit, sums.zz)
+        sweep(taken.source, taken, begin, label="landmarks", plan=taken.plan, turns=turns, tick=look)

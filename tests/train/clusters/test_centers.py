@@ -11,8 +11,8 @@ from scamac_scale.config import ModelConfig, ScamacConfig
 from scamac_scale.nn.embed import embed_rows
 from scamac_scale.nn.model import ScamacNetwork
 from scamac_scale.ops.fuzzy import Clusters
-from scamac_scale.train.clusters.centers import empty_clusters, tend_clusters
-from scamac_scale.train.clusters.selection import Landmarks
+from scamac_scale.train.clusters.centers import CENTER_STARTS, empty_clusters, landmark_clusters, tend_clusters
+from scamac_scale.train.clusters.landmarks import Landmarks
 
 G, D = 12, 4
 CONFIG = ScamacConfig(model=ModelConfig(encoder_width=8, latent_width=D, bank_cells=3))
@@ -33,7 +33,7 @@ def state(network: ScamacNetwork) -> tuple[Landmarks, Clusters]:
     latent = embed_rows(network, x)
     centers = torch.stack([latent[:40].mean(dim=0), latent[40:].mean(dim=0), latent.mean(dim=0) + 1000])
     weight = torch.tensor([40.0, 20.0, 1e-9], dtype=torch.float64)
-    return Landmarks(np.arange(60), x), Clusters(centers, 0.5, 0.01, weight)
+    return Landmarks(x, np.ones(60, dtype=np.int64)), Clusters(centers, 0.5, 0.01, weight)
 
 
 def test_a_cluster_without_weight_is_reported_and_keeps_its_center(
@@ -75,6 +75,42 @@ def test_landmarks_that_cannot_be_split_leave_the_clusters_as_they_are(
     network: ScamacNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
     landmarks, clusters = state(network)
-    same = Landmarks(landmarks.rows, landmarks.x[:1].expand(60, -1).contiguous())
+    same = Landmarks(landmarks.x[:1].expand(60, -1).contiguous(), landmarks.weights)
     assert tend_clusters(clusters, same, network, splits_heaviest=True, seed=0) is clusters
     assert "in place of 0 of them" in caplog.text
+
+
+def test_centers_and_halves_of_landmarks_are_those_of_their_cells(network: ScamacNetwork) -> None:
+    landmarks, clusters = state(network)
+    landmarks.labels = np.repeat([0, 1], [40, 20])
+    landmarks.weights = np.arange(60) % 4 + 1
+    cells = Landmarks(
+        torch.from_numpy(np.repeat(landmarks.x.numpy(), landmarks.weights, axis=0)),
+        np.ones(landmarks.weights.sum(), dtype=np.int64),
+        np.repeat(landmarks.labels, landmarks.weights),
+    )
+    ours, theirs = (landmark_clusters(one, network, CONFIG.loss) for one in (landmarks, cells))
+    torch.testing.assert_close(ours.centers, theirs.centers, rtol=1e-5, atol=1e-5)
+    ours, theirs = (tend_clusters(clusters, one, network, splits_heaviest=True, seed=0) for one in (landmarks, cells))
+    for found, expected in zip((ours.centers, ours.weight), (theirs.centers, theirs.weight), strict=True):
+        # either half may take the place of the empty cluster
+        torch.testing.assert_close(found.sort(dim=0).values, expected.sort(dim=0).values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, start in CENTER_STARTS.items() if start is not None])
+def test_a_landmark_that_stands_for_many_draws_the_centers(name: str) -> None:
+    start = CENTER_STARTS[name]
+    assert start is not None
+    latent = np.repeat(np.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [9.0, 1.1]]), 3, axis=0)
+    latent += 1e-3 * np.random.default_rng(0).normal(size=latent.shape)
+    weights = np.repeat([1000.0, 1000.0, 1.0, 1.0], 3)
+    if name == "random":  # landmarks are drawn by their weights
+        first = {int(label) for seed in range(20) for label in start(latent, weights, 2, seed)[6:]}
+        assert len(first) == 2
+        drawn = [len(set(start(latent, weights, 2, seed)[6:])) for seed in range(20)]
+        assert drawn == [1] * 20  # no center among the light ones
+        return
+    labels = start(latent, weights, 3, 0)
+    assert len(set(labels)) == 3
+    assert labels[0] != labels[3]
+    assert len(set(labels[6:])) == 1  # the two light ones together

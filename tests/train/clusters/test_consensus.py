@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-import torch
 
 from scamac_scale.train.clusters.consensus import (
     Consensus,
     Member,
-    MemberAssigner,
     build_spaces,
     cluster_means,
     co_association,
@@ -107,17 +105,3 @@ def test_a_number_that_is_found_gives_what_the_same_number_told_gives() -> None:
 def test_consensus_finds_the_groups_without_being_told_their_number() -> None:
     consensus = find_consensus({"input": blobs()}, None, components=(3, 6), cut_height=0.6, seed=0)
     assert same_partition(consensus.labels, TRUTH)
-
-
-def test_other_cells_take_the_nearest_center_of_every_member() -> None:
-    points, others = blobs(seed=0), blobs(seed=5)
-    sources = {"input": points, "latent": points[:, :4]}
-    consensus = find_consensus(sources, 4, components=(3, 6), cut_height=0.6, seed=0)
-    cells = torch.from_numpy(others).float()
-    codes = MemberAssigner(consensus, sources, cells.device).assign({"input": cells, "latent": cells[:, :4]}).numpy()
-    assert codes.shape == (len(others), len(consensus.members))
-    member = 0
-    space = consensus.spaces[consensus.members[member].space]
-    centers = cluster_means(space.project(points), consensus.members[member].labels, 4)
-    expected = np.linalg.norm(space.project(others)[:, None] - centers[None], axis=2).argmin(axis=1)
-    np.testing.assert_array_equal(codes[:, member], expected)
