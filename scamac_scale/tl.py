@@ -24,6 +24,7 @@ def scamac(
     layer: str | None = None,
     use_raw: bool = False,
     denoised: bool = False,
+    levels: str | int | Sequence[int] = (),
 ) -> None:
     """Cluster the cells of an AnnData with scAMAC, in place.
 
@@ -46,6 +47,9 @@ def scamac(
     denoised
         Add ``obsm["scamac_denoised"]``, log-normalised expression of the genes of the model (their names are in
         ``uns["scamac"]["genes"]``).
+    levels
+        Numbers of coarser and finer clusters beside the others, each nested in the next: ``(5, 20)`` adds ``obs["scamac_cluster_5"]`` and
+        ``obs["scamac_cluster_20"]``.
 
     Raises
     ------
@@ -54,20 +58,25 @@ def scamac(
 
     Notes
     -----
-    Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``; with a batch key also
-    ``obsm["X_scAMAC_uncorrected"]``.
+    Writes ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``, ``obsm["scamac_membership"]`` and ``uns["scamac"]``, and
+    ``uns["dendrogram_scamac_cluster"]`` for scanpy's plots; with a batch key also ``obsm["X_scAMAC_uncorrected"]``.
     """
     from scamac_scale.api import ScAMAC
-    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNCORRECTED_KEY, UNS_KEY
+    from scamac_scale.infer.levels import DENDROGRAM_KEY
+    from scamac_scale.infer.options import counts_of
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNCORRECTED_KEY
 
     matrix = "raw" if use_raw else (layer or "X")
     model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
     model.fit(adata, ingest=IngestConfig(matrix=matrix))
-    found = model.predict(adata, denoised=denoised, matrix=matrix)
-    adata.obs[CLUSTER_KEY] = found.obs[CLUSTER_KEY]
+    found = model.predict(adata, denoised=denoised, matrix=matrix, levels=levels)
+    for name in [CLUSTER_KEY, *(f"{CLUSTER_KEY}_{level}" for level in counts_of(levels))]:
+        adata.obs[name] = found.obs[name]
     adata.obsm.pop(UNCORRECTED_KEY, None)  # of a run before
     for name in found.obsm:
         adata.obsm[name] = found.obsm[name]
-    adata.uns[UNS_KEY] = found.uns[UNS_KEY]
+    adata.uns.pop(DENDROGRAM_KEY, None)  # of a run before
+    for name in found.uns:
+        adata.uns[name] = found.uns[name]
     if denoised:
         adata.obsm[DENOISED_KEY] = found.layers[DENOISED_KEY]

@@ -209,6 +209,9 @@ class ScAMAC:
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
+        n_clusters: int | None = None,
+        cut: float | None = None,
+        levels: str | int | Sequence[int] = (),
         resume: bool = False,
         dask: Any = None,
         workers: int | None = None,
@@ -227,6 +230,9 @@ class ScAMAC:
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
+        n_clusters: int | None = None,
+        cut: float | None = None,
+        levels: str | int | Sequence[int] = (),
         resume: bool = False,
         dask: Any = None,
         workers: int | None = None,
@@ -244,6 +250,9 @@ class ScAMAC:
         batch_key: str | Sequence[str] | None = None,
         denoised_batch: str = "own",
         accept: str | Sequence[str] = (),
+        n_clusters: int | None = None,
+        cut: float | None = None,
+        levels: str | int | Sequence[int] = (),
         resume: bool = False,
         dask: Any = None,
         workers: int | None = None,
@@ -274,6 +283,13 @@ class ScAMAC:
             Technical batch in which cells are reconstructed: ``own``, ``mean`` (of all), or the name of one.
         accept
             In what cells may differ from the fit, which is refused otherwise: ``values``, ``totals``, ``versions``; see `PredictOptions`.
+        n_clusters
+            Clusters into which the tree of the model is cut anew; the fit's own number gives the fit's own clusters.
+        cut
+            Height at which it is cut instead, 0 to 1.
+        levels
+            Numbers of coarser and finer clusters beside the others, each nested in the next: ``(5, 20)`` adds ``obs["scamac_cluster_5"]`` and
+            ``obs["scamac_cluster_20"]``.
         resume
             Go on with what a prediction into `out` that was stopped has left, if it has; a finished one is left as it is.
         dask, workers
@@ -283,13 +299,14 @@ class ScAMAC:
         -------
         AnnData, Path or str
             In memory, or where it lies. Rows in the order of the input: ``obs["scamac_cluster"]``, ``obsm["X_scAMAC"]``,
-            ``obsm["scamac_membership"]``, ``uns["scamac"]``; where technical batches are corrected, also
+            ``obsm["scamac_membership"]``, ``uns["scamac"]``, ``uns["dendrogram_scamac_cluster"]``; where technical batches are corrected, also
             ``obsm["X_scAMAC_uncorrected"]``.
 
         Raises
         ------
         ConfigError
-            If several processes have no `out`, `out` was begun with another model, data or other options, or `attention` is not known.
+            If several processes have no `out`, `out` was begun with another model, data or other options, `attention` is not known, or the
+            tree cannot be cut so.
         InputError
             If the data does not fit the model.
         OutputError
@@ -300,7 +317,7 @@ class ScAMAC:
             If another process does not answer.
         """
         from scamac_scale.fitted import on_gpu
-        from scamac_scale.infer.options import PredictOptions, accepted_names
+        from scamac_scale.infer.options import PredictOptions, accepted_names, counts_of
         from scamac_scale.infer.output.place import find_out
         from scamac_scale.infer.predict import check_ranks, predict
         from scamac_scale.infer.spread import spread_over
@@ -315,6 +332,9 @@ class ScAMAC:
             batch_key=joined_key(batch_key),
             denoised_batch=denoised_batch,
             accept=accepted_names(accept),
+            n_clusters=None if n_clusters is None else whole(n_clusters),
+            cut=cut,
+            levels=counts_of(levels),
         )
         check_ranks(home, place.world)
         with self._joined(place) as world:

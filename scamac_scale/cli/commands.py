@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_ranks, declare_workers, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
@@ -292,6 +292,7 @@ def _declare_predict(parser: ArgumentParser) -> None:
         help="In what the cells may differ from those of the fit, which is refused otherwise: values (of another kind, base or total of "
         "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
     )
+    declare_cuts(parser)
     declare_ranks(parser)
     declare_workers(parser)
     parser.add_argument(
@@ -311,6 +312,7 @@ def _predict(args: Namespace) -> Result:
         name: getattr(args, name)
         for name in ("matrix", "gene_column", "attention", "batch_key", "denoised_batch", "accept")
     }
+    options |= {name: getattr(args, name) for name in ("n_clusters", "cut", "levels")}
     options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(_one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)

@@ -119,6 +119,33 @@ def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = F
     return parser
 
 
+def declare_cuts(parser: ArgumentParser) -> None:
+    """Add the options that say how the tree of a model is cut."""
+    parser.add_argument(
+        "--n-clusters",
+        "--n_clusters",
+        type=int | None,
+        default=None,
+        metavar="K",
+        help="Clusters into which the tree of the model is cut anew, without training; by default those of the fit.",
+    )
+    parser.add_argument(
+        "--cut",
+        type=float | None,
+        default=None,
+        metavar="HEIGHT",
+        help="Height at which the tree is cut instead, 0 to 1: one less the share of clusterings that put two groups together.",
+    )
+    parser.add_argument(
+        "--levels",
+        type=str,
+        default="",
+        metavar="K[,K]",
+        help="Coarser and finer clusters beside the others, each nested in the next: 5,20 adds the columns scamac_cluster_5 and "
+        "scamac_cluster_20 to obs.",
+    )
+
+
 def declare_ranks(parser: ArgumentParser) -> None:
     """Add the options of a command that several processes share."""
     parser.add_argument(

@@ -21,6 +21,7 @@ from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.host.memory import explained
 from scamac_scale.infer.attention import atlas_attention, scratch_bytes
+from scamac_scale.infer.levels import dendrogram, levels_of, recut
 from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
@@ -96,7 +97,7 @@ def predict(
     Raises
     ------
     ConfigError
-        If several ranks have no output on disk, or not the same model and input.
+        If several ranks have no output on disk, or not the same model and input; or the tree of the model cannot be cut as asked.
     InputError
         If the source has no cells, or its columns cannot be written.
     NumericalError
@@ -112,6 +113,7 @@ def predict(
         check_spread(options, world)
     if source.n_cells == 0:
         raise InputError("the input has no cells; predict needs at least one.")
+    whole, model = model, recut(model, options)
     network = model.network.eval()
     denoised_levels(model, options)  # refuses what is not known
     tell_levels(model, source, options.batch_key)
@@ -124,16 +126,16 @@ def predict(
         check_ranks(out, world)
         folder = Path(tempfile.gettempdir())
         check_room(folder, n_scratch)
-        output = MemoryOutput(_table(model, source, options.is_denoised, world))
+        output = MemoryOutput(_table(model, source, options, world))
     else:
         folder = home.path.absolute().parent
-        belongs = identity(model, source, **options.to_plain())
+        belongs = identity(whole, source, **options.to_plain())
         check_alike(belongs, world)
         belongs = with_marks(belongs, source, world)
         uns[IDENTITY] = json.dumps(belongs)
         if (state := from_first(lambda: home.look(belongs, resume=resume), world)) != "wanted":
             return _put(home, world, is_done=state == "done")
-        table = _table(model, source, options.is_denoised, world)
+        table = _table(model, source, options, world)
         output = DiskOutput(home.path, table, belongs, world=world, resume=resume, scratch_bytes=n_scratch)
     plan = SweepPlan(source.n_cells, EMBED_CELLS, world)
     with ExitStack() as stack:
@@ -201,18 +203,18 @@ def check_ranks(out: object, world: World) -> None:
         raise ConfigError(f"{world.size} processes need an output on a disk that all of them see; name one.")
 
 
-def _table(model: FittedModel, source: OpenSource, is_denoised: bool, world: World) -> Table:
+def _table(model: FittedModel, source: OpenSource, options: PredictOptions, world: World) -> Table:
     """Say what is predicted; columns of the input on rank 0 alone."""
     genes = list(model.genes.chosen)
     width = model.clusters.centers.shape[1]
     widths = {LATENT_KEY: width, MEMBERSHIP_KEY: model.n_clusters}
     if model.network.correction is not None:
         widths[UNCORRECTED_KEY] = width
-    if is_denoised:
+    if options.is_denoised:
         widths[DENOISED_KEY] = len(genes)
     is_first = world.rank == 0
     obs = source.obs.iloc[np.argsort(source.source_rows)] if is_first else pd.DataFrame(index=range(source.n_cells))
-    return Table(obs, genes, widths)
+    return Table(obs, genes, widths, levels_of(model, options).columns, dendrogram(model))
 
 
 def description(model: FittedModel) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from scamac_scale.errors import InputError, NumericalError
+from scamac_scale.infer.levels import Levels, levels_of
 from scamac_scale.infer.options import MEAN, OWN
 from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
 from scamac_scale.infer.reconstruct import denoise
-from scamac_scale.loader.source import levels_of
+from scamac_scale.loader.source import levels_of as tech_levels_of
 from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, embed_block, forward_block
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Predicted(NamedTuple):
     rows
         (B,) of the input.
     labels
-        (B,) clusters.
+        (B,) clusters, the finest ones where there are levels.
     blocks
         Name of each block of `Table` to its (B, width) values.
     """
@@ -58,6 +59,8 @@ class Predictor:
         Blocks that are written, of `Table`.
     atlas
         Where every cell attends to all cells.
+    levels
+        Coarser and finer clusters.
     denoised_levels
         (C,) levels in which cells are reconstructed; empty for the mean of all technical batches, None for their own.
     """
@@ -65,6 +68,7 @@ class Predictor:
     model: FittedModel
     source: OpenSource
     widths: dict[str, int]
+    levels: Levels
     denoised_levels: torch.Tensor | None
     atlas: AtlasAttention | None = None
     batch_cells: ClassVar[int] = EMBED_CELLS
@@ -78,8 +82,8 @@ class Predictor:
         widths: dict[str, int],
         atlas: AtlasAttention | None = None,
     ) -> Predictor:
-        """Make one of what was asked for; raises InputError as `denoised_levels`."""
-        return cls(model, source, widths, denoised_levels(model, options), atlas)
+        """Make one of what was asked for, with a model that is cut as asked; raises InputError as `denoised_levels`."""
+        return cls(model, source, widths, levels_of(model, options), denoised_levels(model, options), atlas)
 
     @cached_property
     def _places(self) -> IntArray:
@@ -89,7 +93,7 @@ class Predictor:
         """Predict a batch, after `start` cells of this rank."""
         network, n_cells = self.model.network, len(batch.rows)
         values = batch.values.to(network.gene_mean.device)
-        levels = levels_of(self.source, batch.rows)
+        levels = tech_levels_of(self.source, batch.rows)
         levels = None if levels is None else levels.to(values.device)
         x = block_input(network, values, levels)
         spatial = self.atlas.read(start, start + n_cells) if self.atlas else None
@@ -108,7 +112,8 @@ class Predictor:
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
         rows = self._places[batch.rows]
         _check_finite(blocks, rows)
-        return Predicted(rows, u.argmax(dim=1).cpu().numpy(), arrays)
+        labels = self.levels.finest(latent, u.argmax(dim=1))
+        return Predicted(rows, labels.cpu().numpy(), arrays)
 
     def _told(self, levels: torch.Tensor | None) -> torch.Tensor | None:
         """(B, C) technical batches that the decoder is told; a level beyond all is that of none."""

@@ -47,6 +47,21 @@ def test_estimated_counts_are_said_to_be_estimates(
     assert "estimate" in report["note"]
 
 
+def test_a_run_is_cut_anew_and_has_levels_on_request(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out.zarr")
+    argv = ["predict", "--run", str(pipeline / "run"), "--input", str(pipeline / "store.zarr"), "--out", out]
+    for bad in (["--n-clusters", "3", "--cut", "0.5"], ["--cut", "1.5"], ["--n-clusters", "999"], ["--levels", "two"]):
+        assert main([*argv, *bad]) == 2
+    assert list(tmp_path.iterdir()) == []
+    capsys.readouterr()
+    assert run_json(capsys, *argv, "--n-clusters", "6", "--levels", "2,10")["n_clusters"] == 6
+    obs = ad.read_zarr(out).obs
+    sizes = [obs[name].cat.categories.size for name in ("scamac_cluster", "scamac_cluster_2", "scamac_cluster_10")]
+    assert sizes == [6, 2, 10]
+
+
 @pytest.mark.slow
 def test_denoised_expression_is_written_on_request(
     pipeline: Path, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

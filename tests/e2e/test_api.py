@@ -208,6 +208,37 @@ def test_the_number_of_clusters_is_found(store: Path) -> None:
     assert model.fitted.n_clusters == 4
 
 
+def test_a_number_that_is_found_gives_the_model_of_the_same_number_told(store: Path) -> None:
+    models = [ScAMAC(k, config=QUICK).fit(store) for k in ("auto", 4)]
+    assert same_weights(*models)
+    found, told = (model.fitted for model in models)
+    assert found.clusters.temperature == told.clusters.temperature
+    assert found.tree is not None
+    assert told.tree is not None
+    np.testing.assert_array_equal(found.tree.merges, told.tree.merges)
+
+
+def test_a_fit_is_cut_anew_from_its_folder(model: ScAMAC, store: Path, tmp_path: Path) -> None:
+    again = ScAMAC.load(model.save(tmp_path / "model"))
+    plain = model.predict(store)
+    own = again.predict(store, n_clusters=4, levels="2,9")
+    for key in plain.obsm:
+        np.testing.assert_array_equal(own.obsm[key], plain.obsm[key])
+    assert evaluate(own, "cell_type", key="scamac_cluster_2")["ari"] < 0.9
+    finer = again.predict(store, n_clusters=9)
+    assert finer.obsm["scamac_membership"].shape == (300, 9)
+    truth = finer.obs.groupby("scamac_cluster", observed=True)["cell_type"]
+    assert (truth.agg(lambda types: types.value_counts(normalize=True).max()) > 0.9).mean() > 0.8
+    two = again.predict(store, n_clusters=2).obs["scamac_cluster"]
+    assert evaluate(ad.AnnData(obs=own.obs.assign(two=two.to_numpy())), "scamac_cluster_2", key="two")["ari"] > 0.95
+
+
+def test_clusters_that_are_not_of_a_tree_are_not_cut(store: Path) -> None:
+    found = ScAMAC(config=replace(QUICK, start=replace(QUICK.start, centers="ward"))).fit(store)
+    with pytest.raises(ConfigError, match=r"has no tree of its clusters.*start\.centers"):
+        found.predict(store, n_clusters=3)
+
+
 @pytest.mark.parametrize("centers", ["ward", "kmeans", "faiss_kmeans", "random"])
 @pytest.mark.parametrize("target", ["membership", "consensus"])
 @pytest.mark.slow
@@ -350,8 +381,10 @@ def test_an_unfitted_model_says_so(store: Path) -> None:
 
 def test_scanpy_style_works_in_place(tiny_adata: ad.AnnData) -> None:
     expected = tiny_adata.X.copy()
-    tl.scamac(tiny_adata, config=QUICK)
+    tl.scamac(tiny_adata, config=QUICK, levels=(2, 7))
     assert evaluate(tiny_adata, "cell_type")["ari"] > 0.95
+    assert tiny_adata.obs["scamac_cluster_7"].cat.categories.size == 7
+    assert tiny_adata.uns["dendrogram_scamac_cluster"]["linkage"].shape == (3, 4)
     assert tiny_adata.obsm["X_scAMAC"].shape == (300, 8)
     assert (expected != tiny_adata.X).nnz == 0
 

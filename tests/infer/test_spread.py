@@ -17,7 +17,7 @@ from scamac_scale.errors import ClusterError, ConfigError, InputError, Numerical
 from scamac_scale.infer.output.disk import DiskOutput
 from tests.support.atlas import build_tiny_atlas
 from tests.support.cluster import Cluster, running
-from tests.support.fitted import fitted_model, with_correction
+from tests.support.fitted import fitted_model, with_correction, with_tree
 from tests.support.formats import write_zarr
 from tests.support.prediction import look_often, make_stores, model_of, tree_digest
 
@@ -51,15 +51,16 @@ def test_a_prediction_is_the_same_to_the_byte(cluster: Cluster, stores: Path, tm
     assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
 
 
-def test_technical_batches_are_told_to_the_workers(cluster: Cluster, tmp_path: Path) -> None:
-    """Known ones, and one that the fit has not seen."""
+def test_technical_batches_and_other_cuts_are_told_to_the_workers(cluster: Cluster, tmp_path: Path) -> None:
+    """Known batches, and one that the fit has not seen."""
     adata = build_tiny_atlas()
     adata.obs["donor"] = np.array(["ann", "bob", "dan"])[np.arange(300) % 3]
     adata.obs["chip"] = np.array(["10", "11"])[np.arange(300) % 2]
     adata.write_h5ad(tmp_path / "x.h5ad")
-    model = by(with_correction(fitted_model()))
+    model = by(with_tree(with_correction(fitted_model())))
+    cuts = {"n_clusters": 5, "levels": (2, 9)}
     for out, dask in (("a.zarr", None), ("b.zarr", cluster.address)):
-        model.predict(tmp_path / "x.h5ad", tmp_path / out, denoised=True, denoised_batch="mean", dask=dask)
+        model.predict(tmp_path / "x.h5ad", tmp_path / out, denoised=True, denoised_batch="mean", dask=dask, **cuts)
     assert tree_digest(tmp_path / "a.zarr") == tree_digest(tmp_path / "b.zarr")
 
 

@@ -17,7 +17,6 @@ from scamac_scale.infer.output.table import (
     UNS_KEY,
     Table,
     chunk_cells,
-    cluster_column,
 )
 from scamac_scale.progress import track
 from scamac_scale.ranks.world import World
@@ -108,11 +107,13 @@ class Assembly:
         """Write the columns of all cells, with their clusters, and what is told of the whole; on rank 0."""
         with writing(self._target), _all_chunks():
             labels = self._rows.labels(len(obs))
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_clusters:
-                raise _damaged(self._target, CLUSTER_KEY)
+            try:
+                clusters = self._table.clusters(labels, n_clusters)
+            except ValueError as error:
+                raise _damaged(self._target, CLUSTER_KEY) from error
             group = zarr.open_group(self._path, mode="r+")
-            _write(group, "obs", obs.assign(**{CLUSTER_KEY: cluster_column(labels, n_clusters)}))
-            _write(group, "uns", {UNS_KEY: uns})
+            _write(group, "obs", obs.assign(**clusters))
+            _write(group, "uns", {**self._table.uns, UNS_KEY: uns})
 
 
 def _all_chunks() -> AbstractContextManager[Any]:  # Any: of no use

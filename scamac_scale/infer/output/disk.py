@@ -35,7 +35,6 @@ from scamac_scale.infer.output.h5ad import Conversion
 from scamac_scale.infer.output.journal import Progress, check_same, read_progress, write_progress
 from scamac_scale.infer.output.rows import PredictedRows
 from scamac_scale.infer.output.table import (
-    CLUSTER_KEY,
     Table,
     check_target,
 )
@@ -126,7 +125,7 @@ class DiskOutput:
     def _check(self, scratch_bytes: int) -> None:
         """Refuse what cannot be written, before any work."""
         table = self.table
-        self._obs = storable_frame(table.obs.assign(**{CLUSTER_KEY: 0}))
+        self._obs = storable_frame(table.obs.assign(**dict.fromkeys(table.cluster_names, 0)))
         n_bytes = (
             4 * len(table.obs) * (2 * sum(table.widths.values()) + 1)
         )  # rows as they come, and in their final form

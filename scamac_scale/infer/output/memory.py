@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, UNS_KEY, Table, cluster_column
+from scamac_scale.infer.output.table import DENOISED_KEY, UNS_KEY, Table
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -66,8 +66,9 @@ class MemoryOutput:
         import pandas as pd
 
         obs = self.table.obs.copy()
-        obs[CLUSTER_KEY] = cluster_column(self._labels, n_clusters)
+        for name, column in self.table.clusters(self._labels, n_clusters).items():
+            obs[name] = column
         layers = {name: block for name, block in self._blocks.items() if name == DENOISED_KEY}
         obsm = {name: block for name, block in self._blocks.items() if name != DENOISED_KEY}
         var = pd.DataFrame(index=pd.Index(self.table.genes, dtype=object))
-        return ad.AnnData(obs=obs, var=var, obsm=obsm, layers=layers, uns={UNS_KEY: uns})
+        return ad.AnnData(obs=obs, var=var, obsm=obsm, layers=layers, uns={**self.table.uns, UNS_KEY: uns})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,38 @@ class Table:
         (G) names of the genes of the model.
     widths
         Name of each block to its number of columns; layers and obsm alike.
+    columns
+        Name of each column of clusters to the (F,) cluster that each of the labels stands for which are written; empty where these are those of
+        `CLUSTER_KEY`, and no others are wanted.
+    uns
+        What stands in uns beside `UNS_KEY`.
     """
 
     obs: pd.DataFrame
     genes: list[str]
     widths: dict[str, int]
+    columns: dict[str, IntArray] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cluster_names(self) -> list[str]:
+        """Columns of clusters."""
+        return list(self.columns) or [CLUSTER_KEY]
+
+    def clusters(self, labels: IntArray, n_clusters: int) -> dict[str, pd.Categorical[str]]:
+        """Columns of clusters from the (N,) labels that were written; `n_clusters` of them where there is one column.
+
+        Raises
+        ------
+        ValueError
+            If there are other labels.
+        """
+        n_labels = len(self.columns[CLUSTER_KEY]) if self.columns else n_clusters
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_labels:
+            raise ValueError("there are labels of no cluster")
+        if not self.columns:
+            return {CLUSTER_KEY: cluster_column(labels, n_clusters)}
+        return {name: cluster_column(of[labels], int(of.max()) + 1) for name, of in self.columns.items()}
 
 
 def check_target(path: str | Path) -> Path:
