@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scamac_scale import tl
-    from scamac_scale.api import ScAMAC, evaluate, ingest, inspect, resample, simulate
+    from scamac_scale.api import ScAMAC, evaluate, ingest, inspect, markers, resample, simulate
     from scamac_scale.config import IngestConfig, ScamacConfig
 
 __version__ = "0.1.0"
@@ -20,13 +20,25 @@ _HOMES = {
     "evaluate": "scamac_scale.api",
     "ingest": "scamac_scale.api",
     "inspect": "scamac_scale.api",
+    "markers": "scamac_scale.api",
     "resample": "scamac_scale.api",
     "simulate": "scamac_scale.api",
     "IngestConfig": "scamac_scale.config",
     "ScamacConfig": "scamac_scale.config",
 }
 
-__all__ = ["IngestConfig", "ScAMAC", "ScamacConfig", "evaluate", "ingest", "inspect", "resample", "simulate", "tl"]
+__all__ = [
+    "IngestConfig",
+    "ScAMAC",
+    "ScamacConfig",
+    "evaluate",
+    "ingest",
+    "inspect",
+    "markers",
+    "resample",
+    "simulate",
+    "tl",
+]
 
 
 def __getattr__(name: str) -> Any:  # Any: the exported objects have nothing in common

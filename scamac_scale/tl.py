@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scamac_scale.config import IngestConfig
+from scamac_scale.config import IngestConfig, MarkerTest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,3 +80,42 @@ def scamac(
         adata.uns[name] = found.uns[name]
     if denoised:
         adata.obsm[DENOISED_KEY] = found.layers[DENOISED_KEY]
+
+
+def markers(
+    adata: ad.AnnData,
+    groupby: str = "scamac_cluster",
+    *,
+    method: MarkerTest = "t-test",
+    reference: str = "rest",
+    n_genes: int | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+) -> None:
+    """Rank the genes of each cluster, in place, as ``sc.tl.rank_genes_groups`` does on log-normalised values.
+
+    Parameters
+    ----------
+    adata
+        N cells that `scamac` has clustered, with the raw values that it was given.
+    groupby
+        Column of obs whose values are the groups.
+    method, reference, n_genes
+        As of `scamac_scale.api.markers`.
+    layer, use_raw
+        As of `scamac`.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be used, or `adata` was not clustered by `scamac`.
+
+    Notes
+    -----
+    Writes ``uns["rank_genes_groups"]``. scanpy's plots take expression from X: log-normalise that first.
+    """
+    from scamac_scale.marker_genes.find import markers_in_memory
+    from scamac_scale.marker_genes.options import MarkerOptions
+
+    options = MarkerOptions(groupby=groupby, method=method, reference=reference, n_genes=n_genes)
+    markers_in_memory(adata, options, IngestConfig(matrix="raw" if use_raw else (layer or "X")))

@@ -14,7 +14,7 @@ MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 MAX_OPTIONS = 15
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api/files.py", "api/model.py", "simulation/resampled.py", "tl.py"}
+FOR_USERS = {"api/files.py", "api/marker_genes.py", "api/model.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -78,6 +78,19 @@ ARROWS: dict[str, set[str]] = {
         "train",
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
+    "marker_genes": {
+        "cells",
+        "cluster",
+        "config",
+        "durable",
+        "errors",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "randomness",
+        "remote",
+    },
     "api": {
         "config",
         "durable",
@@ -87,10 +100,11 @@ ARROWS: dict[str, set[str]] = {
         "infer",
         "ingestion",
         "inspection",
+        "marker_genes",
         "ranks",
     }
     | {"simulation", "sources", "train"},
-    "tl": {"api", "config", "infer"},
+    "tl": {"api", "config", "infer", "marker_genes"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},
     "__init__": {"api", "config", "tl"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.cli.marker_genes import declare_markers, run_markers
 from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_ranks, declare_workers, require
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
@@ -401,6 +402,15 @@ COMMANDS = {
         usage="OUT [--label KEY] [--batch-key KEYS]",
         declare=_declare_evaluate,
         run=_evaluate,
+        has_json_file=True,
+    ),
+    "markers": Command(
+        summary="Rank the genes of each cluster of a result, all genes in one pass over the raw cells.",
+        usage="OUT --input ATLAS [--groupby COLUMN]",
+        declare=declare_markers,
+        run=run_markers,
+        config=IngestConfig,
+        prefix="ingest.",
         has_json_file=True,
     ),
     "inspect": Command(

@@ -6,7 +6,16 @@ command line can read these classes at once. The defaults are the recipe for all
 sizes and readings of the paper.
 """
 
-from scamac_scale.config.choices import Accept, Attention, Count, check_value, joined_key, type_hints, whole
+from scamac_scale.config.choices import (
+    Accept,
+    Attention,
+    Count,
+    MarkerTest,
+    check_value,
+    joined_key,
+    type_hints,
+    whole,
+)
 from scamac_scale.config.correction import CorrectionConfig
 from scamac_scale.config.data import IngestConfig, InputConfig, LoaderConfig
 from scamac_scale.config.model import LossConfig, ModelConfig
@@ -22,6 +31,7 @@ __all__ = [
     "InputConfig",
     "LoaderConfig",
     "LossConfig",
+    "MarkerTest",
     "ModelConfig",
     "PhaseConfig",
     "ScamacConfig",

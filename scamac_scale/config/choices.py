@@ -55,6 +55,8 @@ Sums = Literal["blocks", "ranks"]
 # predict
 Attention = Literal["trained", "atlas"]
 Accept = Literal["values", "totals", "versions"]
+# markers
+MarkerTest = Literal["t-test", "t-test_overestim_var"]
 
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 

@@ -54,6 +54,7 @@ POINTS = dict.fromkeys(
         "bucket.run",  # the model is in the bucket, and the run not sealed yet
         "predict.block",  # a block of cells was written
         "predict.rename",  # the result is about to get its name
+        "markers.rename",  # a result with its markers is about to take the place of the one without
         "bucket.result",  # all of the result is in the bucket, but for the object by which it is found
     )
 )

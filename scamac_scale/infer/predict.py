@@ -30,6 +30,7 @@ from scamac_scale.infer.output.memory import MemoryOutput
 from scamac_scale.infer.output.place import OutPlace, find_out
 from scamac_scale.infer.output.table import (
     DENOISED_KEY,
+    GENE_SPACE,
     LATENT_KEY,
     MEMBERSHIP_KEY,
     UNCORRECTED_KEY,
@@ -218,7 +219,7 @@ def _table(model: FittedModel, source: OpenSource, options: PredictOptions, worl
 
 
 def description(model: FittedModel) -> dict[str, Any]:
-    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature, genes."""
+    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature, genes; how values are normalised."""
     return {
         "config": json.dumps(asdict(model.config)),
         "versions": dict(model.provenance["versions"]),
@@ -228,4 +229,5 @@ def description(model: FittedModel) -> dict[str, Any]:
         "temperature": model.clusters.temperature,
         "centers": model.clusters.centers.cpu().numpy(),
         "genes": np.array(model.genes.chosen, dtype=object),
+        GENE_SPACE: json.dumps(model.genes.to_dict()),
     }

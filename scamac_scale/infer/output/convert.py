@@ -61,13 +61,13 @@ def _copy(array: Any, parent: Any, name: str) -> None:  # Any: a zarr array and 
         copied[start:stop] = array[start:stop]
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Tell in one line what HDF5 says in many, and not always as an error of the system."""
     found = re.search(r"errno = (\d+)", str(error))
     return os.strerror(int(found[1])) if found else " ".join(str(error).split())
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End when the process that started this one has ended, which nobody would tell otherwise."""
     while os.getppid() == parent:
         time.sleep(1.0)
@@ -75,10 +75,10 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
         convert(*sys.argv[1:])
     except (OSError, RuntimeError) as error:
-        sys.stderr.write(_reason(error))
+        sys.stderr.write(reason(error))
         sys.stderr.flush()
         os._exit(1)  # at a normal end HDF5 tries to write the rest once more, and crashes

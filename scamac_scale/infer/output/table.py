@@ -20,6 +20,8 @@ MEMBERSHIP_KEY = "scamac_membership"
 CLUSTER_KEY = "scamac_cluster"
 DENOISED_KEY = "scamac_denoised"
 UNS_KEY = "scamac"
+GENE_SPACE = "gene_space"
+"""Where ``uns["scamac"]`` says how values are normalised, and over which genes: `GeneSpace.to_dict`, as JSON."""
 CHUNK_BYTES = 8 * 2**20
 CHUNK_CELLS = 16 * 1024
 
