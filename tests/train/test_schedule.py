@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from scamac_scale.config import PhaseConfig
@@ -5,10 +7,16 @@ from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rat
 
 
 @pytest.mark.parametrize(
-    ("n_cells", "batch_cells"), [(100, 256), (19_999, 256), (20_000, 1024), (100_000, 1024), (100_001, 4096)]
+    ("n_cells", "batch_cells"), [(100, 256), (5_000, 256), (20_000, 512), (80_000, 1024), (10_000_000, 1024)]
 )
-def test_batch_grows_with_the_atlas(n_cells: int, batch_cells: int) -> None:
+def test_batch_grows_with_the_root_of_the_cells(n_cells: int, batch_cells: int) -> None:
     assert batch_cells_for(n_cells) == batch_cells
+
+
+def test_batch_has_no_jump() -> None:
+    sizes = [batch_cells_for(n_cells) for n_cells in range(1_000, 100_000, 100)]
+    assert sizes == sorted(sizes)
+    assert max(later - sooner for sooner, later in itertools.pairwise(sizes)) == 64
 
 
 def test_learning_rate_follows_the_batch() -> None:
@@ -24,6 +32,10 @@ def test_steps_keep_to_their_floor_and_cap() -> None:
     assert phase_steps(phase, 50) == 500
     assert phase_steps(phase, 4000) == 2000
     assert phase_steps(PhaseConfig(epochs=0, min_steps=100), 50) == 0
+
+
+def test_steps_are_the_same_at_any_size_where_no_epochs_are_given() -> None:
+    assert {phase_steps(PhaseConfig(steps=7), n_batches) for n_batches in (1, 50, 4000)} == {7}
 
 
 def test_cosine_falls_from_one_to_zero() -> None:
