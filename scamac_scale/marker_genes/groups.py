@@ -195,5 +195,5 @@ def check_cells(ours: pd.Index[str], theirs: pd.Index[str], where: str, name: st
             else f"are others ({differs.size:,} of {len(one):,})"
         )
         raise InputError(
-            f"the cells of {where} and of the input {what}: number {at} (from 0) is {one[at]!r} there, and {other[at]!r} here; {advice}."
+            f"the cells of {where} and of the input {what}: number {at} (from 0) is {str(one[at])!r} there, and {str(other[at])!r} here; {advice}."
         )

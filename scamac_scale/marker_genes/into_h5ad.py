@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.infer.output.convert import COMPRESSION, end_with, reason
+from scamac_scale.marker_genes.parts import write_part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +44,7 @@ def merge(source: str | Path, table: str | Path, target: str | Path, key: str) -
                 old.copy(f"uns/{name}", new["uns"], name)
         write_elem(new["uns"], key, {})
         for name, member in group["table"].members():
-            value = read_elem(member)
-            has_rows = getattr(value, "ndim", 0) > 0
-            write_elem(new["uns"][key], name, value, dataset_kwargs={"compression": COMPRESSION} if has_rows else {})
+            write_part(new["uns"][key], name, read_elem(member), {"compression": COMPRESSION})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from scamac_scale.durable.faults import reach
 from scamac_scale.errors import InputError, OutputError
 from scamac_scale.infer.output.table import check_suffix
 from scamac_scale.marker_genes import into_h5ad
+from scamac_scale.marker_genes.parts import unstable_types, write_part
 from scamac_scale.remote.place import is_url
 
 if TYPE_CHECKING:
@@ -152,17 +152,11 @@ def _add(folder: Path, place: str, elements: Iterable[tuple[str, Any]]) -> None:
     for name in (place.split("/")[0], place):
         if name not in group:
             write_elem(group, name, {})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have a Zarr V3 specification")  # so anndata writes record arrays
-        for name, value in elements:
-            write_elem(group[place], name, value, dataset_kwargs={} if _is_plain(value) else {"shards": None})
+    for name, value in elements:
+        write_part(group[place], name, value, {"shards": None})
     if is_consolidated:
-        zarr.consolidate_metadata(str(folder))
-
-
-def _is_plain(value: Any) -> bool:  # Any: whatever AnnData can write
-    """Whether a value is written without any array of rows."""
-    return isinstance(value, dict)
+        with unstable_types():
+            zarr.consolidate_metadata(str(folder))
 
 
 def _is_consolidated(folder: Path) -> bool:
