@@ -23,7 +23,9 @@ def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_associati
     table = CodeTable(4, 4)
     table.write(np.arange(4), np.arange(4))
     codes = np.stack([member.labels for member in members()], axis=1)
-    target = ConsensusTarget(table, codes, np.array([member.weight for member in members()]), np.ones(4, dtype=np.int64))
+    target = ConsensusTarget(
+        table, codes, np.array([member.weight for member in members()]), np.ones(4, dtype=np.int64)
+    )
     u = target.of(np.array([2, 0, 3, 1]), torch.zeros(4, 2), None).dense().double().numpy()
     np.testing.assert_allclose((u**2).sum(axis=1), 1, rtol=1e-6)
     order = [2, 0, 3, 1]
