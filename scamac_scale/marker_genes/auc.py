@@ -47,7 +47,6 @@ def draw_cells(codes: IntArray, n_most: int, seed: int) -> IntArray:
 def areas(
     columns: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]],
     codes: IntArray,
-    wanted: IntArray,
     n_groups: int,
     reference: int | None = None,
 ) -> NDArray[np.float64]:
@@ -56,11 +55,9 @@ def areas(
     Parameters
     ----------
     columns
-        The sample sorted by genes: see `sums.columns_of`.
+        The sample sorted by W genes: see `sums.columns_of`.
     codes
         (n,) group of each cell of the sample, 0 to K; those of K are of none.
-    wanted
-        (W,) genes.
     n_groups
         K.
     reference
@@ -73,8 +70,8 @@ def areas(
         sample has no cells of either.
     """
     n_cells = np.bincount(codes, minlength=n_groups + 1).astype(np.float64)
-    wins = np.zeros((len(wanted), n_groups + 1))
-    _count_wins(columns, codes, wanted, n_cells, -1 if reference is None else reference, wins)
+    wins = np.zeros((len(columns[0]) - 1, n_groups + 1))
+    _count_wins(columns, codes, n_cells, -1 if reference is None else reference, wins)
     n_rest = n_cells.sum() - n_cells if reference is None else np.full(n_groups + 1, n_cells[reference])
     with np.errstate(invalid="ignore", divide="ignore"):
         found: NDArray[np.float64] = (wins / (n_cells * n_rest)).T[:n_groups]
@@ -83,15 +80,15 @@ def areas(
 
 @compiled
 def _count_wins(  # pragma: no cover  compiled
-    columns: Any, codes: Any, wanted: Any, n_cells: Any, reference: Any, wins: Any
+    columns: Any, codes: Any, n_cells: Any, reference: Any, wins: Any
 ) -> None:
     """Count the pairs that a cell of each group wins: the values of a gene are walked through, those that are tied together."""
     indptr, cells, values = columns
     n_groups = len(n_cells)
     below, tied = np.empty(n_groups), np.zeros(n_groups)
     everyone = np.arange(n_groups)
-    for which in range(len(wanted)):
-        begin, end = indptr[wanted[which]], indptr[wanted[which] + 1]
+    for which in range(len(wins)):
+        begin, end = indptr[which], indptr[which + 1]
         below[:] = 0.0
         tied[:] = n_cells  # those that are zero, and lie first
         for at in range(begin, end):

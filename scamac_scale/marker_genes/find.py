@@ -128,7 +128,7 @@ def _table(raw: RawMatrix, groups: Groups, space: GeneSpace, options: MarkerOpti
     tops = [table.genes[: options.auc_genes] for table in tables]
     wanted = np.unique(np.concatenate([np.zeros(0, np.int64), *tops]))
     codes = groups.codes[sample]
-    auc = areas(columns_of(found.sampled, raw.n_genes), codes, wanted, len(groups.names), groups.reference)
+    auc = areas(columns_of(found.sampled, raw.n_genes, wanted), codes, len(groups.names), groups.reference)
     params = {
         "groupby": groups.column,
         "reference": options.reference,

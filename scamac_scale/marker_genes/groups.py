@@ -185,7 +185,7 @@ def check_cells(ours: pd.Index[str], theirs: pd.Index[str], where: str, name: st
     advice = f"give what was predicted, in the same order and with the same choice of cells ({name} is read)"
     if len(ours) != len(theirs):
         raise InputError(f"{where} has {len(ours):,} cells, and the input {len(theirs):,}; {advice}.")
-    one, other = np.asarray(ours, dtype=object).astype(str), np.asarray(theirs, dtype=object).astype(str)
+    one, other = np.asarray(ours, dtype=object), np.asarray(theirs, dtype=object)
     differs = np.flatnonzero(one != other)
     if differs.size:
         at = int(differs[0])

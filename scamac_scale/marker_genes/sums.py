@@ -196,8 +196,10 @@ def _told(raw: RawMatrix, entry: Entry, measure: Measure) -> str:
     )
 
 
-def columns_of(sampled: list[SampledRows], n_genes: int) -> tuple[NDArray[np.int64], NDArray[np.int32], Any]:
-    """Sort the rows of a sample by genes.
+def columns_of(
+    sampled: list[SampledRows], n_genes: int, wanted: IntArray
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """Sort the rows of a sample by genes, for some genes.
 
     Parameters
     ----------
@@ -205,11 +207,13 @@ def columns_of(sampled: list[SampledRows], n_genes: int) -> tuple[NDArray[np.int
         Rows in order; emptied meanwhile, so that they are held once.
     n_genes
         G.
+    wanted
+        (W,) genes.
 
     Returns
     -------
     indptr : ndarray
-        (G + 1,) where each gene begins.
+        (W + 1,) where each gene begins.
     cells : ndarray
         (nnz,) place of the cell in the sample.
     values : ndarray
@@ -218,9 +222,10 @@ def columns_of(sampled: list[SampledRows], n_genes: int) -> tuple[NDArray[np.int
     counts = np.zeros(n_genes, np.int64)
     for part in sampled:
         counts += np.bincount(part.genes, minlength=n_genes)
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[wanted])])
     cells, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    free, first = indptr[:-1].copy(), 0
+    free, first = np.full(n_genes, -1, np.int64), 0
+    free[wanted] = indptr[:-1]
     for part in _drained(sampled):
         _place(part.lengths, part.genes, part.values, first, (free, cells, values))
         first += len(part.lengths)
@@ -326,7 +331,8 @@ def _place(lengths: Any, genes: Any, values: Any, first: Any, out: Any) -> None:
     for row in range(len(lengths)):
         for _ in range(lengths[row]):
             to = free[genes[at]]
-            free[genes[at]] = to + 1
-            cells[to] = first + row
-            sorted_values[to] = values[at]
+            if to >= 0:
+                free[genes[at]] = to + 1
+                cells[to] = first + row
+                sorted_values[to] = values[at]
             at += 1

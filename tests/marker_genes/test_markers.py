@@ -139,7 +139,7 @@ def test_areas_count_ties_by_half_also_among_zeros() -> None:
     values = rng.integers(0, 4, (60, 5)).astype(np.float32)
     codes = rng.choice(4, 60)  # the last are of no group
     columns = sparse.csc_matrix(values)
-    found = areas((columns.indptr.astype(np.int64), columns.indices, columns.data), codes, np.arange(5), 3)
+    found = areas((columns.indptr.astype(np.int64), columns.indices, columns.data), codes, 3)
     expected = [[roc_auc_score(codes == group, values[:, gene]) for gene in range(5)] for group in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
