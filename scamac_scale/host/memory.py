@@ -28,6 +28,7 @@ TO_LOWER = {
     "train.batch_cells or the number of processes on this machine (--devices)",
     "predict": "leave out --denoised, lower the number of processes on this machine (--devices), or ingest raw input into a store first",
     "evaluate": "leave out --batch-key or --label, one at a time",
+    "markers": "name a column of fewer groups with --groupby, or lower --n-genes or ingest.block_cells",
     "inspect": "leave out --verify",
 }
 """What each command can do with less memory by."""

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import anndata as ad
 import numpy as np
@@ -18,10 +18,11 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scamac_scale import IngestConfig, ScAMAC, inspect, markers, tl
+from scamac_scale.config import MarkerTest
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.marker_genes import find, options
 from scamac_scale.marker_genes.auc import areas, draw_cells
-from scamac_scale.marker_genes.ranking import adjusted
+from scamac_scale.marker_genes.ranking import COUNTED, adjusted
 from tests.support.fitted import fitted_model
 from tests.support.markers import (
     N_CELLS,
@@ -154,6 +155,10 @@ def test_the_sample_has_a_cell_of_every_group_and_is_the_same_for_a_seed() -> No
     np.testing.assert_array_equal(rows, draw_cells(codes, 50, 0))
     assert (rows != draw_cells(codes, 50, 1)).any()
     assert len(draw_cells(np.arange(100), 50, 0)) == 50  # more groups than places
+
+
+def test_the_tests_are_those_that_the_command_knows() -> None:
+    assert set(COUNTED) == set(get_args(MarkerTest))
 
 
 def test_p_values_are_adjusted_as_statsmodels_does() -> None:
