@@ -80,7 +80,7 @@ def _aim(groups: Groups, network: ScamacNetwork, config: ScamacConfig, world: Wo
     codes = np.zeros((groups.table.n_codes, len(members)), dtype=np.int64)
     counts = np.zeros(groups.table.n_codes, dtype=np.int64)
     codes[groups.numbers] = np.stack([member.labels for member in members], axis=1)
-    counts[groups.numbers] = landmarks.weights
+    np.add.at(counts, groups.numbers, landmarks.weights)  # a center may have several landmarks, which are alike
     target = ConsensusTarget(groups.table, codes, np.array([member.weight for member in members]), counts)
     if config.loss.similarity != "atlas":
         return Aim(target, None)

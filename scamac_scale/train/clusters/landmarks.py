@@ -10,6 +10,7 @@ The large sums are whole numbers (the input in steps of 2^-22): the same in any 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,9 +136,9 @@ class Groups(NamedTuple):
     Attributes
     ----------
     landmarks
-        Without labels; centers without cells make none.
+        Without labels; centers without cells make none, see `repeats`.
     numbers
-        (M,) number of each landmark in `table`, ascending.
+        (M,) number of each landmark in `table`, ascending; that of several where they are repeated.
     table
         Landmark of every cell.
     unit
@@ -156,13 +157,19 @@ class Groups(NamedTuple):
 def _kmeans_centers(points: FloatArray, n_centers: int, seed: int) -> FloatArray:
     """k-means by scikit-learn, so that any machine finds the same; by faiss where it has a GPU."""
     from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.exceptions import ConvergenceWarning
 
     if faiss_on_gpu():
         centers: FloatArray = faiss_kmeans(points, n_centers, seed).centroids
         return centers
     first = points[numpy_generator(seed, "first").permutation(len(points))[: 8 * n_centers]]
     start, _ = kmeans_plusplus(first, n_centers, random_state=seed, n_local_trials=1)
-    found: FloatArray = KMeans(n_centers, init=start, n_init=1, max_iter=LLOYD_ROUNDS).fit(points).cluster_centers_
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # where fewer cells differ, centers repeat, and have no cells
+        kmeans = KMeans(n_centers, init=start, n_init=1, max_iter=LLOYD_ROUNDS).fit(points)
+    found: FloatArray = kmeans.cluster_centers_
     return found
 
 
@@ -337,12 +344,38 @@ def find_landmarks(
         table.known_digest = from_first(table.digest, world) if path else ""
         weights, unit, sums = taken.summed(world.brisk())
         network.mean_product.copy_(sums.product / source.n_cells)
-        numbers = torch.nonzero(weights).flatten()
-        landmarks = Landmarks(taken.means(numbers), weights[numbers].numpy())
+        of, shares = repeats(weights.numpy(), n_landmarks)
+        numbers = torch.from_numpy(of)
+        landmarks = Landmarks(taken.means(numbers), shares)
     except BaseException:
         table.close()
         raise
-    return Groups(landmarks, numbers.numpy(), table, unit, sums.zz)
+    return Groups(landmarks, of, table, unit, sums.zz)
+
+
+def repeats(weights: IntArray, wanted: int) -> tuple[IntArray, IntArray]:
+    """Leave out centers without cells; where most have none, repeat the others as often as is wanted.
+
+    Parameters
+    ----------
+    weights
+        Cells of each center.
+    wanted
+        Landmarks that there shall be. Where few cells differ, each of the others stands for many, and would have no neighbours that are
+        alike.
+
+    Returns
+    -------
+    tuple of IntArray
+        (M,) centers, ascending, and (M,) cells of each, which for those of one center sum to its `weights`.
+    """
+    numbers = np.flatnonzero(weights)
+    times = np.ones(len(numbers), dtype=np.int64)
+    if 2 * len(numbers) < wanted:
+        times = np.minimum(weights[numbers], -(-wanted // len(numbers)))
+    place = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    of, times = np.repeat(numbers, times), np.repeat(times, times)
+    return of, weights[of] // times + (place < weights[of] % times)
 
 
 def _take_all(taken: _Pass, world: World, watch: Watch) -> None:

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from scamac_scale.train.clusters.consensus import (
+    METHODS,
     Consensus,
     Member,
     build_spaces,
-    METHODS,
     cluster_means,
     cluster_members,
     co_association,

@@ -17,7 +17,14 @@ from scamac_scale.ranks.world import World
 from scamac_scale.train.clusters import landmarks as module
 from scamac_scale.train.clusters.centers import landmark_clusters
 from scamac_scale.train.clusters.labels import label_landmarks
-from scamac_scale.train.clusters.landmarks import LANDMARK_CENTERS, Landmarks, add_whole, find_landmarks, landmark_count
+from scamac_scale.train.clusters.landmarks import (
+    LANDMARK_CENTERS,
+    Landmarks,
+    add_whole,
+    find_landmarks,
+    landmark_count,
+    repeats,
+)
 from scamac_scale.train.clusters.selection import choose_bank
 from scamac_scale.train.clusters.targets import ConsensusTarget
 from scamac_scale.train.run.watch import Watch
@@ -176,7 +183,35 @@ def test_the_first_pairs_are_those_of_a_sweep_with_the_mean_product_of_before(fi
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-6  # steps of 2^-22, and batches in float32
     fit.network.mean_product.copy_(renewed)
     after = Sweeps(fit.network, fit.source).similarity(clusters, target)
-    assert 1e-6 < float((pairs.uz - after.uz).norm() / after.uz.norm())
+    assert float((pairs.uz - after.uz).norm() / after.uz.norm()) > 1e-6
+
+
+def test_landmarks_are_repeated_where_few_cells_differ() -> None:
+    numbers, weights = repeats(np.array([0, 7, 0, 1, 100, 0, 0, 0, 0]), 9)
+    np.testing.assert_array_equal(numbers, [1, 1, 1, 3, 4, 4, 4])
+    np.testing.assert_array_equal(weights, [3, 2, 2, 1, 34, 33, 33])
+    numbers, weights = repeats(np.array([3, 0, 2, 9]), 4)  # one without cells is no reason
+    np.testing.assert_array_equal(numbers, [0, 2, 3])
+    np.testing.assert_array_equal(weights, [3, 2, 9])
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # of the members, which cannot have five
+@pytest.mark.parametrize(("n_distinct", "n_clusters"), [(1, "auto"), (3, "auto"), (3, 5)])
+def test_cells_that_repeat_few_profiles_are_clustered_by_them(fit: Fit, n_distinct: int, n_clusters: int | str) -> None:
+    same = np.arange(N) % n_distinct
+    source = ArraySource(np.random.default_rng(3).poisson(4.0, (n_distinct, G))[same])
+    found = find(Fit(source, fit.network))
+    label_landmarks(found, fit.network, replace(CONFIG, n_clusters=n_clusters), World())
+    landmarks = found.landmarks
+    assert landmarks.weights.sum() == N
+    assert len(landmarks.weights) > 50
+    assert landmarks.labels.max() + 1 == (n_distinct if n_clusters == "auto" else n_clusters)
+    of_center = np.zeros(found.table.n_codes, dtype=np.int64)
+    of_center[found.numbers] = landmarks.labels
+    labels = of_center[found.table.read(np.arange(N))]
+    for profile in range(n_distinct):
+        assert len(set(labels[same == profile])) == 1
+    assert len(set(labels)) == n_distinct
 
 
 @pytest.mark.parametrize("before", ["same", "other centers", "spoilt codes", "odd codes", "lost codes", "longer"])
