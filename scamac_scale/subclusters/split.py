@@ -1,0 +1,150 @@
+"""Does a cluster split? Its best cut beside the same cut of cells that are drawn from one population."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scamac_scale.randomness import numpy_generator
+from scamac_scale.subclusters.cut import Cut, best_cut
+from scamac_scale.subclusters.population import Cells, Population, Scale, components, fit_population, fit_scale
+
+if TYPE_CHECKING:
+    from scamac_scale.cells.arrays import FloatArray, IntArray
+
+DRAWS = 20
+"""Times that cells are drawn from one population."""
+FIRST_DRAWS = 6
+"""After so many it is over where the cut of the cells is no better than that of one population usually is."""
+LEVEL = 0.01
+"""Of the test."""
+MARGIN = 1.4
+"""How many times as far apart as in one population the parts must lie: a continuum that is no Gaussian cloud gives a little more than one,
+and many cells make a test see that. Chosen on labelled sets, see docs/refine.md."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was tested of one cluster, or one part of it, and what came of it.
+
+    Attributes
+    ----------
+    n_cells
+        Cells on which it was tested.
+    n_components
+        Components that were cut.
+    separation
+        Of the best cut: standard deviations between its parts; the statistic.
+    null_mean, null_sd
+        Of the same in draws of one population.
+    n_draws
+        How many there were.
+    p_value
+        Probability of a separation as large in one population.
+    is_split
+        The decision.
+    why
+        It is not split, in a word or two; empty otherwise.
+    """
+
+    n_cells: int
+    n_components: int
+    separation: float
+    null_mean: float
+    null_sd: float
+    n_draws: int
+    p_value: float
+    is_split: bool
+    why: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A test, and the rule by which any cell is of one part or the other.
+
+    Attributes
+    ----------
+    verdict
+        Of the test.
+    scale, mean, axes, cut
+        From values to residuals, their mean (g,), components (g, k), and the cut; the cut is None where there is none.
+    """
+
+    verdict: Verdict
+    scale: Scale
+    mean: FloatArray
+    axes: FloatArray
+    cut: Cut | None
+
+    def side(self, cells: Cells) -> IntArray:
+        """(n,) part of each cell, 0 or 1; that of a cell does not depend on the others."""
+        assert self.cut is not None
+        return self.cut.side((self.scale.residuals(cells) - self.mean) @ self.axes)
+
+
+def find_split(cells: Cells, seed: int, *keys: int) -> Split:
+    """Cut cells in two, and test whether one population gives as good a cut.
+
+    Parameters
+    ----------
+    cells
+        n cells, all in memory.
+    seed, keys
+        Of the draws.
+
+    Returns
+    -------
+    Split
+        With the verdict.
+    """
+    scale = fit_scale(cells)
+    residuals = scale.residuals(cells)
+    population, n_components = fit_population(cells, scale, residuals)
+    mean, axes, cut = _cut_of(residuals, n_components)
+    null: list[float] = []
+    if cut is not None:
+        for draw in range(DRAWS):
+            if draw == FIRST_DRAWS and cut.separation <= np.mean(null):
+                break
+            stream = numpy_generator(seed, "refine.null", *keys, draw)
+            null.append(_separation_in(population, cells, n_components, stream))
+    return Split(_judge(len(cells.values), n_components, cut, null), scale, mean, axes, cut)
+
+
+def _cut_of(residuals: FloatArray, n_components: int) -> tuple[FloatArray, FloatArray, Cut | None]:
+    _, axes = components(residuals, n_components)
+    mean = residuals.mean(axis=0)
+    return mean, axes, best_cut((residuals - mean) @ axes)
+
+
+def _separation_in(population: Population, cells: Cells, n_components: int, stream: np.random.Generator) -> float:
+    """Separation of the best cut of cells drawn from one population, after all the steps that the cells themselves went through."""
+    drawn = population.draw(cells, stream)
+    cut = _cut_of(fit_scale(drawn).residuals(drawn), n_components)[2]
+    return 0.0 if cut is None else cut.separation
+
+
+def _judge(n_cells: int, n_components: int, cut: Cut | None, null: list[float]) -> Verdict:
+    if cut is None:
+        return Verdict(n_cells, n_components, 0.0, 0.0, 0.0, 0, 1.0, False, "too few cells")
+    mean, spread, p_value = compare(cut.separation, np.array(null))
+    why = "" if p_value < LEVEL else "one population gives as much"
+    if not why and cut.separation < MARGIN * mean:
+        why = "no gap: a continuum"
+    return Verdict(n_cells, n_components, cut.separation, mean, spread, len(null), p_value, not why, why)
+
+
+def compare(found: float, null: FloatArray) -> tuple[float, float, float]:
+    """Mean and standard deviation of some draws, and the probability that a further one is as large as `found` (Student's t of logarithms)."""
+    from scipy import stats
+
+    logs = np.log(np.maximum(null, 1e-12))
+    spread = max(float(logs.std(ddof=1)), 1e-6) * np.sqrt(1 + 1 / len(logs))
+    distance = (np.log(max(found, 1e-12)) - logs.mean()) / spread
+    return float(null.mean()), float(null.std(ddof=1)), float(stats.t.sf(distance, len(logs) - 1))
