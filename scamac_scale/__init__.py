@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scamac_scale import tl
-    from scamac_scale.api import ScAMAC, evaluate, ingest, inspect, markers, resample, simulate
+    from scamac_scale.api import ScAMAC, evaluate, ingest, inspect, markers, refine, resample, simulate
     from scamac_scale.config import IngestConfig, ScamacConfig
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ _HOMES = {
     "ingest": "scamac_scale.api",
     "inspect": "scamac_scale.api",
     "markers": "scamac_scale.api",
+    "refine": "scamac_scale.api",
     "resample": "scamac_scale.api",
     "simulate": "scamac_scale.api",
     "IngestConfig": "scamac_scale.config",
@@ -35,6 +36,7 @@ __all__ = [
     "ingest",
     "inspect",
     "markers",
+    "refine",
     "resample",
     "simulate",
     "tl",

@@ -14,7 +14,7 @@ MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 MAX_OPTIONS = 15
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api/files.py", "api/marker_genes.py", "api/model.py", "simulation/resampled.py", "tl.py"}
+FOR_USERS = {"api/files.py", "api/marker_genes.py", "api/model.py", "api/refining.py", "simulation/resampled.py", "tl.py"}
 MAX_METHODS = 15
 MAX_FLAT = 15
 
@@ -63,6 +63,20 @@ ARROWS: dict[str, set[str]] = {
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
     "infer": BOTH_SIDES | {"cluster", "host", "remote", "store"},
+    # after a fit
+    "subclusters": {
+        "cells",
+        "config",
+        "durable",
+        "errors",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "progress",
+        "randomness",
+        "store",
+    },
     # what users call
     "inspection": {
         "cells",
@@ -103,7 +117,7 @@ ARROWS: dict[str, set[str]] = {
         "marker_genes",
         "ranks",
     }
-    | {"simulation", "sources", "train"},
+    | {"cells", "simulation", "sources", "subclusters", "train"},
     "tl": {"api", "config", "infer", "marker_genes"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},

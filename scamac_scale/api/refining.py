@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scamac_scale.config import IngestConfig
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from scamac_scale.api.files import Data
     from scamac_scale.api.model import ScAMAC
 
+TOLD = ("cluster", "part", "n_cells", "separation", "null_mean", "p_value", "is_split", "why")
+"""Columns of the table of tests that are printed; the file has all."""
+
 
 def refine(
-    model: str | Path | ScAMAC,
     data: Data,
     out: str | Path,
     *,
+    model: str | Path | ScAMAC,
     result: str | Path | None = None,
     key: str = "scamac_cluster",
     clusters: str | Sequence[str] | None = None,
@@ -33,12 +36,12 @@ def refine(
 
     Parameters
     ----------
-    model
-        A fitted `ScAMAC`, or the folder of one.
     data
         Raw data of the cells, as of `ScAMAC.fit`; no training store, which keeps only the genes of the fit.
     out
         Result to write, ending in ``.zarr`` or ``.h5ad``.
+    model
+        A fitted `ScAMAC`, or the folder of one.
     result
         Output of `ScAMAC.predict` for these cells, in their order; None predicts them first.
     key
@@ -74,7 +77,7 @@ def refine(
     from scamac_scale.api.model import ScAMAC
     from scamac_scale.cells.tech_batches import split_key
     from scamac_scale.infer.options import accepted_names
-    from scamac_scale.subclusters.run import ALL, RefineOptions
+    from scamac_scale.subclusters.options import ALL, RefineOptions
     from scamac_scale.subclusters.run import refine as write
 
     fitted = model if isinstance(model, ScAMAC) else ScAMAC.load(model)
@@ -92,3 +95,30 @@ def refine(
         return fitted.predict(data, path, matrix=matrix, gene_column=gene_column, accept=accept, resume=True)
 
     return write(fitted.fitted, data, out, options, result=result, predict=predict, resume=resume)
+
+
+def summary(path: str | Path) -> dict[str, Any]:
+    """Tell what came of a refinement: how many clusters were tested and cut, and a row for each test.
+
+    Parameters
+    ----------
+    path
+        A result of `refine`.
+
+    Returns
+    -------
+    dict
+        Plain data.
+    """
+    from scamac_scale.subclusters.output import read_table, table_path
+
+    rows = read_table(path)
+    roots = [row for row in rows if not row["part"]]
+    return {
+        "path": str(path),
+        "table": str(table_path(path)),
+        "tested": len(roots),
+        "split": sum(row["is_split"] for row in roots),
+        "n_tests": len(rows),
+        "tests": [{name: row[name] for name in TOLD} for row in rows],
+    }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.marker_genes import declare_markers, run_markers
 from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_ranks, declare_workers, require
+from scamac_scale.cli.refining import declare_refine, run_refine
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
@@ -396,6 +397,12 @@ COMMANDS = {
         usage="--run RUN --input STORE_OR_ANNDATA --out OUT.zarr|OUT.h5ad",
         declare=_declare_predict,
         run=_predict,
+    ),
+    "refine": Command(
+        summary="Cut clusters further, each with its own genes, where one population cannot explain the cut.",
+        usage="--run RUN --input ATLAS --out OUT.zarr|OUT.h5ad [--result RESULT] [--clusters 3,7|all]",
+        declare=declare_refine,
+        run=run_refine,
     ),
     "evaluate": Command(
         summary="Score the clusters of a result against labels, and how well technical batches mix.",

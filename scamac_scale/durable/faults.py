@@ -55,6 +55,10 @@ POINTS = dict.fromkeys(
         "predict.block",  # a block of cells was written
         "predict.rename",  # the result is about to get its name
         "markers.rename",  # a result with its markers is about to take the place of the one without
+        "refine.sums",  # the genes of all clusters are chosen
+        "refine.cells",  # a block of cells was written for their clusters
+        "refine.cluster",  # what came of a cluster is kept
+        "refine.rename",  # all is written, and about to get its name
         "bucket.result",  # all of the result is in the bucket, but for the object by which it is found
     )
 )

@@ -31,7 +31,11 @@ JOURNAL_S = 30.0
 """Seconds between two notes of how far the pass has come."""
 READ_CELLS = 4096
 """Cells that are read back at a time."""
-TYPES = {"sizes": np.dtype(np.uint32), "genes": np.dtype(np.uint16), "values": np.dtype(np.float32)}
+TYPES: dict[str, np.dtype[Any]] = {
+    "sizes": np.dtype(np.uint32),
+    "genes": np.dtype(np.uint16),
+    "values": np.dtype(np.float32),
+}
 """Of the three files of a cluster: values of each cell, their genes, themselves."""
 
 
@@ -138,7 +142,10 @@ class CellFiles:
                     for name, dtype in TYPES.items():
                         with self.path(part.code, name).open("ab") as file:
                             file.write(np.ascontiguousarray(getattr(part, name), dtype=dtype).tobytes())
-                    lengths[part.code] = [lengths[part.code][0] + len(part.sizes), lengths[part.code][1] + len(part.genes)]
+                    lengths[part.code] = [
+                        lengths[part.code][0] + len(part.sizes),
+                        lengths[part.code][1] + len(part.genes),
+                    ]
                 reach("refine.cells")
         self._note(raw.n_cells, lengths, engine.block_cells)
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_CELLS, LEAST_SHARE = 5, 0.01
 """Cells of a cluster in which a gene must be, by the number of equal values that would have its sum and its sum of squares."""
+OVERDISPERSION = 0.01
+"""Squared coefficient of variation that all genes have, as in analytic Pearson residuals (Lause, Berens, Kobak 2021)."""
 LOG_SCALE = 1e4
 """Total to which cells are scaled for dispersions, where the fit has none."""
 
@@ -63,11 +65,22 @@ def genes_of_clusters(
     values = Verdict(space.kind, None if space.values is None else space.values.base)
     totals, moments = sum_moments(raw, np.ones(raw.n_genes, dtype=bool), values, engine, codes)
     scale = 1.0 if space.kind == "log" else space.target_sum or LOG_SCALE
-    return totals, [_variable(moments[code].scaled(scale), n_genes) for code in range(n_clusters)]
+    found = []
+    for code in range(n_clusters):
+        sums = moments[code] if space.kind == "counts" else moments[code].scaled(scale)
+        found.append(variable_genes(sums, n_genes, space.kind, totals[codes == code]))
+    return totals, found
 
 
-def _variable(moments: Moments, n_genes: int) -> IntArray:
-    """Choose the genes of one cluster whose dispersion is highest among genes of about the same mean."""
+def variable_genes(moments: Moments, n_genes: int, kind: str, totals: NDArray[np.float64]) -> IntArray:
+    """Choose the genes of one cluster that vary most.
+
+    Notes
+    -----
+    Of counts by the variance of Pearson residuals, as sums give it: the variance of ``x / total`` over what Poisson counts around the mean of
+    the gene have, and `OVERDISPERSION` of noise. Genes by which parts of a cluster differ must be seen in its cells, which a rank among genes
+    of the same mean does not ask for. Of other values by dispersion among genes of about the same mean.
+    """
     squares = np.maximum(moments.squared, np.finfo(np.float64).tiny)
     n_effective = moments.total**2 / squares
     passing = np.flatnonzero(n_effective >= max(LEAST_CELLS, LEAST_SHARE * moments.n_cells))
@@ -75,7 +88,11 @@ def _variable(moments: Moments, n_genes: int) -> IntArray:
         return passing
     marks = np.zeros(len(squares), dtype=bool)
     marks[passing] = True
-    table = dispersion_table(moments.of(marks))
-    score = table["dispersions_norm"].fillna(-np.inf).to_numpy()
+    if kind == "counts":
+        mean, variance = moments.of(marks).mean_and_variance()
+        filled = totals[totals > 0]
+        score = variance / (mean * (1 / filled).mean() + mean**2 * OVERDISPERSION)
+    else:
+        score = dispersion_table(moments.of(marks))["dispersions_norm"].fillna(-np.inf).to_numpy()
     best = np.argsort(-score, kind="stable")[:n_genes]
     return np.sort(passing[best])

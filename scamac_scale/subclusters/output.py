@@ -12,8 +12,10 @@ import pandas as pd
 import zarr
 
 from scamac_scale.durable.atomic import atomic_file, writing
+from scamac_scale.durable.foreign import at_home
 from scamac_scale.infer.output.table import chunk_cells
 from scamac_scale.ingestion.files import open_file, place_of
+from scamac_scale.ingestion.frames import read_frame
 from scamac_scale.ingestion.raw import blamed
 
 if TYPE_CHECKING:
@@ -84,9 +86,19 @@ def _copy(array: Any, target: Any, name: str) -> None:  # Any: an array of h5py 
         copied[start : start + rows] = array[start : start + rows]
 
 
-def table_path(out: Path) -> Path:
+def table_path(out: str | Path) -> Path:
     """Name the table beside a result."""
-    return out.with_suffix(".refine.csv")
+    return at_home(out).with_suffix(".refine.csv")
+
+
+def read_table(out: str | Path) -> list[dict[str, Any]]:
+    """Read the table of tests that a result holds: plain data."""
+    with open_file(place_of(out)) as source:
+        frame = read_frame(source[f"uns/{UNS_KEY}/table"], f"{out}: uns/{UNS_KEY}/table")
+    return [
+        {str(name): value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.randomness import numpy_generator
-from scamac_scale.subclusters.cut import Cut, best_cut
-from scamac_scale.subclusters.population import Cells, Population, Scale, components, fit_population, fit_scale
+from scamac_scale.subclusters.cut import Cut, best_cuts
+from scamac_scale.subclusters.population import Cells, Scale, components, fit_population, fit_scale
 
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
@@ -20,7 +20,7 @@ FIRST_DRAWS = 6
 """After so many it is over where the cut of the cells is no better than that of one population usually is."""
 LEVEL = 0.01
 """Of the test."""
-MARGIN = 1.4
+MARGIN = 1.5
 """How many times as far apart as in one population the parts must lie: a continuum that is no Gaussian cloud gives a little more than one,
 and many cells make a test see that. Chosen on labelled sets, see docs/refine.md."""
 
@@ -106,34 +106,45 @@ def find_split(cells: Cells, seed: int, *keys: int) -> Split:
     scale = fit_scale(cells)
     residuals = scale.residuals(cells)
     population, n_components = fit_population(cells, scale, residuals)
-    mean, axes, cut = _cut_of(residuals, n_components)
-    null: list[float] = []
-    if cut is not None:
-        for draw in range(DRAWS):
-            if draw == FIRST_DRAWS and cut.separation <= np.mean(null):
-                break
-            stream = numpy_generator(seed, "refine.null", *keys, draw)
-            null.append(_separation_in(population, cells, n_components, stream))
-    return Split(_judge(len(cells.values), n_components, cut, null), scale, mean, axes, cut)
+    mean, axes, cuts = _cuts_of(residuals, n_components)
+    null: list[list[float]] = []
+    for draw in range(DRAWS if cuts else 0):
+        if draw == FIRST_DRAWS and all(
+            cut.separation <= np.mean(of) for cut, of in zip(cuts, zip(*null, strict=True), strict=True)
+        ):
+            break
+        stream = numpy_generator(seed, "refine.null", *keys, draw)
+        drawn = population.draw(cells, stream)
+        null.append([cut.separation for cut in _cuts_of(fit_scale(drawn).residuals(drawn), n_components)[2]])
+    if not cuts:
+        return Split(
+            Verdict(len(residuals), n_components, 0.0, 0.0, 0.0, 0, 1.0, False, "too few cells"),
+            scale,
+            mean,
+            axes,
+            None,
+        )
+    judged = [
+        _judge(len(residuals), n_components, cut, np.array(of), len(cuts))
+        for cut, of in zip(cuts, zip(*null, strict=True), strict=True)
+    ]
+    best = max(
+        range(len(cuts)), key=lambda at: (judged[at].is_split, at if judged[at].is_split else -judged[at].p_value)
+    )
+    return Split(judged[best], scale, mean, axes, cuts[best])
 
 
-def _cut_of(residuals: FloatArray, n_components: int) -> tuple[FloatArray, FloatArray, Cut | None]:
+def _cuts_of(residuals: FloatArray, n_components: int) -> tuple[FloatArray, FloatArray, list[Cut]]:
+    """Take all steps from residuals to cuts, which cells that are drawn go through as well."""
     _, axes = components(residuals, n_components)
     mean = residuals.mean(axis=0)
-    return mean, axes, best_cut((residuals - mean) @ axes)
+    return mean, axes, best_cuts((residuals - mean) @ axes)
 
 
-def _separation_in(population: Population, cells: Cells, n_components: int, stream: np.random.Generator) -> float:
-    """Separation of the best cut of cells drawn from one population, after all the steps that the cells themselves went through."""
-    drawn = population.draw(cells, stream)
-    cut = _cut_of(fit_scale(drawn).residuals(drawn), n_components)[2]
-    return 0.0 if cut is None else cut.separation
-
-
-def _judge(n_cells: int, n_components: int, cut: Cut | None, null: list[float]) -> Verdict:
-    if cut is None:
-        return Verdict(n_cells, n_components, 0.0, 0.0, 0.0, 0, 1.0, False, "too few cells")
-    mean, spread, p_value = compare(cut.separation, np.array(null))
+def _judge(n_cells: int, n_components: int, cut: Cut, null: FloatArray, n_classes: int) -> Verdict:
+    """Judge the cut of one class of sizes, of some."""
+    mean, spread, p_value = compare(cut.separation, null)
+    p_value = min(1.0, n_classes * p_value)
     why = "" if p_value < LEVEL else "one population gives as much"
     if not why and cut.separation < MARGIN * mean:
         why = "no gap: a continuum"
