@@ -89,14 +89,15 @@ class Scale:
 
 def fit_scale(cells: Cells) -> Scale:
     """Find means and noise of the genes of some cells."""
-    weights = cells.depth / cells.depth.mean() if cells.is_counts else np.ones(len(cells.values))
-    total = cells.values.sum(axis=0) / weights.sum()
-    rates = np.tile(total, (int(cells.batches.max()) + 2, 1))
+    depth = max(float(cells.depth.mean()), SMALL) if cells.is_counts and len(cells.depth) else 1.0
+    weights = cells.depth / depth if cells.is_counts else np.ones(len(cells.values))
+    total = cells.values.sum(axis=0) / max(float(weights.sum()), SMALL)
+    rates = np.tile(total, (int(cells.batches.max(initial=0)) + 2, 1))
     for batch in np.unique(cells.batches):
         own = cells.batches == batch
         if weights[own].sum() > 0:
             rates[batch] = cells.values[own].sum(axis=0) / weights[own].sum()
-    scale = Scale(rates, np.ones(len(total)), float(cells.depth.mean()) if cells.is_counts else 1.0, cells.is_counts)
+    scale = Scale(rates, np.ones(len(total)), depth, cells.is_counts)
     mean = scale.expected(cells)
     square = (cells.values - mean) ** 2
     if cells.is_counts:

@@ -105,6 +105,8 @@ def find_split(cells: Cells, seed: int, *keys: int) -> Split:
     """
     scale = fit_scale(cells)
     residuals = scale.residuals(cells)
+    if not residuals.size or not residuals.std(axis=0).any():
+        return Split(_untested(len(residuals), 0, "nothing varies"), scale, np.zeros(0), np.zeros((0, 0)), None)
     population, n_components = fit_population(cells, scale, residuals)
     mean, axes, cuts = _cuts_of(residuals, n_components)
     null: list[list[float]] = []
@@ -117,13 +119,7 @@ def find_split(cells: Cells, seed: int, *keys: int) -> Split:
         drawn = population.draw(cells, stream)
         null.append([cut.separation for cut in _cuts_of(fit_scale(drawn).residuals(drawn), n_components)[2]])
     if not cuts:
-        return Split(
-            Verdict(len(residuals), n_components, 0.0, 0.0, 0.0, 0, 1.0, False, "too few cells"),
-            scale,
-            mean,
-            axes,
-            None,
-        )
+        return Split(_untested(len(residuals), n_components, "too few cells"), scale, mean, axes, None)
     judged = [
         _judge(len(residuals), n_components, cut, np.array(of), len(cuts))
         for cut, of in zip(cuts, zip(*null, strict=True), strict=True)
@@ -139,6 +135,10 @@ def _cuts_of(residuals: FloatArray, n_components: int) -> tuple[FloatArray, Floa
     _, axes = components(residuals, n_components)
     mean = residuals.mean(axis=0)
     return mean, axes, best_cuts((residuals - mean) @ axes)
+
+
+def _untested(n_cells: int, n_components: int, why: str) -> Verdict:
+    return Verdict(n_cells, n_components, 0.0, 0.0, 0.0, 0, 1.0, False, why)
 
 
 def _judge(n_cells: int, n_components: int, cut: Cut, null: FloatArray, n_classes: int) -> Verdict:
