@@ -34,7 +34,7 @@ KEY = ("set", "labels")
 NULLS = [
     (noise, depth, n) for noise in ("poisson", "nb") for depth in ("even", "broad", "two") for n in (100, 500, 2000)
 ]
-POWER = [(n, share, genes) for n in (500, 2000) for share in (0.5, 0.1) for genes in (10, 20, 40)]
+POWER = [(n, share, genes) for n in (300, 1000) for share in (0.5, 0.1) for genes in (10, 20)]
 SETS = {
     "pbmc_pool18k_1191g": ("fine", 100),
     "deng_counts": ("stage10", 20),
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.add({"set": "one population", "labels": noise, **found}, where)
             print(noise, {name: value for name, value in found.items() if name != "verdicts"}, flush=True)
     if options.repeats and ("two groups", "nb") not in done:
-        found = run_power(max(1, options.repeats // 5))
+        found = run_power(max(1, options.repeats // 10))
         results.add({"set": "two groups", "labels": "nb", **found}, where)
         for row in found["rows"]:
             print(row, flush=True)

@@ -30,6 +30,18 @@ LOG_SCALE = 1e4
 """Total to which cells are scaled for dispersions, where the fit has none."""
 
 
+READS = 200_000.0
+"""Median total from which on counts are taken for reads, whose noise is that of amplification: they are cut as linear values are, by their
+logarithms. A cell hardly has so many molecules that were counted one by one."""
+
+
+def kind_of(space: GeneSpace, totals: NDArray[np.float64]) -> str:
+    """Tell how values are cut: as ``counts`` (of molecules), as ``linear`` ones by their logarithms, or as ``log`` values as they are."""
+    filled = totals[totals > 0]
+    is_reads = space.kind == "counts" and len(filled) > 0 and float(np.median(filled)) >= READS
+    return "linear" if is_reads else space.kind
+
+
 def genes_of_clusters(
     raw: RawMatrix, codes: IntArray, n_clusters: int, space: GeneSpace, n_genes: int, engine: Engine
 ) -> tuple[NDArray[np.float64], list[IntArray]]:
@@ -64,11 +76,11 @@ def genes_of_clusters(
     """
     values = Verdict(space.kind, None if space.values is None else space.values.base)
     totals, moments = sum_moments(raw, np.ones(raw.n_genes, dtype=bool), values, engine, codes)
-    scale = 1.0 if space.kind == "log" else space.target_sum or LOG_SCALE
+    kind = kind_of(space, totals)
+    scale = space.target_sum or LOG_SCALE if kind == "linear" else 1.0
     found = []
     for code in range(n_clusters):
-        sums = moments[code] if space.kind == "counts" else moments[code].scaled(scale)
-        found.append(variable_genes(sums, n_genes, space.kind, totals[codes == code]))
+        found.append(variable_genes(moments[code].scaled(scale), n_genes, kind, totals[codes == code]))
     return totals, found
 
 

@@ -15,7 +15,7 @@ from scamac_scale.errors import InputError
 from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.progress import track
 from scamac_scale.subclusters.cell_files import CellFiles, Wanted
-from scamac_scale.subclusters.genes import genes_of_clusters
+from scamac_scale.subclusters.genes import LOG_SCALE, genes_of_clusters, kind_of
 from scamac_scale.subclusters.tree import Cluster, Found, cut_cluster
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Work:
                 reach("refine.sums")
                 files.write(self.raw, Wanted(codes, genes, self._scale(totals)), engine)
             names = np.array(self.raw.gene_names, dtype=object)
-            is_counts = self.model.genes.kind == "counts"
+            is_counts = kind_of(self.model.genes, totals) == "counts"
             with track("cutting clusters", len(chosen), "clusters") as progress:
                 progress.advance(len(found))
                 for number, code in enumerate(chosen):
@@ -85,11 +85,10 @@ class Work:
         return {code: found[code] for code in chosen}
 
     def _scale(self, totals: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """(N,) what linear values are multiplied by before the logarithm."""
-        space = self.model.genes
-        if space.kind != "linear":
+        """(N,) what linear values, and reads, are multiplied by before the logarithm."""
+        if kind_of(self.model.genes, totals) != "linear":
             return None
-        return (space.target_sum or 1.0) / np.maximum(totals, np.finfo(np.float64).tiny)
+        return (self.model.genes.target_sum or LOG_SCALE) / np.maximum(totals, np.finfo(np.float64).tiny)
 
     def _genes(self, codes: IntArray, engine: Engine) -> tuple[NDArray[np.float64], list[IntArray]]:
         """Totals of the cells and genes of the clusters: those that were kept, or by the first pass."""

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scamac_scale.cells.genes import GeneSpace
+from scamac_scale.ingestion.flavors.sums import Moments
 from scamac_scale.subclusters.cut import best_cuts
+from scamac_scale.subclusters.genes import kind_of, variable_genes
 from scamac_scale.subclusters.population import Cells, components, fit_population, fit_scale
 from scamac_scale.subclusters.split import compare, find_split
 
@@ -108,3 +111,20 @@ def test_the_probability_is_that_of_a_further_draw() -> None:
     rng = np.random.default_rng(0)
     below = [compare(float(np.exp(rng.normal(1, 0.1))), np.exp(rng.normal(1, 0.1, 20)))[2] < 0.05 for _ in range(400)]
     assert 0.02 < np.mean(below) < 0.09
+
+
+def test_counts_of_reads_are_cut_by_their_logarithms_and_molecules_as_counts() -> None:
+    space = GeneSpace("counts", 1000.0, ("a", "b"), ("a",))
+    assert kind_of(space, np.array([0.0, 5000.0, 90_000.0])) == "counts"
+    assert kind_of(space, np.array([0.0, 400_000.0, 3e6])) == "linear"
+    assert kind_of(space, np.zeros(3)) == "counts"
+    assert kind_of(GeneSpace("log", None, ("a", "b"), ("a",)), np.array([1e6])) == "log"
+
+
+def test_a_gene_that_varies_more_than_counts_do_is_chosen() -> None:
+    cells = drawn(9, 0.5)
+    shares = cells.values / cells.depth[:, None]
+    moments = Moments(N, shares.sum(axis=0), (shares**2).sum(axis=0))
+    chosen = variable_genes(moments, 20, "counts", cells.depth)
+    assert (chosen < 20).sum() >= 12
+    assert len(variable_genes(moments, 10_000, "counts", cells.depth)) <= G
