@@ -1,0 +1,161 @@
+"""Raw counts to labels: `ingest`, `train` and `predict` as a user runs them, each in a process of its own, at several sizes.
+
+The atlas is resampled from real labelled cells (`simulate --from`), so its labels are known. For each size: CPU seconds, wall seconds and
+peak memory of every command, ARI, and beside it the ARI of PCA + Ward on 2,000 cells with the nearest center for all others. The
+number of clusters is told.
+
+    python benchmarks/atlas.py --source zheng_facs3774.h5ad --cells 20000 1000000 --threads 2
+    python benchmarks/atlas.py --report
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from quality import THREAD_SETTINGS
+from record import Results, environment
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OUT = Path(__file__).resolve().parent / "results" / "atlas.json"
+KEY = ("source", "cells")
+COMMANDS = ("ingest", "train", "predict")
+WARD_CELLS = 2_000
+COMPONENTS = 50
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--source", type=Path, help="labelled real cells, as h5ad")
+    parser.add_argument("--label", default="cell_type")
+    parser.add_argument("--cells", nargs="+", type=int, default=[20_000, 1_000_000])
+    parser.add_argument("--atlas", type=Path, help="an atlas that `simulate --from` has made, in place of making one")
+    parser.add_argument("--threads", type=int, help="of every library; default: theirs")
+    parser.add_argument("--folder", type=Path, help="where atlases and results lie meanwhile")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--report", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def run_command(*words: object) -> dict[str, float]:
+    """Run one command of the program; its cost."""
+    began = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "scamac_scale", *map(str, words), "--quiet"])
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} ended with {child.returncode}")
+    return {
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "seconds": round(time.perf_counter() - began, 2),
+        "peak_mb": round(used.ru_maxrss / 1024),
+    }
+
+
+def ward_labels(store: Path, n_clusters: int) -> Any:  # Any: an array
+    """PCA + Ward on a sample of the cells of a store; all join the nearest center."""
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.decomposition import PCA
+
+    from scamac_scale.loader.feed import Feed
+    from scamac_scale.loader.ordered import RowsPlan, SweepPlan
+    from scamac_scale.sources import open_source
+
+    with open_source(store) as source, Feed(source) as feed:
+        chosen = np.random.default_rng(0).permutation(source.n_cells)[:WARD_CELLS]
+        sample = np.concatenate([batch.values.numpy().copy() for batch in feed.run(RowsPlan([np.sort(chosen)]))])
+        pca = PCA(COMPONENTS, random_state=0).fit(sample)
+        points = pca.transform(sample)
+        found = AgglomerativeClustering(n_clusters).fit_predict(points)
+        centers = np.stack([points[found == cluster].mean(axis=0) for cluster in range(n_clusters)])
+        labels = np.empty(source.n_cells, dtype=np.int64)
+        with Feed(source) as ordered:
+            for batch in ordered.run(SweepPlan(source.n_cells, 4096)):
+                z = pca.transform(batch.values.numpy())
+                labels[source.source_rows[batch.rows]] = ((centers**2).sum(axis=1) - 2.0 * z @ centers.T).argmin(axis=1)
+    return labels
+
+
+def run_size(source: Path, atlas: Path | None, label: str, n_cells: int, folder: Path) -> dict[str, Any]:
+    """All three commands, and the scores."""
+    import anndata as ad
+    import pandas as pd
+    import zarr
+    from sklearn.metrics import adjusted_rand_score
+
+    if atlas is None:
+        atlas = folder / "atlas.zarr"
+        run_command("simulate", "--from", source, "--cells", n_cells, "--label", label, "--out", atlas)
+    store, run, out = (folder / name for name in ("store.zarr", "run", "out.zarr"))
+    n_clusters = ad.read_h5ad(source, backed="r").obs[label].nunique()
+    costs = {
+        "ingest": run_command("ingest", atlas, "--out", store),
+        "train": run_command("train", "--store", store, "--run", run, "--n-clusters", n_clusters),
+        "predict": run_command("predict", "--run", run, "--input", store, "--out", out),
+    }
+    obs = ad.io.read_elem(zarr.open_group(out, mode="r")["obs"])
+    types = pd.factorize(obs[label])[0]
+    ward = ward_labels(store, n_clusters)
+    return {
+        "commands": costs,
+        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in costs.values()), 1),
+        "peak_mb": max(cost["peak_mb"] for cost in costs.values()),
+        "ari": round(float(adjusted_rand_score(types, obs["scamac_cluster"].to_numpy())), 4),
+        "ari_pca_ward": round(float(adjusted_rand_score(types, ward)), 4),
+        "n_clusters": int(n_clusters),
+    }
+
+
+def report(path: Path) -> None:
+    """Print the table."""
+    table = Table(
+        "source",
+        "cells",
+        *(f"{name}, CPU s / s / MB" for name in COMMANDS),
+        "all, CPU s",
+        "peak MB",
+        "ARI",
+        "PCA + Ward",
+    )
+    for run in sorted(Results(path, KEY).read()["runs"], key=lambda run: (run["source"], run["cells"])):
+        costs = ["{cpu_seconds:.0f} / {seconds:.0f} / {peak_mb:,}".format(**run["commands"][name]) for name in COMMANDS]
+        scores = (f"{run['cpu_seconds']:.0f}", f"{run['peak_mb']:,}", f"{run['ari']:.3f}", f"{run['ari_pca_ward']:.3f}")
+        table.add_row(run["source"], f"{run['cells']:,}", *costs, *scores)
+    Console(width=150).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is asked for."""
+    args = parse(arguments)
+    if args.report:
+        report(args.out)
+        return
+    if args.threads is not None:
+        for name in THREAD_SETTINGS:
+            os.environ[name] = str(args.threads)
+    results, where = Results(args.out, KEY), environment()
+    for n_cells in args.cells:
+        folder = Path(tempfile.mkdtemp(dir=args.folder))
+        try:
+            found = run_size(args.source, args.atlas, args.label, n_cells, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        results.add({"source": args.source.stem, "cells": n_cells, "threads": args.threads, **found}, where)
+    report(args.out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
