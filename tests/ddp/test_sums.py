@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scamac_scale.config import IngestConfig, InputConfig
+from scamac_scale.config import IngestConfig, InputConfig, ScamacConfig, StartConfig, TrainConfig
 from scamac_scale.infer.attention import AtlasAttention
 from scamac_scale.ingestion.pipeline import ingest
 from scamac_scale.loader.ordered import SweepPlan
@@ -22,7 +22,9 @@ from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.sweep import sweep
 from scamac_scale.train.clusters.code_table import CodeTable
+from scamac_scale.train.clusters.landmarks import find_landmarks
 from scamac_scale.train.clusters.targets import ConsensusTarget, MembershipTarget
+from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.start import fit_input_scale, principal_components
 from scamac_scale.train.sweeps import Sweeps
 from tests.support.fitted import fitted_model
@@ -52,9 +54,12 @@ def model_of(store: Path) -> FittedModel:
 
 
 def targets(n_cells: int) -> dict[str, Any]:
-    table = CodeTable(n_cells, SIZES)
-    table.write(np.arange(n_cells), np.arange(n_cells)[:, None] % SIZES)
-    return {"membership": MembershipTarget(), "consensus": ConsensusTarget(table, np.array([1.0, 3.0]))}
+    n_landmarks = 15
+    table = CodeTable(n_cells, n_landmarks)
+    table.write(np.arange(n_cells), np.arange(n_cells) % n_landmarks)
+    codes = np.arange(n_landmarks)[:, None] % SIZES
+    counts = np.bincount(np.arange(n_cells) % n_landmarks)
+    return {"membership": MembershipTarget(), "consensus": ConsensusTarget(table, codes, np.array([1.0, 3.0]), counts)}
 
 
 def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +90,23 @@ def sums(world: World, store: Path, folder: Path) -> dict[str, torch.Tensor]:
         found[f"attention of {world.rank}"] = attention.read(0, attention.n_own)
         attention.close()
         found[f"latent of {world.rank}"] = latents(model_of(store), source, world)
+        found |= {f"landmark {name}": part for name, part in landmarks(model_of(store), source, world, folder).items()}
     return found
+
+
+def landmarks(model: FittedModel, source: OpenSource, world: World, folder: Path) -> dict[str, torch.Tensor]:
+    """All that the pass finds which gives every cell to a landmark."""
+    network = model.network
+    fit_input_scale(network, source, InputConfig(), world)
+    path = folder.with_name(f"{folder.name} codes")
+    config = ScamacConfig(n_clusters=5, start=StartConfig(landmark_cells=50))
+    found = find_landmarks(source, network, config, world, Watch(TrainConfig(), world), path)
+    tensors = found.landmarks.to_plain()
+    parts = {"x": tensors[0], "weights": tensors[1], "unit": found.unit, "zz": found.zz}
+    parts |= {"numbers": torch.from_numpy(found.numbers), "product": network.mean_product.clone()}
+    parts["of cells"] = torch.from_numpy(found.table.read(np.arange(source.n_cells)).astype(np.int64))
+    found.table.close()
+    return parts
 
 
 def rows_of_rank(world: World) -> np.ndarray:
@@ -156,7 +177,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("sizes", [(1, 2), pytest.param((1, 4), marks=pytest.mark.slow)])
 def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Path, sizes: tuple[int, ...]) -> None:
     expected = one_shot(store)
-    expected_latent = None
+    expected_latent, expected_landmarks = None, None
     for size in sizes:
         folder = tmp_path / f"files {size}"
         folder.mkdir()
@@ -171,6 +192,12 @@ def test_any_number_of_ranks_has_the_sums_of_one_shot(store: Path, tmp_path: Pat
         expected_latent = latent if size == 1 else expected_latent
         torch.testing.assert_close(latent, expected_latent, rtol=0, atol=0)
         assert list(folder.iterdir()) == []
+        for ours in found:
+            pass_over_cells = {name: ours.pop(name) for name in list(ours) if name.startswith("landmark ")}
+            assert pass_over_cells["landmark weights"].sum() == N_CELLS
+            expected_landmarks = expected_landmarks or pass_over_cells
+            for name, value in pass_over_cells.items():
+                torch.testing.assert_close(value, expected_landmarks[name], rtol=0, atol=0, msg=name)
         for rank, ours in enumerate(found):
             for name, value in ours.items():
                 scale = expected["cell length" if name == "principal mean" else name].norm()  # the mean itself is 0
