@@ -49,6 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("SCAMAC_DATA"), help="folder of labelled sets")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--studies", nargs="*", help="of a set with several; default: all")
     parser.add_argument("--cells", type=int, help="of a study, drawn at random; default: all")
     parser.add_argument("--repeats", type=int, default=50, help="simulated populations of each noise")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
@@ -193,6 +194,8 @@ def run_set(name: str, options: argparse.Namespace, results: Results, where: dic
     fine, min_cells = SETS[name]
     done = results.done() if options.resume else set()
     for study, cells in studies(name, options.data, options.cells):
+        if options.studies and study.rpartition("/")[2] not in options.studies:
+            continue
         if {(study, "coarse"), (study, "own")} <= done:
             continue
         with tempfile.TemporaryDirectory() as made:
