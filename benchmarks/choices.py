@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OUT = Path(__file__).resolve().parent / "results" / "choices.json"
 NOISE = {"0 to 1": (0.0, 1.0), "-0.5 to 0.5": (-0.5, 0.5)}
 MEMBERS = {"Leiden's in each space": None, "one, of Leiden r = 1": 1.0}
+CUT_HEIGHT = 0.6
 SAMPLE = 0.9  # of the cells of a set that is smaller than the landmarks
 
 
@@ -56,6 +57,7 @@ def labels_of_sample(points: NDArray[np.float64], resolution: float | None, seed
     """Clusters of all cells from the consensus of one sample of landmarks, the tree cut at its height."""
     from scamac_scale.config import StartConfig
     from scamac_scale.train.clusters import consensus
+    from scamac_scale.train.clusters.association import consensus_tree
     from scamac_scale.train.clusters.graph import fuzzy_graph, leiden
 
     start = StartConfig()
@@ -67,8 +69,8 @@ def labels_of_sample(points: NDArray[np.float64], resolution: float | None, seed
     if resolution is not None:
         count = int(leiden(fuzzy_graph(spaces[-2].project(points[rows])), resolution, seed).max()) + 1
     members = consensus.cluster_members(sources, spaces, count, seed)
-    tree = consensus.consensus_tree(members)
-    found = tree.labels(tree.count_at(start.cut_height))
+    tree = consensus_tree(members)
+    found = tree.labels(tree.count_at(CUT_HEIGHT))
     mean, axes = consensus.principal_axes(points[rows], max(start.components))
     projected = (points - mean) @ axes
     return nearest_center(projected, consensus.cluster_means(projected[rows], found, int(found.max()) + 1))

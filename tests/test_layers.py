@@ -14,7 +14,14 @@ MAX_BODY_LINES = 60
 MAX_PARAMETERS = 7
 MAX_OPTIONS = 15
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
-FOR_USERS = {"api/files.py", "api/marker_genes.py", "api/model.py", "api/refining.py", "simulation/resampled.py", "tl.py"}
+FOR_USERS = {
+    "api/files.py",
+    "api/marker_genes.py",
+    "api/model.py",
+    "api/refining.py",
+    "simulation/resampled.py",
+    "tl.py",
+}
 MAX_METHODS = 15
 MAX_FLAT = 15
 

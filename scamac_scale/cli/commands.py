@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 """What a command returns: plain data, as ``--json`` prints it."""
 
-COUNT_NOTE = "the number of clusters is an estimate, right within one only about two times in five; see --n-clusters"
+COUNT_NOTE = "the number of clusters is an estimate, right within one only about one time in two; see --n-clusters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ def _declare_train(parser: ArgumentParser) -> None:
         type=Count,
         default="auto",
         metavar="K|auto",
-        help="Number of clusters; auto estimates it, which is right within one only about two times in five.",
+        help="Number of clusters; auto estimates it, which is right within one only about one time in two.",
     )
     parser.add_argument(
         "--batch-key",

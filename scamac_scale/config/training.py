@@ -77,8 +77,9 @@ class StartConfig:
     """How the centers of the landmarks are found on a sample of latents: kmeans or random (cells of the sample)."""
     components: tuple[int, ...] = (10, 20, 40)
     """Numbers of principal components, one for each space in which the members of the consensus cluster."""
-    cut_height: float = 0.6
-    """Height at which the consensus tree is cut when the number of clusters is not given, 0 to 1."""
+    cut_height: float | None = None
+    """Height at which a first consensus tree is cut when the number of clusters is not given, 0 to 1; null takes the number on which
+    clusterings agree and whose clusters lie apart."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -87,7 +88,8 @@ class StartConfig:
         require(self.pca_cells >= 2, f"start.pca_cells={self.pca_cells}; it must be at least 2.")
         require(len(self.components) > 0, "start.components is empty; name at least one number.")
         require(min(self.components) >= 1, f"start.components={self.components}; each must be at least 1.")
-        require(0 < self.cut_height < 1, f"start.cut_height={self.cut_height}; it lies between 0 and 1.")
+        height = self.cut_height
+        require(height is None or 0 < height < 1, f"start.cut_height={height}; it lies between 0 and 1, or is null.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import cells_digest
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.clusters.centers import empty_clusters
+from scamac_scale.train.clusters.counting import columns_of
 from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
 from scamac_scale.train.run.checkpoints import KEPT
@@ -175,10 +176,13 @@ def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:
     knows = correction is not None or state.network.autoencoder.condition is not None
     tech = tools.source.tech_batches if knows else None
     tech_levels = {} if tech is None else dict(zip(tech.columns, tech.names, strict=True))
+    table = state.landmarks.counted
+    counted = {"n_clusters_tried": columns_of(table)} if len(table) else {}
     provenance: dict[str, Any] = {
         "n_cells": tools.source.n_cells,
         "n_clusters": len(clusters),
         "is_count_estimated": config.n_clusters == "auto",
+        **counted,
         "empty_clusters": empty_clusters(clusters),
         "steps": state.step,
         "similarity_over_all_pairs": None

@@ -206,6 +206,8 @@ def test_the_number_of_clusters_is_found(store: Path) -> None:
     model = ScAMAC("auto", config=QUICK).fit(store)
     assert model.report["is_count_estimated"]
     assert model.fitted.n_clusters == 4
+    tried = model.report["n_clusters_tried"]
+    assert tried["n_clusters"][int(np.argmax(tried["score"]))] == 4
 
 
 def test_a_number_that_is_found_gives_the_model_of_the_same_number_told(store: Path) -> None:

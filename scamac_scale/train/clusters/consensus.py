@@ -9,14 +9,15 @@ The stacked memberships of the members are also the multi-scale target of Eq. (1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.host.compiled import compiled
 from scamac_scale.ops.linkage import weighted_linkage
 from scamac_scale.ops.tree import Tree
+from scamac_scale.train.clusters.association import Member, consensus_tree
+from scamac_scale.train.clusters.counting import count_clusters
 from scamac_scale.train.clusters.graph import fuzzy_graph, leiden, nearest_neighbors
 
 if TYPE_CHECKING:
@@ -53,33 +54,6 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One clustering of the landmarks.
-
-    Attributes
-    ----------
-    space
-        Index into the list of spaces.
-    method
-        ``leiden`` or a key of `METHODS`.
-    labels
-        (M,) cluster of each landmark, 0 to `n_clusters` - 1.
-    weight
-        How many times it counts.
-    """
-
-    space: int
-    method: str
-    labels: IntArray
-    weight: float
-
-    @property
-    def n_clusters(self) -> int:
-        """Clusters of this member."""
-        return int(self.labels.max()) + 1
-
-
-@dataclass(frozen=True)
 class Consensus:
     """What the members agree on.
 
@@ -91,11 +65,14 @@ class Consensus:
         Average linkage by 1 - co-association.
     members
         The clusterings of which it is made.
+    counted
+        (T, 4) of the numbers of clusters that were tried, see `Counted.table`; no row where the number was told.
     """
 
     labels: IntArray
     tree: Tree
     members: tuple[Member, ...]
+    counted: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
 
     @property
     def n_clusters(self) -> int:
@@ -107,6 +84,7 @@ class Consensus:
         return {
             "labels": self.labels,
             "tree": (self.tree.merges, self.tree.weights),
+            "counted": self.counted,
             "members": [(member.space, member.method, member.labels, member.weight) for member in self.members],
         }
 
@@ -114,7 +92,7 @@ class Consensus:
     def from_plain(cls, plain: dict[str, Any]) -> Consensus:
         """Make what `to_plain` gave."""
         members = tuple(Member(*member) for member in plain["members"])
-        return cls(plain["labels"], Tree(*plain["tree"]), members)
+        return cls(plain["labels"], Tree(*plain["tree"]), members, plain["counted"])
 
 
 def principal_axes(
@@ -252,6 +230,7 @@ def cluster_members(
     spaces: Sequence[Space],
     n_clusters: int | None,
     seed: int,
+    communities: Sequence[IntArray] | None = None,
 ) -> tuple[Member, ...]:
     """Cluster the landmarks by every method in every space.
 
@@ -265,6 +244,8 @@ def cluster_members(
         K for `METHODS`; None gives them, in each space, the number of communities that Leiden finds there.
     seed
         For k-means and Leiden.
+    communities
+        Of each space, by Leiden, where they are known already.
 
     Returns
     -------
@@ -274,59 +255,13 @@ def cluster_members(
     members = []
     for index, space in enumerate(spaces):
         points = space.project(components[space.source])
-        communities = leiden(fuzzy_graph(points), LEIDEN_RESOLUTION, seed)
-        members.append(Member(index, "leiden", communities, LEIDEN_WEIGHT))
+        found = communities[index] if communities else leiden(fuzzy_graph(points), LEIDEN_RESOLUTION, seed)
+        members.append(Member(index, "leiden", found, LEIDEN_WEIGHT))
         k = n_clusters or members[-1].n_clusters
         for name, method in METHODS.items():
             found = np.unique(method(points, weights, k, seed), return_inverse=True)[1]
             members.append(Member(index, name, found.astype(np.int64), 1.0))
     return tuple(members)
-
-
-def co_association(members: Sequence[Member]) -> FloatArray:
-    """Weighted share of members in which two landmarks fall together; (M, M) float32, ones on the diagonal."""
-    codes = np.stack([member.labels for member in members], axis=1).astype(np.int32)
-    weights = np.array([member.weight for member in members], dtype=np.float32)
-    shared: FloatArray = _shared(codes, weights)
-    shared /= weights.sum()
-    return shared
-
-
-@compiled
-def _shared(codes: Any, weights: Any) -> Any:  # Any: numba's arrays are not typed
-    """(M, M) sum of the weights of the members in which two landmarks have one code."""
-    n_points, n_members = codes.shape
-    shared = np.empty((n_points, n_points), dtype=np.float32)
-    for i in range(n_points):
-        for j in range(i + 1):
-            found = np.float32(0.0)
-            for r in range(n_members):
-                if codes[i, r] == codes[j, r]:
-                    found += weights[r]
-            shared[i, j] = found
-            shared[j, i] = found
-    return shared
-
-
-def consensus_tree(members: Sequence[Member], weights: FloatArray) -> Tree:
-    """Average-linkage tree of the cells by 1 - co-association.
-
-    Parameters
-    ----------
-    members
-        Of M landmarks.
-    weights
-        (M,) cells that each landmark stands for.
-
-    Returns
-    -------
-    Tree
-        Cut it at a number of clusters, or at a height between 0 (those that all members put together) and 1.
-    """
-    apart = co_association(members)
-    np.subtract(1.0, apart, out=apart)
-    sizes = weights.astype(np.float64)
-    return Tree(weighted_linkage(apart, sizes, "average", overwrite=True), sizes)
 
 
 def find_consensus(
@@ -335,7 +270,7 @@ def find_consensus(
     n_clusters: int | None,
     *,
     components: Sequence[int],
-    cut_height: float,
+    cut_height: float | None,
     seed: int,
 ) -> Consensus:
     """Consensus clusters of the landmarks.
@@ -351,7 +286,8 @@ def find_consensus(
     components
         Principal components of the spaces.
     cut_height
-        Where K is not given, the height at which a first tree is cut; its members of a space take the number of Leiden communities found there.
+        Where K is not given: None chooses it by `count_clusters`. A height is where a first tree is cut, whose members of a space take the
+        number of Leiden communities found there.
     seed
         For k-means and Leiden.
 
@@ -365,12 +301,20 @@ def find_consensus(
     O(M^2) memory and time in the number of landmarks, whatever the number of cells.
     """
     spaces, found = build_spaces(sources, weights, components)
-    if n_clusters is None:
+    communities: list[IntArray] | None = None
+    counted: FloatArray = np.zeros((0, 4))
+    if n_clusters is None and cut_height is None:
+        points = [space.project(found[space.source]) for space in spaces]
+        communities = [leiden(fuzzy_graph(part), LEIDEN_RESOLUTION, seed) for part in points]
+        best = count_clusters(points, communities, weights)
+        n_clusters, counted = best.n_clusters, best.table
+    elif n_clusters is None:
+        assert cut_height is not None
         first = cluster_members(found, weights, spaces, None, seed)
         n_clusters = consensus_tree(first, weights).count_at(cut_height)
-    members = cluster_members(found, weights, spaces, n_clusters, seed)
+    members = cluster_members(found, weights, spaces, n_clusters, seed, communities)
     tree = consensus_tree(members, weights)
-    return Consensus(tree.labels(n_clusters), tree, members)
+    return Consensus(tree.labels(n_clusters), tree, members, counted)
 
 
 def cluster_means(

@@ -70,7 +70,7 @@ def _aim(groups: Groups, network: ScamacNetwork, config: ScamacConfig, world: Wo
     landmarks.labels, found = from_first(lambda: _find_labels(landmarks, network, config), world)
     consensus = None if found is None else Consensus.from_plain(found)
     if consensus is not None and CENTER_STARTS[config.start.centers] is None:
-        landmarks.tree = consensus.tree
+        landmarks.tree, landmarks.counted = consensus.tree, consensus.counted
     reach("train.consensus")
     if not has_similarity(config.loss, config.train) or config.loss.similarity_target == "membership":
         groups.table.close()

@@ -82,34 +82,39 @@ class Landmarks:
         (M,) cluster of each, once found.
     tree
         Of the consensus from which the labels are; None where they are of something else.
+    counted
+        (T, 4) of the numbers of clusters that were tried, see `counting.Counted.table`.
     """
 
     x: torch.Tensor
     weights: IntArray
     labels: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     tree: Tree | None = None
+    counted: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
 
     def to_plain(self) -> list[torch.Tensor]:
         """Tensors, of which `from_plain` makes the same."""
-        merges = [] if self.tree is None else [self.tree.merges]
+        merges = [] if self.tree is None else [self.tree.merges, self.counted]
         return [self.x, *(torch.from_numpy(part) for part in (self.weights, self.labels, *merges))]
 
     @classmethod
     def from_plain(cls, plain: list[torch.Tensor], n_genes: int) -> Landmarks:
         """Make what `to_plain` gave; ValueError where it is of no fit of so many genes."""
-        x, weights, labels, *merges = plain
+        x, weights, labels, *of_tree = plain
         size = (len(x),)
         is_sound = x.dtype == torch.float32 and x.shape == (len(x), n_genes) and bool(x.isfinite().all())
         for numbers in (weights, labels):
             is_sound = is_sound and numbers.dtype == torch.int64 and (numbers.shape == size or numbers.numel() == 0)
         if not is_sound or weights.shape != size or bool((weights < 1).any()) or bool((labels < 0).any()):
             raise ValueError("the landmarks are none of this fit")
-        tree = None
-        if merges:
-            sizes = weights.numpy().astype(np.float64)
-            check_tree(merges[0].numpy(), sizes)
-            tree = Tree(merges[0].numpy(), sizes)
-        return cls(x, weights.numpy(), labels.numpy(), tree)
+        if not of_tree:
+            return cls(x, weights.numpy(), labels.numpy())
+        merges, counted = (part.numpy() for part in of_tree)
+        sizes = weights.numpy().astype(np.float64)
+        check_tree(merges, sizes)
+        if counted.dtype != np.float64 or counted.shape[1:] != (4,) or not np.isfinite(counted).all():
+            raise ValueError("the numbers of clusters that were tried are no table")
+        return cls(x, weights.numpy(), labels.numpy(), Tree(merges, sizes), counted)
 
 
 class LatentSums(NamedTuple):

@@ -1,15 +1,13 @@
 import numpy as np
 import pytest
 
+from scamac_scale.train.clusters.association import Member, co_association, consensus_tree
 from scamac_scale.train.clusters.consensus import (
     METHODS,
     Consensus,
-    Member,
     build_spaces,
     cluster_means,
     cluster_members,
-    co_association,
-    consensus_tree,
     find_consensus,
     noise_whitening,
     principal_axes,
@@ -174,16 +172,23 @@ def test_a_consensus_comes_back_from_plain_data() -> None:
     np.testing.assert_array_equal(again.tree.labels(4), found.labels)
 
 
-def test_a_number_that_is_found_gives_what_the_same_number_told_gives() -> None:
-    sources = {"input": blobs()}
-    found = find_consensus(sources, ALIKE, None, components=(3, 6), cut_height=0.6, seed=0)
-    told = find_consensus(sources, ALIKE, found.n_clusters, components=(3, 6), cut_height=0.6, seed=0)
+@pytest.mark.parametrize("cut_height", [None, 0.6])
+def test_a_number_that_is_found_gives_what_the_same_number_told_gives(cut_height: float | None) -> None:
+    sources = {"input": blobs() + np.repeat(np.eye(4, 6) * 12, 40, axis=0)}
+    found = find_consensus(sources, ALIKE, None, components=(3, 6), cut_height=cut_height, seed=0)
+    told = find_consensus(sources, ALIKE, found.n_clusters, components=(3, 6), cut_height=cut_height, seed=0)
+    assert len(told.counted) == 0
+    assert (len(found.counted) > 0) == (cut_height is None)
     np.testing.assert_array_equal(found.labels, told.labels)
     np.testing.assert_array_equal(found.tree.merges, told.tree.merges)
     for one, other in zip(found.members, told.members, strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
 
 
-def test_consensus_finds_the_groups_without_being_told_their_number() -> None:
-    consensus = find_consensus({"input": blobs()}, ALIKE, None, components=(3, 6), cut_height=0.6, seed=0)
+@pytest.mark.parametrize("cut_height", [None, 0.6])
+def test_consensus_finds_the_groups_without_being_told_their_number(cut_height: float | None) -> None:
+    points = blobs()
+    points[:40, :2] += 12.0  # off the line on which all four lie: on it, directions are two
+    points[120:, 2:4] -= 15.0
+    consensus = find_consensus({"input": points}, ALIKE, None, components=(3, 6), cut_height=cut_height, seed=0)
     assert same_partition(consensus.labels, TRUTH)
