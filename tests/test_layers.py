@@ -69,7 +69,7 @@ ARROWS: dict[str, set[str]] = {
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
-    "infer": BOTH_SIDES | {"cluster", "host", "remote", "store"},
+    "infer": BOTH_SIDES | {"cluster", "host", "randomness", "remote", "store"},
     # after a fit
     "subclusters": {
         "cells",

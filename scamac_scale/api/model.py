@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
+from scamac_scale.api.joining import joined_as
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import anndata as ad
 
     from scamac_scale.api.files import Data
+    from scamac_scale.api.labels import AnnotateOptions
     from scamac_scale.fitted import FittedModel
-    from scamac_scale.ranks.place import Place
     from scamac_scale.ranks.world import World
     from scamac_scale.train.run.folder import RunFolder
     from scamac_scale.train.run.place import RunPlace
@@ -140,7 +141,7 @@ class ScAMAC:
         if resume and (finished := self._load_finished(data, self._ingest_as_fitted(ingest), home)) is not None:
             self._fitted = finished
             return self
-        with self._joined(place) as world:
+        with joined_as(self.config, place) as world:
             check_alike({"run folder": str(home), "setting": result_settings(self.config)}, world)
             with RunFolder(home, self.config, resume=resume, world=world) as folder:
                 self._fitted = self._fit(data, self._ingest_as_fitted(ingest), folder, world)
@@ -162,20 +163,6 @@ class ScAMAC:
                 return cells_digest(source)
 
         return load_finished(run, self.config, digest, is_first=find_place().world.rank == 0)
-
-    @contextmanager
-    def _joined(self, place: Place) -> Iterator[World]:
-        """Join the other processes of the job, if there are any."""
-        import torch
-
-        from scamac_scale.ranks.connections import joined
-
-        train = self.config.train
-        is_cuda = train.accelerator != "cpu" and torch.cuda.is_available()
-        if is_cuda:
-            torch.cuda.set_device(place.local_rank % torch.cuda.device_count())  # a task may see its own only
-        with joined(place, is_cuda=is_cuda, timeout_s=train.timeout_s, setup_timeout_s=train.setup_timeout_s) as world:
-            yield world
 
     def _fit(self, data: Data, ingest: IngestConfig, folder: RunFolder | None, world: World) -> FittedModel:
         from scamac_scale.fitted import save_model
@@ -337,7 +324,7 @@ class ScAMAC:
             levels=counts_of(levels),
         )
         check_ranks(home, place.world)
-        with self._joined(place) as world:
+        with joined_as(self.config, place) as world:
             if home is not None:
                 from_first(lambda: home.check(resume=resume), world)
             with ExitStack() as stack:
@@ -347,6 +334,41 @@ class ScAMAC:
                 if spread is None:
                     stack.enter_context(on_gpu(fitted))
                 return predict(fitted, source, home, options, world=world, resume=resume, spread=spread)
+
+    def annotate(
+        self, reference: Data, label: str, data: Data, out: str | Path | None = None, **options: Unpack[AnnotateOptions]
+    ) -> ad.AnnData | Path | str:
+        """Predict cells, and give them the labels of a reference.
+
+        Parameters
+        ----------
+        reference
+            Labelled cells with the genes of the model: the store or the data of the fit, or others; as of `predict`.
+        label
+            Column of obs of the reference; cells without a label are left out.
+        data, out
+            As of `predict`.
+        **options
+            Of `scamac_scale.api.labels.AnnotateOptions`: ``unknown=0.05``, ``unlabelled``, ``held_out``, and those of `predict`.
+
+        Returns
+        -------
+        AnnData, Path or str
+            As of `predict`, with ``obs["scamac_label"]`` and ``obs["scamac_label_probability"]``, the probability of the most likely
+            label, also where that is not given because it is too small; ``uns["scamac"]["labels"]`` says how they were found.
+
+        Raises
+        ------
+        ConfigError, InputError, OutputError, StoppedError, LostRankError
+            As of `predict`; an InputError also if the label column is missing or cannot be used, a TypeError for an unknown option.
+        """
+        from scamac_scale.api.labels import AnnotateOptions, Reference, annotate
+
+        if unknown := [name for name in options if name not in AnnotateOptions.__annotations__]:
+            raise TypeError(
+                f"annotate has no option {unknown[0]!r}; it has {', '.join(AnnotateOptions.__annotations__)}"
+            )
+        return annotate(self.fitted, Reference(reference, label), data, out, options)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder (safetensors and JSON); see `load`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.cli.annotate import declare_annotate, run_annotate
 from scamac_scale.cli.marker_genes import declare_markers, run_markers
 from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_ranks, declare_workers, require
 from scamac_scale.cli.refining import declare_refine, run_refine
@@ -403,6 +404,12 @@ COMMANDS = {
         usage="--run RUN --input ATLAS --out OUT.zarr|OUT.h5ad [--result RESULT] [--clusters 3,7|all]",
         declare=declare_refine,
         run=run_refine,
+    ),
+    "annotate": Command(
+        summary="Predict cells, and give them the labels of a reference, with a probability; or unknown.",
+        usage="--run RUN --reference REF --label COLUMN --input NEW --out OUT.zarr|OUT.h5ad",
+        declare=declare_annotate,
+        run=run_annotate,
     ),
     "evaluate": Command(
         summary="Score the clusters of a result against labels, and how well technical batches mix.",

@@ -13,6 +13,8 @@ from scamac_scale.config.choices import require
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scamac_scale.infer.labels.rule import Labelling
+
 OWN, MEAN = "own", "mean"
 """Technical batches that reconstructions may be in, beside a named one: that of each cell, and the mean of all."""
 
@@ -42,6 +44,8 @@ class PredictOptions:
         Height at which it is cut instead, 0 to 1: 1 - the share of clusterings in which two groups of landmarks are together.
     levels
         Numbers of clusters of coarser and finer cuts beside the clusters, each a column of obs.
+    labels
+        Labels that are carried over to the cells; None for none.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class PredictOptions:
     n_clusters: int | None = None
     cut: float | None = None
     levels: tuple[int, ...] = ()
+    labels: Labelling | None = None
 
     def __post_init__(self) -> None:
         """Check names."""
@@ -80,6 +85,7 @@ class PredictOptions:
             "denoised": self.is_denoised,
             "denoised_batch": self.denoised_batch,
             "batch_key": self.batch_key,
+            **({} if self.labels is None else {"labels": self.labels.belongs}),
         }
         cuts = {"n_clusters": self.n_clusters, "cut": self.cut, "levels": list(self.levels) or None}
         return found | {name: value for name, value in cuts.items() if value is not None}

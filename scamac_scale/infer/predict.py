@@ -21,6 +21,7 @@ from scamac_scale.durable.atomic import check_room
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.host.memory import explained
 from scamac_scale.infer.attention import atlas_attention, scratch_bytes
+from scamac_scale.infer.labels.fit import learned
 from scamac_scale.infer.levels import dendrogram, levels_of, recut
 from scamac_scale.infer.options import PredictOptions
 from scamac_scale.infer.output.already_there import IDENTITY
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LABELS = "labels"
+"""Where ``uns["scamac"]`` says how labels were carried over."""
 PLAIN = PredictOptions()
 """Labels, latents and memberships, and no more."""
 
@@ -143,6 +146,7 @@ def predict(
         stack.enter_context(torch.no_grad())
         stack.enter_context(output)
         if output.needs_rows:
+            options = _with_rule(model, options, uns, world)  # before the new batches of its reference are forgotten
             place_new_batches(model, source, world)
             atlas = None
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
@@ -189,6 +193,16 @@ def _sweep_by_workers(
             output.tick(turn)
 
 
+def _with_rule(model: FittedModel, options: PredictOptions, uns: dict[str, Any], world: World) -> PredictOptions:
+    """Find the rule of the labels that are carried over, if any are, and tell of it in the result."""
+    if options.labels is None:
+        return options
+    labels = learned(options.labels, model, world)
+    assert labels.rule is not None
+    uns[LABELS] = {**labels.rule.report, "temperature": labels.rule.temperature, "threshold": labels.rule.threshold}
+    return replace(options, labels=labels)
+
+
 def _put(home: OutPlace, world: World, *, is_done: bool = False) -> Path | str:
     """Put a result that is made into its bucket, if it belongs into one; where it is then."""
     if is_done:
@@ -215,7 +229,8 @@ def _table(model: FittedModel, source: OpenSource, options: PredictOptions, worl
         widths[DENOISED_KEY] = len(genes)
     is_first = world.rank == 0
     obs = source.obs.iloc[np.argsort(source.source_rows)] if is_first else pd.DataFrame(index=range(source.n_cells))
-    return Table(obs, genes, widths, levels_of(model, options).columns, dendrogram(model))
+    labels = () if options.labels is None else options.labels.names
+    return Table(obs, genes, widths, levels_of(model, options).columns, dendrogram(model), labels)
 
 
 def description(model: FittedModel) -> dict[str, Any]:

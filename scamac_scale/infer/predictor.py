@@ -12,7 +12,7 @@ import torch
 from scamac_scale.errors import InputError, NumericalError
 from scamac_scale.infer.levels import Levels, levels_of
 from scamac_scale.infer.options import MEAN, OWN
-from scamac_scale.infer.output.table import DENOISED_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
+from scamac_scale.infer.output.table import DENOISED_KEY, LABEL_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
 from scamac_scale.infer.reconstruct import denoise
 from scamac_scale.loader.source import levels_of as tech_levels_of
 from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, embed_block, forward_block
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.fitted import FittedModel
     from scamac_scale.infer.attention import AtlasAttention
+    from scamac_scale.infer.labels.rule import LabelRule
     from scamac_scale.infer.options import PredictOptions
     from scamac_scale.loader.feed import Batch
     from scamac_scale.sources import OpenSource
@@ -61,6 +62,8 @@ class Predictor:
         Where every cell attends to all cells.
     levels
         Coarser and finer clusters.
+    labels
+        Gives cells the labels of a reference; None for none.
     denoised_levels
         (C,) levels in which cells are reconstructed; empty for the mean of all technical batches, None for their own.
     """
@@ -71,6 +74,7 @@ class Predictor:
     levels: Levels
     denoised_levels: torch.Tensor | None
     atlas: AtlasAttention | None = None
+    labels: LabelRule | None = None
     batch_cells: ClassVar[int] = EMBED_CELLS
 
     @classmethod
@@ -83,7 +87,9 @@ class Predictor:
         atlas: AtlasAttention | None = None,
     ) -> Predictor:
         """Make one of what was asked for, with a model that is cut as asked; raises InputError as `denoised_levels`."""
-        return cls(model, source, widths, levels_of(model, options), denoised_levels(model, options), atlas)
+        labels = None if options.labels is None else options.labels.rule
+        levels = levels_of(model, options)
+        return cls(model, source, widths, levels, denoised_levels(model, options), atlas, labels)
 
     @cached_property
     def _places(self) -> IntArray:
@@ -105,6 +111,8 @@ class Predictor:
             latent = embed_block(network, x, spatial)
         u = self.model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
+        if self.labels is not None:
+            blocks[LABEL_KEY] = self.labels(x)
         if UNCORRECTED_KEY in self.widths:
             blocks[UNCORRECTED_KEY] = embed_block(network, network.scale_input(values))
         if output is not None:

@@ -13,6 +13,7 @@ from scamac_scale.errors import ResumeError
 from scamac_scale.infer.output.table import (
     CLUSTER_KEY,
     DENOISED_KEY,
+    LABEL_KEY,
     MEMBERSHIP_KEY,
     UNS_KEY,
     Table,
@@ -108,12 +109,22 @@ class Assembly:
         with writing(self._target), _all_chunks():
             labels = self._rows.labels(len(obs))
             try:
-                clusters = self._table.clusters(labels, n_clusters)
+                columns: dict[str, Any] = self._table.clusters(labels, n_clusters)
             except ValueError as error:
                 raise _damaged(self._target, CLUSTER_KEY) from error
+            columns.update(self._label_columns())
             group = zarr.open_group(self._path, mode="r+")
-            _write(group, "obs", obs.assign(**clusters))
+            _write(group, "obs", obs.assign(**columns))
             _write(group, "uns", {**self._table.uns, UNS_KEY: uns})
+
+    def _label_columns(self) -> dict[str, Any]:
+        """Columns with the labels that were carried over, if any were."""
+        if not self._table.labels:
+            return {}
+        try:
+            return self._table.label_columns(self._rows.all_of(LABEL_KEY, len(self._table.obs)))
+        except ValueError:
+            raise _damaged(self._target, LABEL_KEY) from None
 
 
 def _all_chunks() -> AbstractContextManager[Any]:  # Any: of no use

@@ -35,6 +35,8 @@ from scamac_scale.infer.output.h5ad import Conversion
 from scamac_scale.infer.output.journal import Progress, check_same, read_progress, write_progress
 from scamac_scale.infer.output.rows import PredictedRows
 from scamac_scale.infer.output.table import (
+    LABEL_KEY,
+    LABEL_PROBABILITY_KEY,
     Table,
     check_target,
 )
@@ -115,7 +117,7 @@ class DiskOutput:
         from_first(lambda: self._check(scratch_bytes), world)
         self._stack, self._home = ExitStack(), ExitStack()
         self._signals = Signals()
-        self._rows = PredictedRows(self._partial, table.widths)
+        self._rows = PredictedRows(self._partial, table.row_widths)
         self._conversion: Conversion | None = None
         self.turns, self.needs_rows = 0, True
         self._watch: SaveOrStop[None] = SaveOrStop(
@@ -125,9 +127,10 @@ class DiskOutput:
     def _check(self, scratch_bytes: int) -> None:
         """Refuse what cannot be written, before any work."""
         table = self.table
-        self._obs = storable_frame(table.obs.assign(**dict.fromkeys(table.cluster_names, 0)))
+        keys = (*table.cluster_names, *((LABEL_KEY, LABEL_PROBABILITY_KEY) if table.labels else ()))
+        self._obs = storable_frame(table.obs.assign(**dict.fromkeys(keys, 0)))
         n_bytes = (
-            4 * len(table.obs) * (2 * sum(table.widths.values()) + 1)
+            4 * len(table.obs) * (2 * sum(table.row_widths.values()) + 1)
         )  # rows as they come, and in their final form
         check_room(self.path, max(0, n_bytes + scratch_bytes - bytes_below(self._partial)))
 

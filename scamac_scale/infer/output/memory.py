@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.infer.output.table import DENOISED_KEY, UNS_KEY, Table
+from scamac_scale.infer.output.table import DENOISED_KEY, LABEL_KEY, UNS_KEY, Table
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,7 +37,7 @@ class MemoryOutput:
         self.table = table
         self._labels = np.zeros(len(table.obs), dtype=np.int64)
         self._blocks = {
-            name: np.zeros((len(table.obs), width), dtype=np.float32) for name, width in table.widths.items()
+            name: np.zeros((len(table.obs), width), dtype=np.float32) for name, width in table.row_widths.items()
         }
 
     def __enter__(self) -> Self:
@@ -68,6 +68,8 @@ class MemoryOutput:
         obs = self.table.obs.copy()
         for name, column in self.table.clusters(self._labels, n_clusters).items():
             obs[name] = column
+        if self.table.labels:
+            obs = obs.assign(**self.table.label_columns(self._blocks.pop(LABEL_KEY)))
         layers = {name: block for name, block in self._blocks.items() if name == DENOISED_KEY}
         obsm = {name: block for name, block in self._blocks.items() if name != DENOISED_KEY}
         var = pd.DataFrame(index=pd.Index(self.table.genes, dtype=object))

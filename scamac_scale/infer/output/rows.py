@@ -69,6 +69,11 @@ class PredictedRows:
         pieces = [self.read(LABELS, start, min(start + LABEL_CELLS, n_cells)) for start in starts]
         return np.concatenate(pieces)[:, 0].view(np.int32)
 
+    def all_of(self, name: str, n_cells: int) -> FloatArray:
+        """(N, width) of a narrow block, when all ranks have flushed."""
+        starts = range(0, n_cells, LABEL_CELLS)
+        return np.concatenate([self.read(name, start, min(start + LABEL_CELLS, n_cells)) for start in starts])
+
     def close(self) -> None:
         """Close the files; they stay."""
         for file in self._files.values():

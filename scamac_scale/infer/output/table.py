@@ -6,19 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scamac_scale.durable.atomic import check_output
 from scamac_scale.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scamac_scale.cells.arrays import IntArray
+    from scamac_scale.cells.arrays import FloatArray, IntArray
 
 LATENT_KEY = "X_scAMAC"
 UNCORRECTED_KEY = "X_scAMAC_uncorrected"
 MEMBERSHIP_KEY = "scamac_membership"
 CLUSTER_KEY = "scamac_cluster"
+LABEL_KEY = "scamac_label"
+LABEL_PROBABILITY_KEY = "scamac_label_probability"
 DENOISED_KEY = "scamac_denoised"
+UNKNOWN_LABEL = "unknown"
+"""What a cell is called whose label is not sure enough; as a label of a reference it means none."""
 UNS_KEY = "scamac"
 GENE_SPACE = "gene_space"
 """Where ``uns["scamac"]`` says how values are normalised, and over which genes: `GeneSpace.to_dict`, as JSON."""
@@ -51,6 +57,8 @@ class Table:
         `CLUSTER_KEY`, and no others are wanted.
     uns
         What stands in uns beside `UNS_KEY`.
+    labels
+        The C labels that are carried over; empty where none are.
     """
 
     obs: pd.DataFrame
@@ -58,6 +66,7 @@ class Table:
     widths: dict[str, int]
     columns: dict[str, IntArray] = field(default_factory=dict)
     uns: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def cluster_names(self) -> list[str]:
@@ -78,6 +87,30 @@ class Table:
         if not self.columns:
             return {CLUSTER_KEY: cluster_column(labels, n_clusters)}
         return {name: cluster_column(of[labels], int(of.max()) + 1) for name, of in self.columns.items()}
+
+    @property
+    def row_widths(self) -> dict[str, int]:
+        """Columns of what is written of a cell, with the number of its label and the probability of it."""
+        return {**self.widths, LABEL_KEY: 2} if self.labels else self.widths
+
+    def label_columns(self, found: FloatArray) -> dict[str, Any]:
+        """Make columns of obs of the (N, 2) `LABEL_KEY` of all cells; none where there are no labels.
+
+        Raises
+        ------
+        ValueError
+            If a cell has the number of no label, or a probability that is none.
+        """
+        import pandas as pd
+
+        if not self.labels:
+            return {}
+        codes: Any = found[:, 0].astype(np.int32)  # pandas-stubs knows fewer integer arrays than pandas
+        is_sound = np.isfinite(found).all() and ((codes >= 0) & (codes <= len(self.labels))).all()
+        if not is_sound or not ((found[:, 1] >= 0) & (found[:, 1] <= 1)).all():
+            raise ValueError("cells have the number of no label")
+        names = pd.Index([*self.labels, UNKNOWN_LABEL], dtype=object)
+        return {LABEL_KEY: pd.Categorical.from_codes(codes, names), LABEL_PROBABILITY_KEY: found[:, 1].copy()}
 
 
 def check_target(path: str | Path) -> Path:

@@ -1,0 +1,1 @@
+"""Labels of a reference, carried over to other cells."""
