@@ -53,6 +53,19 @@ def declare_annotate(parser: ArgumentParser) -> None:
         help="Columns of the reference's obs, such as the donor: cells are held out together with all others of the same values, when "
         "probabilities are calibrated; by default the batch key of the fit.",
     )
+    _declare_reading(parser)
+    declare_ranks(parser)
+    declare_workers(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Go on where a run of this command into --out was stopped; where none was, start.",
+        **OPTIONAL,
+    )
+
+
+def _declare_reading(parser: ArgumentParser) -> None:
+    """Add what says how cells are read."""
     parser.add_argument(
         "--batch-key",
         "--batch_key",
@@ -75,14 +88,6 @@ def declare_annotate(parser: ArgumentParser) -> None:
         default="",
         metavar="NAME[,NAME]",
         help="In what the cells may differ from those of the fit: values, totals, versions; as of predict.",
-    )
-    declare_ranks(parser)
-    declare_workers(parser)
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="Go on where a run of this command into --out was stopped; where none was, start.",
-        **OPTIONAL,
     )
 
 

@@ -11,6 +11,7 @@ Fisher, Annals of Eugenics 1936; Ledoit and Wolf, Journal of Multivariate Analys
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -95,6 +96,29 @@ def best_temperature(scores: Tensor, classes: Tensor) -> tuple[float, float]:
     found = [(label_loss(scores, classes, float(each)), float(each)) for each in TEMPERATURES]
     loss, temperature = min(found)
     return temperature, loss
+
+
+def between_temperatures(new: float, known: float, n_levels: int, n_parts: int) -> float:
+    """Find the temperature for cells of a level that no rule has seen, of a rule that has seen all L levels.
+
+    Parameters
+    ----------
+    new
+        Best for cells of levels that a rule had not seen, which had learnt from the other parts.
+    known
+        Best for cells of levels that it had seen.
+    n_levels, n_parts
+        L, and F parts of whole levels.
+
+    Returns
+    -------
+    float
+        Between the two, on the scale of logarithms: where levels shift cells independently, what is off for a new one has the variance
+        1 + 1 / L times that of a shift, and 1 + 1 / (L - L / F) when a part is left out.
+    """
+    n_seen = n_levels - n_levels / n_parts
+    share = (1 + 1 / n_levels) / (1 + 1 / n_seen)
+    return math.exp(share * math.log(new) + (1 - share) * math.log(known))
 
 
 def unknown_below(probabilities: Tensor, share: float) -> float:

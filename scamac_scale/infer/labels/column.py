@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +16,6 @@ from scamac_scale.infer.output.table import UNKNOWN_LABEL
 from scamac_scale.randomness import numpy_generator
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from scamac_scale.cells.arrays import IntArray
     from scamac_scale.infer.labels.options import LabelOptions
 
@@ -31,6 +29,8 @@ FOLDS = 5
 """Parts into which the cells of a reference are cut, at most; each is held out once."""
 FEW_CELLS = 10
 """A label with fewer cells gets a warning: what is said of its probability rests on next to nothing."""
+LEAST_JUDGED = 0.5
+"""Cells are held out by columns only where at least this share of them has a label that other parts have, too."""
 SHOWN = 10
 """Names in a message."""
 
@@ -51,6 +51,8 @@ class LabelColumn:
         (N,) part that a cell is held out with, from 0 on.
     held_out
         Columns by which cells are held out; empty where they are held out at random.
+    n_levels
+        Combinations of values of these that labelled cells have.
     """
 
     name: str
@@ -58,6 +60,7 @@ class LabelColumn:
     codes: IntArray
     folds: IntArray
     held_out: tuple[str, ...]
+    n_levels: int = 1
 
     @property
     def n_missing(self) -> int:
@@ -68,6 +71,17 @@ class LabelColumn:
     def n_folds(self) -> int:
         """Parts."""
         return int(self.folds.max()) + 1
+
+    def judged(self) -> float:
+        """Share of the labelled cells whose label occurs in another part, too."""
+        has_label = self.codes != NONE
+        table = np.zeros((self.n_folds, len(self.names)), dtype=np.int64)
+        np.add.at(table, (self.folds[has_label], self.codes[has_label]), 1)
+        return float(table[:, (table > 0).sum(axis=0) > 1].sum() / table.sum())
+
+    def by_chance(self, seed: int) -> LabelColumn:
+        """Hold cells out at random instead."""
+        return replace(self, folds=_random_folds(self.codes, seed), held_out=(), n_levels=1)
 
     def digest(self) -> str:
         """SHA-256 of all of it."""
@@ -115,10 +129,8 @@ def read_labels(obs: pd.DataFrame, options: LabelOptions, known: tuple[str, ...]
         )
     _tell(names, codes, counts, column, where)
     held_out = split_key(options.held_out) or (known if all(name in obs for name in known) else ())
-    folds = _folds(obs, held_out, codes >= 0, where) if held_out else None
-    if folds is None:
-        held_out, folds = (), _random_folds(codes, seed)
-    return LabelColumn(column, names, codes, folds, held_out)
+    by_chance = LabelColumn(column, names, codes, _random_folds(codes, seed), ())
+    return _by_levels(by_chance, obs, held_out, where) if held_out else by_chance
 
 
 def _labels_of(
@@ -177,20 +189,27 @@ def _tell(names: tuple[str, ...], codes: IntArray, counts: IntArray, column: str
         )
 
 
-def _folds(obs: pd.DataFrame, columns: tuple[str, ...], is_labelled: NDArray[np.bool_], where: str) -> IntArray | None:
-    """Deal whole levels out among parts of about the same number of labelled cells; None where there is one level only."""
+def _by_levels(column: LabelColumn, obs: pd.DataFrame, held_out: tuple[str, ...], where: str) -> LabelColumn:
+    """Deal whole levels out among parts of about the same number of labelled cells; the column as it is where that says too little."""
+    is_labelled = column.codes != NONE
     joint = np.full(len(obs), 0, dtype=np.int64)
-    joint[is_labelled] = find_tech_batches(obs[is_labelled], columns, where=where).joint()
+    joint[is_labelled] = find_tech_batches(obs[is_labelled], held_out, where=where).joint()
     counts = np.bincount(joint[is_labelled])
-    if len(counts) < 2:
-        logger.warning("all labelled cells have the same value in %s: cells are held out at random", ", ".join(columns))
-        return None
     load = np.zeros(min(FOLDS, len(counts)), dtype=np.int64)
     fold_of = np.empty(len(counts), dtype=np.int64)
     for level in np.argsort(-counts, kind="stable"):
         fold_of[level] = load.argmin()
         load[fold_of[level]] += counts[level]
-    return fold_of[joint]
+    found = replace(column, folds=fold_of[joint], held_out=held_out, n_levels=len(counts))
+    if found.judged() < LEAST_JUDGED:
+        logger.warning(
+            "%s: only %.0f %% of the labelled cells have a label that occurs with another value in %s; cells are held out by chance instead",
+            where,
+            100 * found.judged(),
+            ", ".join(held_out),
+        )
+        return column
+    return found
 
 
 def _random_folds(codes: IntArray, seed: int) -> IntArray:

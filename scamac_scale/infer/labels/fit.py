@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from scamac_scale.nn.embed import EMBED_CELLS, block_input
 from scamac_scale.ops.discriminant import (
     Discriminant,
     best_temperature,
+    between_temperatures,
     discriminant,
     shrunk,
     unknown_below,
@@ -36,7 +37,7 @@ from scamac_scale.remote.stamps import check_unchanged
 from scamac_scale.sweep import sum_over_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -81,6 +82,10 @@ class ClassSums(NamedTuple):
     def __add__(self, other: ClassSums) -> ClassSums:  # type: ignore[override]  # sums, not concatenated tuples
         return ClassSums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def of(self, genes: Tensor) -> ClassSums:
+        """Those of some genes."""
+        return ClassSums(self.counts, self.totals[..., genes], self.squares[genes])
+
     def without(self, fold: int | None) -> tuple[Tensor, Tensor]:
         """(C,) counts and (C, G) totals of all parts but one."""
         kept = [part for part in range(len(self.counts)) if part != fold]
@@ -110,8 +115,9 @@ def fit_labels(model: FittedModel, source: OpenSource, column: LabelColumn, unkn
         The same on every rank, to the last bit on 1, 2, 4 or 8.
     """
     place_new_batches(model, source, world)
-    sums = sum_classes(model, source, column, world)
-    found = from_first(lambda: _find(model, source, column, sums, unknown), world)
+    cuts = [column, column.by_chance(model.config.seed)] if column.held_out else [column]
+    sums = sum_classes(model, source, cuts, world)
+    found = from_first(lambda: _find(model, source, cuts, sums, unknown), world)
     rule = LabelRule(**found)
     logger.info("%s", _told(rule, column))
     return rule
@@ -126,21 +132,31 @@ def learned(labels: Labelling, model: FittedModel, world: World) -> Labelling:
     return replace(labels, reference=None, rule=rule)
 
 
-def sum_classes(model: FittedModel, source: OpenSource, column: LabelColumn, world: World) -> ClassSums:
-    """Add the input of the cells of each class up, in each part."""
-    n_parts, n_classes = column.n_folds, len(column.names)
+def sum_classes(model: FittedModel, source: OpenSource, cuts: Sequence[LabelColumn], world: World) -> ClassSums:
+    """Add the input of the cells of each class up, in each part of each cut; the parts of a cut follow those of the one before."""
+    n_classes, firsts = len(cuts[0].names), _firsts(cuts)
+    n_groups = firsts[-1] * n_classes
 
     def part(batch: Batch) -> ClassSums:
-        codes, n_genes = column.codes[batch.rows], len(source.gene_names)
+        codes, n_genes = cuts[0].codes[batch.rows], len(source.gene_names)
         has_label = torch.from_numpy(codes != NONE)
-        groups = torch.from_numpy(column.folds[batch.rows] * n_classes + codes)[has_label]
         x = _input(model, source, batch).cpu()[has_label].double()
-        counts = torch.bincount(groups, minlength=n_parts * n_classes).double().reshape(n_parts, n_classes)
-        totals = torch.zeros(n_parts * n_classes, n_genes, dtype=torch.float64).index_add_(0, groups, x)
-        return ClassSums(counts, totals.reshape(n_parts, n_classes, n_genes), x.square_().sum(dim=0))
+        counts = torch.zeros(n_groups, dtype=torch.float64)
+        totals = torch.zeros(n_groups, n_genes, dtype=torch.float64)
+        for first, cut in zip(firsts, cuts, strict=False):
+            groups = torch.from_numpy((first + cut.folds[batch.rows]) * n_classes + codes)[has_label]
+            counts += torch.bincount(groups, minlength=n_groups)
+            totals.index_add_(0, groups, x)
+        shape = (firsts[-1], n_classes)
+        return ClassSums(counts.reshape(shape), totals.reshape(*shape, n_genes), x.square_().sum(dim=0))
 
     found: ClassSums = sum_over_cells(source, part, label="labels of the reference", world=world)
     return found
+
+
+def _firsts(cuts: Sequence[LabelColumn]) -> list[int]:
+    """Give the number of the first part of each cut, and that of all parts."""
+    return list(accumulate((cut.n_folds for cut in cuts), initial=0))
 
 
 def _input(model: FittedModel, source: OpenSource, batch: Batch) -> Tensor:
@@ -158,29 +174,45 @@ def _input(model: FittedModel, source: OpenSource, batch: Batch) -> Tensor:
 # ------------------------------------------------------------------ on rank 0
 
 
+class Held(NamedTuple):
+    """What is known of the cells of the sample by rules that did without their part.
+
+    Attributes
+    ----------
+    scores
+        (shrinkages, n, C), of cells whose class these rules know.
+    classes
+        (n,) the true ones.
+    n_not_judged
+        Other cells.
+    rules
+        Of all cells, for each shrinkage.
+    """
+
+    scores: Tensor
+    classes: Tensor
+    n_not_judged: int
+    rules: list[Discriminant]
+
+
 def _find(
-    model: FittedModel, source: OpenSource, column: LabelColumn, sums: ClassSums, unknown: float
+    model: FittedModel, source: OpenSource, cuts: Sequence[LabelColumn], sums: ClassSums, unknown: float
 ) -> dict[str, Any]:
     """Find what `LabelRule` is made of, as plain data."""
-    genes = telling_genes(sums, MAX_GENES)
+    column, firsts = cuts[0], _firsts(cuts)
+    own = [ClassSums(sums.counts[a:b], sums.totals[a:b], sums.squares) for a, b in pairwise(firsts)]
+    genes = telling_genes(own[0], MAX_GENES)
     rows = _sample(column, model.config.seed)
-    known = ClassSums(sums.counts, sums.totals[..., genes], sums.squares[genes])
-    seen, cross = _sum_sample(model, source, column, rows, genes)
-    rules = {
-        fold: [_rule(known, seen, cross, fold, shrinkage) for shrinkage in SHRINKAGES]
-        for fold in (*range(column.n_folds), None)
-        if fold is None or known.without(fold)[0].any()
-    }
-    scores = _score_sample(model, source, column, rows, genes, rules)
-    classes, folds = torch.from_numpy(column.codes[rows]), torch.from_numpy(column.folds[rows])
-    counts = torch.stack([known.without(fold)[0] for fold in range(column.n_folds)])
-    usable = counts[folds, classes] > 0  # of a class that the rule without them knows
-    scores, classes = scores[:, usable], classes[usable]
-    tried = [best_temperature(each.double(), classes) for each in scores]
+    held = _held(model, source, column, own[0].of(genes), rows, genes)
+    tried = [best_temperature(each.double(), held.classes) for each in held.scores]
     best = min(range(len(tried)), key=lambda at: tried[at][1])
     temperature = tried[best][0]
-    p = torch.softmax(scores[best].double() * temperature, dim=1).max(dim=1)
-    weight, bias = rules[None][best]
+    if len(cuts) > 1:  # the rule has seen more levels than those that did without a part
+        chance = _held(model, source, cuts[1], own[1].of(genes), rows, genes)
+        among_known = best_temperature(chance.scores[best].double(), chance.classes)[0]
+        temperature = between_temperatures(temperature, among_known, column.n_levels, column.n_folds)
+    p = torch.softmax(held.scores[best].double() * temperature, dim=1).max(dim=1)
+    weight, bias = held.rules[best]
     return {
         "genes": genes,
         "weight": weight.float(),
@@ -188,17 +220,34 @@ def _find(
         "temperature": temperature,
         "threshold": unknown_below(p.values, unknown),
         "report": {
-            "n_cells": int(sums.counts.sum()),
+            "n_cells": int(own[0].counts.sum()),
             "n_unlabelled": column.n_missing,
             "n_genes": len(genes),
             "shrinkage": SHRINKAGES[best],
             "held_out_by": ",".join(column.held_out) or "chance",
-            "n_held_out": len(classes),
-            "n_not_judged": int((~usable).sum()),
-            "held_out_accuracy": float((p.indices == classes).double().mean()),
+            "n_held_out": len(held.classes),
+            "n_not_judged": held.n_not_judged,
+            "held_out_accuracy": float((p.indices == held.classes).double().mean()),
             "held_out_confidence": float(p.values.mean()),
         },
     }
+
+
+def _held(
+    model: FittedModel, source: OpenSource, column: LabelColumn, known: ClassSums, rows: IntArray, genes: Tensor
+) -> Held:
+    """Score the sample by rules that did without its parts."""
+    seen, cross = _sum_sample(model, source, column, rows, genes)
+    rules = {
+        fold: [_rule(known, seen, cross, fold, shrinkage) for shrinkage in SHRINKAGES]
+        for fold in (*range(column.n_folds), None)
+    }
+    del cross  # before the next: it is large
+    scores = _score_sample(model, source, column, rows, genes, rules)
+    classes, folds = torch.from_numpy(column.codes[rows]), torch.from_numpy(column.folds[rows])
+    counts = torch.stack([known.without(fold)[0] for fold in range(column.n_folds)])
+    is_known = counts[folds, classes] > 0
+    return Held(scores[:, is_known], classes[is_known], int((~is_known).sum()), rules[None])
 
 
 def telling_genes(sums: ClassSums, n_most: int) -> Tensor:
