@@ -109,12 +109,14 @@ class Assembly:
         with writing(self._target), _all_chunks():
             labels = self._rows.labels(len(obs))
             try:
-                columns: dict[str, Any] = self._table.clusters(labels, n_clusters)
+                clusters = self._table.clusters(labels, n_clusters)
             except ValueError as error:
                 raise _damaged(self._target, CLUSTER_KEY) from error
-            columns.update(self._label_columns())
+            obs = obs.assign(**clusters)
+            for name, column in self._label_columns().items():
+                obs[name] = column
             group = zarr.open_group(self._path, mode="r+")
-            _write(group, "obs", obs.assign(**columns))
+            _write(group, "obs", obs)
             _write(group, "uns", {**self._table.uns, UNS_KEY: uns})
 
     def _label_columns(self) -> dict[str, Any]:

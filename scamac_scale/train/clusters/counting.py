@@ -115,6 +115,8 @@ def count_clusters(
     sizes = np.ones(len(points[0])) if weights is None else np.asarray(weights, dtype=np.float64)
     points, sizes = [part[::step] for part in points], sizes[::step]
     communities = [np.unique(labels[::step], return_inverse=True)[1] for labels in communities]
+    if not any(np.ptp(part, axis=0).any() for part in points):  # all landmarks are alike
+        return Counted(1, np.ones(1, dtype=np.int64), np.ones(1), np.ones(1))
     units = [unit_rows(part) for part in points]
     trees = [Tree(weighted_linkage(part, sizes, "ward"), sizes) for part in (*points, *units)]
     fixed = [Member(0, "leiden", labels, COMMUNITIES_WEIGHT) for labels in communities]
