@@ -64,16 +64,17 @@ def labels_of_sample(points: NDArray[np.float64], resolution: float | None, seed
     n_rows = min(start.landmark_cells, int(SAMPLE * len(points)))
     rows = np.sort(np.random.default_rng(seed).permutation(len(points))[:n_rows])
     sources = {"input": points[rows]}
-    spaces = consensus.build_spaces(sources, start.components)
+    weights = np.ones(n_rows)
+    spaces, found = consensus.build_spaces(sources, weights, start.components)
     count = None
     if resolution is not None:
-        count = int(leiden(fuzzy_graph(spaces[-2].project(points[rows])), resolution, seed).max()) + 1
-    members = consensus.cluster_members(sources, spaces, count, seed)
-    tree = consensus_tree(members)
-    found = tree.labels(tree.count_at(CUT_HEIGHT))
+        count = int(leiden(fuzzy_graph(spaces[-2].project(found["input"])), resolution, seed).max()) + 1
+    members = consensus.cluster_members(found, weights, spaces, count, seed)
+    tree = consensus_tree(members, weights)
+    labels = tree.labels(tree.count_at(CUT_HEIGHT))
     mean, axes = consensus.principal_axes(points[rows], max(start.components))
     projected = (points - mean) @ axes
-    return nearest_center(projected, consensus.cluster_means(projected[rows], found, int(found.max()) + 1))
+    return nearest_center(projected, consensus.cluster_means(projected[rows], labels, int(labels.max()) + 1))
 
 
 def agreement(points: NDArray[np.float64], resolution: float | None, seeds: int) -> float:

@@ -26,9 +26,12 @@ from scamac_scale.ops.attention import SPATIAL_FORMS, attention_parts
 from scamac_scale.ops.harmony import Layer, cluster_sums, corrected, soft_clusters
 from scamac_scale.ops.similarity import Codes, PairMeans, gram_matrices, pair_means, unit_rows
 from scamac_scale.randomness import torch_generator
+from scamac_scale.ranks.world import ALONE
 from scamac_scale.sweep import SWEEP_CELLS
+from scamac_scale.train.clusters.landmarks import find_landmarks
 from scamac_scale.train.clusters.selection import read_cells, sample_rows
 from scamac_scale.train.correction.points import PIECE_CELLS
+from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.start import fit_input_scale
 from scamac_scale.train.state import PRETRAINING, FitState
 from scamac_scale.train.sweeps import Sweeps
@@ -359,11 +362,12 @@ def _memory_cases(bench: Bench, atlas: Atlas, path: Path, **about: Any) -> Itera
             "PCA start, product of a block": lambda on: _block_product(on, source),
             "sweep": lambda on: Sweeps(on, source).fuzzy(clusters, label="sweep", target=target),
         }
+        stages["landmarks"] = lambda on: find_landmarks(source, on, config, ALONE, Watch(config.train)).table.close()
         for batch_cells in atlas.batch_cells:
             for precision in PRECISIONS:
                 steps = partial(_some_steps, bench, source, (clusters, target), batch_cells, precision)
                 stages[f"steps of {batch_cells:,}, {precision}"] = steps
-        stages["weight of Eq. (15) on the landmarks"] = lambda on: bench.stepper(on, source, config).similarity_weight(
+        stages["weight of Eq. (15) on a sample"] = lambda on: bench.stepper(on, source, config).similarity_weight(
             FitState(on, landmarks=landmarks, clusters=clusters.to(bench.device), target=target)
         )
         about |= {"n_cells": source.n_cells, "n_genes": len(source.gene_names)}

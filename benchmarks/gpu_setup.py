@@ -24,7 +24,8 @@ from scamac_scale.simulation.drawn import simulate
 from scamac_scale.sources import open_source
 from scamac_scale.train.clusters.centers import landmark_clusters
 from scamac_scale.train.clusters.code_table import CodeTable
-from scamac_scale.train.clusters.selection import Landmarks, choose_bank, read_cells, sample_rows
+from scamac_scale.train.clusters.landmarks import Landmarks, landmark_count
+from scamac_scale.train.clusters.selection import choose_bank, read_cells, sample_rows
 from scamac_scale.train.clusters.targets import ConsensusTarget
 from scamac_scale.train.fit import build_network
 from scamac_scale.train.placement import launch
@@ -338,11 +339,13 @@ class Bench:
     def clusters(
         self, network: ScamacNetwork, source: OpenSource, config: ScamacConfig
     ) -> tuple[Clusters, ConsensusTarget, Landmarks]:
-        """Centers at the means of the cell types, or of random groups, and members that agree with them in four of five cells."""
+        """Centers at the means of the cell types, or of random groups, and members that agree with them in four of five landmarks."""
         labels = self._labels(source)
         rows = sample_rows(source.n_cells, config.start.landmark_cells, config.seed, "landmarks")
-        landmarks = Landmarks(rows, read_cells(source, rows, network), np.unique(labels[rows], return_inverse=True)[1])
-        return landmark_clusters(landmarks, network, config.loss), self._target(labels), landmarks
+        found = np.unique(labels[rows], return_inverse=True)[1]
+        landmarks = Landmarks(read_cells(source, rows, network), np.ones(len(rows), dtype=np.int64), found)
+        n_landmarks = landmark_count(source.n_cells, config.start, config.n_clusters)
+        return landmark_clusters(landmarks, network, config.loss), self._target(labels, n_landmarks), landmarks
 
     def _labels(self, source: OpenSource) -> NDArray[np.int64]:
         known = source.obs.get(TYPE_COLUMN)
@@ -350,16 +353,23 @@ class Bench:
             return np.unique(known.to_numpy().astype(str), return_inverse=True)[1].astype(np.int64)
         return numpy_generator(0, "benchmark types").integers(0, self.sizes.n_types, source.n_cells)
 
-    def _target(self, labels: NDArray[np.int64]) -> ConsensusTarget:
+    def _target(self, labels: NDArray[np.int64], n_landmarks: int) -> ConsensusTarget:
         """As many members as the default recipe has; every fourth counts three times, as Leiden's do."""
-        n_members, block = self.sizes.n_members, 65536
-        table = CodeTable(len(labels), np.full(n_members, self.sizes.n_types))
+        n_members, n_types, block = self.sizes.n_members, self.sizes.n_types, 65536
+        n_each = max(1, n_landmarks // n_types)
+        table, counts = CodeTable(len(labels), n_each * n_types), np.zeros(n_each * n_types, dtype=np.int64)
         for start in range(0, len(labels), block):
-            rng = numpy_generator(0, "benchmark members", start)
+            rng = numpy_generator(0, "benchmark landmarks", start)
             rows = np.arange(start, min(start + block, len(labels)))
-            other = rng.integers(0, self.sizes.n_types, (len(rows), n_members))
-            table.write(rows, np.where(rng.random(other.shape) < 0.8, labels[rows, None], other))
-        return ConsensusTarget(table, np.where(np.arange(n_members) % 4 == 0, 3.0, 1.0))
+            of_cells = labels[rows] * n_each + rng.integers(0, n_each, len(rows))
+            table.write(rows, of_cells)
+            counts += np.bincount(of_cells, minlength=len(counts))
+        rng = numpy_generator(0, "benchmark members")
+        other = rng.integers(0, n_types, (len(counts), n_members))
+        own = np.repeat(np.arange(n_types), n_each)[:, None]
+        codes = np.where(rng.random(other.shape) < 0.8, own, other)
+        codes[0] = n_types - 1  # every member has all its clusters
+        return ConsensusTarget(table, codes, np.where(np.arange(n_members) % 4 == 0, 3.0, 1.0), counts)
 
     def repeat(self, run: Callable[[], Result], need_s: float = 15.0) -> list[Result]:
         """Run twice to warm up, then the rounds, if the budget allows; `need_s` is what a first run may take at worst."""

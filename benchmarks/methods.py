@@ -226,6 +226,7 @@ def consensus_of_points(points: NDArray[np.float64], n_clusters: int | None, con
     rows = np.sort(rng.permutation(len(points))[: config.start.landmark_cells])
     found = find_consensus(
         {"input": points[rows]},
+        np.ones(len(rows)),
         n_clusters,
         components=config.start.components,
         cut_height=config.start.cut_height,

@@ -1,9 +1,9 @@
 """How often are rare kinds of cells found? Simulated atlases with types of 0.1, 0.3 and 1 % of the cells.
 
-Centers start on 1,000 landmark cells. Drawn at random, they hold a rare type once for every 0.1 %, so that it has no center of
-its own; `start.landmark_choice` and `model.bank_choice` set to ``kmeans`` take the cells nearest to the centers of k-means
-on the latents instead. For each choice, with the true number of clusters given: the landmarks that are of a rare type, how
-well the best matching cluster covers it (F1), and ARI over all cells.
+Centers start on 1,000 landmarks or more, groups of like cells. Around random cells, a rare type has one for every 0.1 %;
+`start.landmark_choice` set to ``kmeans`` puts them around the centers of k-means on the latents instead, and
+`model.bank_choice` takes the cells nearest to such centers. For each choice, with the true number of clusters given: the landmarks
+most of whose cells are of a rare type, how well the best matching cluster covers it (F1), and ARI over all cells.
 
 The cells are those of `scamac_scale.simulation` with other shares: every rare type has exactly the wanted chance, the common
 types share the rest as they do there. A type is marked by 3 % of the genes there, at about 4.5 times the expression; a rare
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=400)
     parser.add_argument("--common", type=int, default=6, help="types that are not rare")
     parser.add_argument("--rare", type=int, default=3, help="rare types in each atlas")
-    parser.add_argument("--landmarks", type=int, help="landmark cells; default: that of the recipe")
+    parser.add_argument("--landmarks", type=int, help="least number of landmarks; default: that of the recipe")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this minus 1, of the atlas and of the fit")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--resume", action="store_true", help="skip what the file holds, of whatever commit")
@@ -167,7 +167,11 @@ def simulate_rare(sizes: Sizes, share: float, extra_markers: float, seed: int) -
 
 @contextmanager
 def watch_choices() -> Iterator[dict[str, NDArray[Any]]]:
-    """Keep the types of the cells that a fit chooses through `SELECTIONS`, by purpose (``landmarks``, ``bank``)."""
+    """Keep the type that most cells of each landmark have (``landmarks``), and the types of the cells of the ``bank``."""
+    from unittest.mock import patch
+
+    from scamac_scale.train import recipe
+    from scamac_scale.train.clusters.landmarks import find_landmarks
     from scamac_scale.train.clusters.selection import SELECTIONS
 
     seen: dict[str, NDArray[Any]] = {}
@@ -181,9 +185,18 @@ def watch_choices() -> Iterator[dict[str, NDArray[Any]]]:
 
         return choose_and_keep
 
+    def find_and_keep(source: Any, *arguments: Any) -> Any:
+        groups = find_landmarks(source, *arguments)
+        types = source.obs["cell_type"].to_numpy().astype(np.int64)
+        cells = np.zeros((groups.table.n_codes, types.max() + 1), dtype=np.int64)
+        np.add.at(cells, (groups.table.read(np.arange(source.n_cells)), types), 1)
+        seen["landmarks"] = cells[groups.numbers].argmax(axis=1)
+        return groups
+
     SELECTIONS.update({name: watched(choose) for name, choose in before.items()})
     try:
-        yield seen
+        with patch.object(recipe, "find_landmarks", find_and_keep):
+            yield seen
     finally:
         SELECTIONS.update(before)
 

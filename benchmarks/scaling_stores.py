@@ -60,16 +60,25 @@ def make_store(folder: Path, n_cells: int, n_genes: int) -> tuple[Path, float]:
 
 
 def random_target(n_cells: int) -> ConsensusTarget:
-    """Codes of 48 consensus members, drawn at random, in the table of a fit."""
+    """Landmarks of all cells, and codes of 48 consensus members of landmarks, drawn at random, in the table of a fit."""
+    from scamac_scale.config import StartConfig
     from scamac_scale.train.clusters.code_table import CodeTable
     from scamac_scale.train.clusters.consensus import LEIDEN_WEIGHT
+    from scamac_scale.train.clusters.landmarks import landmark_count
     from scamac_scale.train.clusters.targets import ConsensusTarget
 
-    table, rng = CodeTable(n_cells, MEMBER_SIZES), np.random.default_rng(0)
+    n_landmarks = landmark_count(n_cells, StartConfig(), N_CLUSTERS)
+    table, rng = CodeTable(n_cells, n_landmarks), np.random.default_rng(0)
+    counts = np.zeros(n_landmarks, dtype=np.int64)
     for start in range(0, n_cells, READ_CELLS):
         rows = np.arange(start, min(start + READ_CELLS, n_cells))
-        table.write(rows, rng.integers(0, MEMBER_SIZES, (len(rows), len(MEMBER_SIZES))))
-    return ConsensusTarget(table, np.where(MEMBER_SIZES.max() == MEMBER_SIZES, 1.0, LEIDEN_WEIGHT))
+        of_cells = rng.integers(0, n_landmarks, len(rows))
+        table.write(rows, of_cells)
+        counts += np.bincount(of_cells, minlength=n_landmarks)
+    codes = rng.integers(0, MEMBER_SIZES, (n_landmarks, len(MEMBER_SIZES)))
+    codes[0] = MEMBER_SIZES - 1  # every member has all its clusters
+    weights = np.where(MEMBER_SIZES.max() == MEMBER_SIZES, 1.0, LEIDEN_WEIGHT)
+    return ConsensusTarget(table, codes, weights, counts)
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,10 @@ def prepared(
     from scamac_scale.nn.embed import embed_rows
     from scamac_scale.ranks.world import ALONE
     from scamac_scale.sources import open_source
-    from scamac_scale.train.clusters.selection import choose_landmarks
+    from scamac_scale.train.clusters.landmarks import find_landmarks
     from scamac_scale.train.fit import build_network, gather_tools
     from scamac_scale.train.placement import launch
-    from scamac_scale.train.recipe import freeze, scale_input, start_weights
+    from scamac_scale.train.recipe import scale_input, start_weights
     from scamac_scale.train.state import FitState
 
     config, world = joint_config(batch_cells, n_rounds), world or ALONE
@@ -132,9 +141,11 @@ def prepared(
         network = build_network(source, config).to(fabric.device)
         state = FitState(network)
         tools = gather_tools(fabric, state, source, config, world=world)
-        for stage in (scale_input, start_weights, freeze):
+        for stage in (scale_input, start_weights):
             stage(tools, state)
-        state.landmarks = choose_landmarks(source, network, config.start, config.n_clusters, config.seed, world)
+        groups = find_landmarks(source, network, config, world, tools.watch)
+        groups.table.close()
+        state.landmarks = groups.landmarks
         latent = embed_rows(network, state.landmarks.x)
         centers = latent[np.random.default_rng(0).permutation(len(latent))[:N_CLUSTERS]].clone()
         state.clusters = clusters_at(centers, latent, config.loss)
