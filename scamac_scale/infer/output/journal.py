@@ -126,7 +126,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path | Bucket
         Naming what differs.
     """
     names = [name for name in now if name != MARKS or name in before]  # a program before this one has left none
-    names += [name for name in before if name not in now and name != MARKS]  # was asked for, and is no more
+    names += [name for name in before if name not in now and name != MARKS]  # options that nobody asks for now
     found = list(differences({name: before.get(name) for name in names}, {name: now.get(name) for name in names}))
     if found:
         named = told(found, digests=("model", "input", MARKS))
