@@ -1,10 +1,11 @@
 """Raw counts to labels: `ingest`, `train` and `predict` as a user runs them, each in a process of its own, at several sizes.
 
-The atlas is resampled from real labelled cells (`simulate --from`), so its labels are known. For each size: CPU seconds, wall seconds and
+The atlas is resampled from real labelled cells (`simulate --from`) or drawn with many types (`--types`), so its labels are known. For each size: CPU seconds, wall seconds and
 peak memory of every command, ARI, and beside it the ARI of PCA + Ward on 2,000 cells with the nearest center for all others. The
 number of clusters is told.
 
     python benchmarks/atlas.py --source zheng_facs3774.h5ad --cells 20000 1000000 --threads 2
+    python benchmarks/atlas.py --types 200 --cells 100000 1000000 --scanpy 100000
     python benchmarks/atlas.py --report
 """
 
@@ -34,12 +35,18 @@ KEY = ("source", "cells")
 COMMANDS = ("ingest", "train", "predict")
 WARD_CELLS = 2_000
 COMPONENTS = 50
+N_GENES = 2_000
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--source", type=Path, help="labelled real cells, as h5ad")
+    parser.add_argument("--types", type=int, help="draw so many types of cells of 2,000 genes in place of a source")
+    parser.add_argument(
+        "--scanpy", type=int, default=0, help="up to so many cells also scanpy in memory: PCA and Leiden"
+    )
+    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--label", default="cell_type")
     parser.add_argument("--cells", nargs="+", type=int, default=[20_000, 1_000_000])
     parser.add_argument("--atlas", type=Path, help="an atlas that `simulate --from` has made, in place of making one")
@@ -52,8 +59,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run_command(*words: object) -> dict[str, float]:
     """Run one command of the program; its cost."""
+    return run_process("-m", "scamac_scale", *words, "--quiet")
+
+
+def run_process(*words: object) -> dict[str, float]:
+    """Run Python with these words; its cost."""
     began = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "scamac_scale", *map(str, words), "--quiet"])
+    child = subprocess.Popen([sys.executable, *map(str, words)])
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -89,26 +101,57 @@ def ward_labels(store: Path, n_clusters: int) -> Any:  # Any: an array
     return labels
 
 
-def run_size(source: Path, atlas: Path | None, label: str, n_cells: int, folder: Path) -> dict[str, Any]:
-    """All three commands, and the scores."""
+def scanpy_labels(atlas: Path, out: Path) -> None:
+    """Cluster with scanpy in memory, as its tutorial does: 2,000 genes, 50 components, 15 neighbours, Leiden at resolution 1."""
+    import anndata as ad
+    import scanpy as sc
+
+    adata = ad.read_zarr(atlas)
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, n_top_genes=min(2_000, adata.n_vars))
+    sc.pp.pca(adata, n_comps=COMPONENTS)
+    sc.pp.neighbors(adata, n_neighbors=15)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
+    np.save(out, adata.obs["leiden"].cat.codes.to_numpy())
+
+
+def known_types(path: Path, label: str) -> Any:  # Any: an array
+    """Number of the type of each cell of a zarr."""
     import anndata as ad
     import pandas as pd
     import zarr
+
+    return pd.factorize(ad.io.read_elem(zarr.open_group(path, mode="r")["obs"])[label])[0]
+
+
+def run_size(args: argparse.Namespace, n_cells: int, folder: Path) -> dict[str, Any]:
+    """All three commands, and the scores."""
+    import anndata as ad
+    import zarr
     from sklearn.metrics import adjusted_rand_score
 
+    atlas, label = args.atlas, args.label
     if atlas is None:
         atlas = folder / "atlas.zarr"
-        run_command("simulate", "--from", source, "--cells", n_cells, "--label", label, "--out", atlas)
+        of = ("--from", args.source, "--label", label) if args.source else ("--types", args.types, "--genes", N_GENES)
+        run_command("simulate", *of, "--cells", n_cells, "--out", atlas)
     store, run, out = (folder / name for name in ("store.zarr", "run", "out.zarr"))
-    n_clusters = ad.read_h5ad(source, backed="r").obs[label].nunique()
+    types = known_types(atlas, label)
+    n_clusters = len(set(types.tolist()))
     costs = {
         "ingest": run_command("ingest", atlas, "--out", store),
         "train": run_command("train", "--store", store, "--run", run, "--n-clusters", n_clusters),
         "predict": run_command("predict", "--run", run, "--input", store, "--out", out),
     }
     obs = ad.io.read_elem(zarr.open_group(out, mode="r")["obs"])
-    types = pd.factorize(obs[label])[0]
     ward = ward_labels(store, n_clusters)
+    peer: dict[str, Any] = {}
+    if n_cells <= args.scanpy:
+        cost = run_process(__file__, "--peer", atlas, folder / "leiden.npy")
+        labels = np.load(folder / "leiden.npy")
+        ari = float(adjusted_rand_score(types, labels))
+        peer = {"scanpy": {**cost, "ari": round(ari, 4), "n_clusters": len(set(labels.tolist()))}}
     return {
         "commands": costs,
         "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in costs.values()), 1),
@@ -116,6 +159,7 @@ def run_size(source: Path, atlas: Path | None, label: str, n_cells: int, folder:
         "ari": round(float(adjusted_rand_score(types, obs["scamac_cluster"].to_numpy())), 4),
         "ari_pca_ward": round(float(adjusted_rand_score(types, ward)), 4),
         "n_clusters": int(n_clusters),
+        **peer,
     }
 
 
@@ -143,6 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.report:
         report(args.out)
         return
+    if args.peer:
+        scanpy_labels(*map(Path, args.peer))
+        return
     if args.threads is not None:
         for name in THREAD_SETTINGS:
             os.environ[name] = str(args.threads)
@@ -150,10 +197,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for n_cells in args.cells:
         folder = Path(tempfile.mkdtemp(dir=args.folder))
         try:
-            found = run_size(args.source, args.atlas, args.label, n_cells, folder)
+            found = run_size(args, n_cells, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        results.add({"source": args.source.stem, "cells": n_cells, "threads": args.threads, **found}, where)
+        source = args.source.stem if args.source else f"{args.types} types"
+        results.add({"source": source, "cells": n_cells, "threads": args.threads, **found}, where)
     report(args.out)
 
 
