@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 """What a command returns: plain data, as ``--json`` prints it."""
 
-COUNT_NOTE = "the number of clusters is an estimate, right within one only about one time in two; see --n-clusters"
+COUNT_NOTE = "the number of clusters is an estimate, right within one only about two times in five; see --n-clusters"
 
 
 @dataclass(frozen=True, kw_only=True)
