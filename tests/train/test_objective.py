@@ -18,7 +18,7 @@ def members() -> tuple[Member, ...]:
 
 
 def test_consensus_target_rows_have_unit_length_and_multiply_to_the_co_association() -> None:
-    from scamac_scale.train.clusters.consensus import co_association
+    from scamac_scale.train.clusters.association import co_association
 
     table = CodeTable(4, 4)
     table.write(np.arange(4), np.arange(4))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NOISE_NEIGHBORS = 10
 LEIDEN_RESOLUTION = 0.5
 LEIDEN_WEIGHT = 3.0
+LEAST_SPREAD = 1e-5
+"""Of the largest value of a source: landmarks that differ by no more are alike."""
 LEAST_SHARE = 1e-8
 """Square of a singular value, in that of the largest, down to which it is taken from squares."""
 
@@ -188,6 +190,8 @@ def build_spaces(
     for name, points in sources.items():
         mean, axes = principal_axes(points, max(components), weights)
         found[name] = (points - mean) @ axes
+        if np.abs(found[name]).max(initial=0.0) <= LEAST_SPREAD * np.abs(points).max():
+            found[name] = np.zeros_like(found[name])  # rounding of landmarks that are alike is no structure
         for width in sorted({min(width, axes.shape[1]) for width in components}):
             plain = Space(name, np.eye(width))
             spaces += [plain, replace(plain, mixing=noise_whitening(plain.project(found[name])))]

@@ -91,6 +91,14 @@ def test_plain_spaces_of_weighted_points_are_those_of_repeated_points() -> None:
     np.testing.assert_allclose(np.repeat(projected[0], weights, axis=0), projected[1], atol=1e-8)
 
 
+@pytest.mark.parametrize(("noise", "is_alike"), [(0.0, True), (1e-7, True), (1e-3, False)])
+def test_rounding_of_landmarks_that_are_alike_is_no_structure(noise: float, is_alike: bool) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=6) + noise * rng.normal(size=(50, 6))
+    found = build_spaces({"input": points}, np.ones(50), (4,))[1]["input"]
+    assert bool((found == 0).all()) is is_alike
+
+
 def test_every_space_has_a_member_of_leiden_and_one_of_each_method() -> None:
     spaces, found = build_spaces({"input": blobs(), "latent": blobs()[:, :4]}, ALIKE, (3, 6))
     members = cluster_members(found, ALIKE, spaces, 4, 0)
