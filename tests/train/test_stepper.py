@@ -65,7 +65,8 @@ def test_sums_are_taken_anew_after_so_many_steps(
 
         monkeypatch.setattr(Sweeps, "similarity", count)
         take_round(tools, state, 0)
-        assert at == expected
+        first = 1 if target == "consensus" else 0  # the sums of codes come with the landmarks
+        assert at == expected[first:]
         end_round(tools, state, 0)
         at.clear()
         take_round(tools, state, 1)
