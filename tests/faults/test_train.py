@@ -29,7 +29,7 @@ OFTEN = ("--train.checkpoint_every_steps", "2")
 ALWAYS = ("--train.checkpoint_every_s", "1e-6")
 
 TRIPLES = [
-    ("train.step:1:kill", "checkpoint.write:2:kill", "train.sweep:30:kill"),
+    ("train.step:1:kill", "checkpoint.write:2:kill", "train.sweep:18:kill"),
     (f"train.step:{N_STEPS // 2}:kill", "checkpoint.prune:1:kill", "train.landmarks:3:kill"),
 ]
 MORE_TRIPLES = [
