@@ -69,7 +69,6 @@ def annotate(
     from scamac_scale.infer.output.place import find_out
     from scamac_scale.infer.predict import check_ranks, predict
     from scamac_scale.infer.spread import spread_over
-    from scamac_scale.infer.tech_batches import tell_levels
     from scamac_scale.ranks.collectives import from_first
     from scamac_scale.sources import open_source
 
@@ -91,7 +90,6 @@ def annotate(
         known = stack.enter_context(open_source(reference.data, fitted.genes, ingest=ingest, accepted=options.accept))
         columns = tuple((key or "").split(",")) if key else tuple(fitted.tech_levels)
         column = read_labels(known.obs, about, columns, fitted.config.seed, "obs of the reference")
-        tell_levels(fitted, known, options.batch_key)
         source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=options.accept))
         spread = stack.enter_context(spread_over(data, ingest, asked.get("dask"), asked.get("workers")))
         if spread is None:

@@ -146,7 +146,7 @@ def predict(
         stack.enter_context(torch.no_grad())
         stack.enter_context(output)
         if output.needs_rows:
-            options = _with_rule(model, options, uns, world)  # before the new batches of its reference are forgotten
+            options = _with_rule(model, options, uns, world)
             place_new_batches(model, source, world)
             atlas = None
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
@@ -199,7 +199,7 @@ def _with_rule(model: FittedModel, options: PredictOptions, uns: dict[str, Any],
         return options
     labels = learned(options.labels, model, world)
     assert labels.rule is not None
-    uns[LABELS] = {**labels.rule.report, "temperature": labels.rule.temperature, "threshold": labels.rule.threshold}
+    uns[LABELS] = {**labels.rule.report, "threshold": labels.rule.threshold}
     return replace(options, labels=labels)
 
 

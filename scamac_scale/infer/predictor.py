@@ -112,7 +112,7 @@ class Predictor:
         u = self.model.clusters.assign(latent)[0]
         blocks = {LATENT_KEY: latent, MEMBERSHIP_KEY: u}
         if self.labels is not None:
-            blocks[LABEL_KEY] = self.labels(x)
+            blocks[LABEL_KEY] = self.labels(network.scale_input(values))
         if UNCORRECTED_KEY in self.widths:
             blocks[UNCORRECTED_KEY] = embed_block(network, network.scale_input(values))
         if output is not None:

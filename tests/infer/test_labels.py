@@ -19,7 +19,15 @@ from scamac_scale.infer.labels import fit
 from scamac_scale.infer.labels.column import read_labels
 from scamac_scale.infer.labels.options import LabelOptions
 from scamac_scale.infer.tech_batches import tell_levels
-from scamac_scale.ops.discriminant import best_temperature, between_temperatures, label_loss, unknown_below
+from scamac_scale.ops.calibration import (
+    ScoreMap,
+    best_map,
+    best_temperature,
+    fit_map,
+    loss_of,
+    plain_map,
+    unknown_below,
+)
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import open_source
 from tests.support.donors import build_donors
@@ -113,27 +121,27 @@ def test_the_rule_is_that_of_a_slow_reference(model: ScAMAC, cells: ad.AnnData) 
     np.testing.assert_allclose(rule.weight, weight, rtol=2e-3, atol=2e-3 * np.abs(weight).max())
     np.testing.assert_allclose(rule.bias, bias, rtol=2e-3)
     found = rule(torch.from_numpy(x[:700]).float())
-    scores = (x[:700] @ weight + bias) * rule.temperature
-    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    scores = x[:700] @ weight + bias
+    label, (temperature, mix, shift) = scores.argmax(axis=1), rule.score_map
+    z = temperature * (scores - scores.max(axis=1, keepdims=True))
+    p = np.exp(z + z @ mix.numpy() + shift.numpy())
     p /= p.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found[:, 1], p.max(axis=1), atol=5e-3)
+    np.testing.assert_allclose(found[:, 1], p[np.arange(700), label], atol=0.01)
+    is_sure = (found[:, 1] >= rule.threshold).numpy()
+    assert (found[:, 0].numpy()[is_sure] == label[is_sure]).mean() > 0.995
 
 
 def test_sums_of_classes_are_those_of_loops(model: ScAMAC, cells: ad.AnnData) -> None:
     with open_source(cells, model.fitted.genes) as source:
         column = read_labels(source.obs, LabelOptions(label="kind", held_out="donor"), (), 0, "obs")
-        cuts = [column, column.by_chance(0)]
-        sums = fit.sum_classes(model.fitted, source, cuts, ALONE)
+        sums = fit.sum_classes(model.fitted, source, column, ALONE)
     x = input_of(model.fitted, cells)
-    first = 0
-    for cut in cuts:
-        for fold in range(cut.n_folds):
-            for code in range(len(cut.names)):
-                own = x[(cut.folds == fold) & (cut.codes == code)]
-                assert sums.counts[first + fold, code] == len(own)
-                # the input is float32
-                np.testing.assert_allclose(sums.totals[first + fold, code], own.sum(axis=0), atol=1e-4)
-        first += cut.n_folds
+    for fold in range(column.n_folds):
+        for code in range(len(column.names)):
+            own = x[(column.folds == fold) & (column.codes == code)]
+            assert sums.counts[fold, code] == len(own)
+            # the input is float32
+            np.testing.assert_allclose(sums.totals[fold, code], own.sum(axis=0), atol=1e-4)
 
 
 def test_a_cell_gets_the_same_bits_whatever_comes_with_it(model: ScAMAC, cells: ad.AnnData) -> None:
@@ -150,7 +158,7 @@ def on_rank(world: World, store: Path) -> dict[str, Any]:
     return {
         "weight": rule.weight.numpy(),
         "bias": rule.bias.numpy(),
-        "rest": (rule.temperature, rule.threshold, rule.report),
+        "rest": (rule.score_map.shift.tolist(), rule.threshold, rule.report),
     }
 
 
@@ -193,13 +201,37 @@ def test_the_best_temperature_is_a_least_of_the_loss() -> None:
     classes = torch.multinomial(torch.softmax(scores * 0.1, dim=1), 1, generator=draw)[:, 0]
     best, loss = best_temperature(scores, classes)
     assert best == pytest.approx(0.1, rel=0.1)
-    assert loss <= min(label_loss(scores, classes, best * factor) for factor in (0.8, 1.25))
+    assert loss <= min(float(loss_of(scores * best * factor, classes)) for factor in (0.8, 1.25))
 
 
-def test_a_rule_that_has_seen_more_levels_is_trusted_more() -> None:
-    assert between_temperatures(0.1, 0.4, 2, 2) == pytest.approx(0.1 * 4**0.25)
-    assert between_temperatures(0.1, 0.4, 100, 5) == pytest.approx(0.1, rel=0.01)
-    assert between_temperatures(0.2, 0.2, 3, 3) == pytest.approx(0.2)
+def test_a_map_learns_which_classes_are_taken_for_one_another() -> None:
+    draw = torch.Generator().manual_seed(2)
+    scores = torch.randn(6000, 3, generator=draw, dtype=torch.float64) * 3
+    told = scores + torch.tensor([0.0, 1.5, 0.0])  # class 1 is more frequent than its scores say
+    classes = torch.multinomial(torch.softmax(told, dim=1), 1, generator=draw)[:, 0]
+    parts = torch.arange(6000) % 3
+    temperature, loss = best_temperature(scores, classes)
+    found = best_map(scores, classes, parts, temperature, (0.1, 1e-4))
+    least = float(loss_of(told, classes))
+    assert float(loss_of(found.logits(scores), classes)) < least + 0.1 * (loss - least)
+    stiff = fit_map(scores, classes, temperature, 1e6)
+    torch.testing.assert_close(stiff.logits(scores), plain_map(temperature, 3).logits(scores), atol=1e-4, rtol=0)
+
+
+def test_a_map_is_the_least_of_its_loss() -> None:
+    draw = torch.Generator().manual_seed(3)
+    scores = torch.randn(500, 4, generator=draw, dtype=torch.float64)
+    classes = torch.multinomial(torch.softmax(2 * scores, dim=1), 1, generator=draw)[:, 0]
+
+    def total(found: ScoreMap) -> float:
+        return float(
+            loss_of(found.logits(scores), classes) + 0.01 * (found.mix.square().sum() + found.shift.square().sum())
+        )
+
+    found = fit_map(scores, classes, 1.0, 0.01)
+    for _ in range(20):
+        step = torch.randn(4, 4, generator=draw, dtype=torch.float64) * 0.02
+        assert total(found) < total(found._replace(mix=found.mix + step))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
@@ -266,7 +298,7 @@ def test_missing_labels_are_left_out_and_few_cells_are_told(caplog: pytest.LogCa
 def test_whole_levels_are_held_out_in_parts_of_about_the_same_size(caplog: pytest.LogCaptureFixture) -> None:
     obs = pd.DataFrame({"kind": ["a", "b"] * 90, "donor": [f"d{row % 9}" for row in range(180)]})
     column = read_labels(obs, LabelOptions(label="kind"), ("donor",), 0, "obs")
-    assert (column.held_out, column.n_levels, column.n_folds) == (("donor",), 9, 5)
+    assert (column.held_out, column.n_folds) == (("donor",), 5)
     assert pd.Series(column.folds).groupby(obs["donor"]).nunique().max() == 1
     obs["donor"] = ["d0", "d1"] * 90  # each label in a donor of its own
     column = read_labels(obs, LabelOptions(label="kind"), ("donor",), 0, "obs")

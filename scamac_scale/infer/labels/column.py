@@ -51,8 +51,6 @@ class LabelColumn:
         (N,) part that a cell is held out with, from 0 on.
     held_out
         Columns by which cells are held out; empty where they are held out at random.
-    n_levels
-        Combinations of values of these that labelled cells have.
     """
 
     name: str
@@ -60,7 +58,6 @@ class LabelColumn:
     codes: IntArray
     folds: IntArray
     held_out: tuple[str, ...]
-    n_levels: int = 1
 
     @property
     def n_missing(self) -> int:
@@ -78,10 +75,6 @@ class LabelColumn:
         table = np.zeros((self.n_folds, len(self.names)), dtype=np.int64)
         np.add.at(table, (self.folds[has_label], self.codes[has_label]), 1)
         return float(table[:, (table > 0).sum(axis=0) > 1].sum() / table.sum())
-
-    def by_chance(self, seed: int) -> LabelColumn:
-        """Hold cells out at random instead."""
-        return replace(self, folds=_random_folds(self.codes, seed), held_out=(), n_levels=1)
 
     def digest(self) -> str:
         """SHA-256 of all of it."""
@@ -200,7 +193,7 @@ def _by_levels(column: LabelColumn, obs: pd.DataFrame, held_out: tuple[str, ...]
     for level in np.argsort(-counts, kind="stable"):
         fold_of[level] = load.argmin()
         load[fold_of[level]] += counts[level]
-    found = replace(column, folds=fold_of[joint], held_out=held_out, n_levels=len(counts))
+    found = replace(column, folds=fold_of[joint], held_out=held_out)
     if found.judged() < LEAST_JUDGED:
         logger.warning(
             "%s: only %.0f %% of the labelled cells have a label that occurs with another value in %s; cells are held out by chance instead",

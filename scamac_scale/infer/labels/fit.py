@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,20 +16,11 @@ import torch
 
 from scamac_scale.infer.labels.column import NONE
 from scamac_scale.infer.labels.rule import LabelRule
-from scamac_scale.infer.tech_batches import place_new_batches
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan
-from scamac_scale.loader.source import levels_of
-from scamac_scale.nn.embed import EMBED_CELLS, block_input
-from scamac_scale.ops.discriminant import (
-    Discriminant,
-    best_temperature,
-    between_temperatures,
-    discriminant,
-    shrunk,
-    unknown_below,
-    within_covariance,
-)
+from scamac_scale.nn.embed import EMBED_CELLS
+from scamac_scale.ops.calibration import ScoreMap, best_map, best_temperature, plain_map, unknown_below
+from scamac_scale.ops.discriminant import Discriminant, discriminant, shrunk, within_covariance
 from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.ranks.collectives import from_first
@@ -37,7 +28,7 @@ from scamac_scale.remote.stamps import check_unchanged
 from scamac_scale.sweep import sum_over_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -60,6 +51,10 @@ MAX_GENES = 2048
 """Genes that are looked at, at most: of more, those that tell the labels apart best; the covariance of all would not fit memory."""
 SHRINKAGES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Of which the best by held-out cells is taken."""
+RIDGES = (0.1, 0.01, 0.001)
+"""Of the map from scores to probabilities: of which the best by held-out cells is taken."""
+MAP_CLASSES, MAP_CELLS = 64, 10_000
+"""Most classes for such a map, and most cells that it is learnt from."""
 
 
 class ClassSums(NamedTuple):
@@ -101,7 +96,7 @@ def fit_labels(model: FittedModel, source: OpenSource, column: LabelColumn, unkn
     model
         Fitted.
     source
-        N reference cells, that know their technical batches.
+        N reference cells.
     column
         Their labels.
     unknown
@@ -114,11 +109,9 @@ def fit_labels(model: FittedModel, source: OpenSource, column: LabelColumn, unkn
     LabelRule
         The same on every rank, to the last bit on 1, 2, 4 or 8.
     """
-    place_new_batches(model, source, world)
-    cuts = [column, column.by_chance(model.config.seed)] if column.held_out else [column]
-    sums = sum_classes(model, source, cuts, world)
-    found = from_first(lambda: _find(model, source, cuts, sums, unknown), world)
-    rule = LabelRule(**found)
+    sums = sum_classes(model, source, column, world)
+    found = from_first(lambda: _find(model, source, column, sums, unknown), world)
+    rule = LabelRule(**{**found, "score_map": ScoreMap(*found["score_map"])})
     logger.info("%s", _told(rule, column))
     return rule
 
@@ -132,43 +125,26 @@ def learned(labels: Labelling, model: FittedModel, world: World) -> Labelling:
     return replace(labels, reference=None, rule=rule)
 
 
-def sum_classes(model: FittedModel, source: OpenSource, cuts: Sequence[LabelColumn], world: World) -> ClassSums:
-    """Add the input of the cells of each class up, in each part of each cut; the parts of a cut follow those of the one before."""
-    n_classes, firsts = len(cuts[0].names), _firsts(cuts)
-    n_groups = firsts[-1] * n_classes
+def sum_classes(model: FittedModel, source: OpenSource, column: LabelColumn, world: World) -> ClassSums:
+    """Add the input of the cells of each class up, in each part."""
+    n_parts, n_classes = column.n_folds, len(column.names)
 
     def part(batch: Batch) -> ClassSums:
-        codes, n_genes = cuts[0].codes[batch.rows], len(source.gene_names)
+        codes, n_genes = column.codes[batch.rows], len(source.gene_names)
         has_label = torch.from_numpy(codes != NONE)
-        x = _input(model, source, batch).cpu()[has_label].double()
-        counts = torch.zeros(n_groups, dtype=torch.float64)
-        totals = torch.zeros(n_groups, n_genes, dtype=torch.float64)
-        for first, cut in zip(firsts, cuts, strict=False):
-            groups = torch.from_numpy((first + cut.folds[batch.rows]) * n_classes + codes)[has_label]
-            counts += torch.bincount(groups, minlength=n_groups)
-            totals.index_add_(0, groups, x)
-        shape = (firsts[-1], n_classes)
-        return ClassSums(counts.reshape(shape), totals.reshape(*shape, n_genes), x.square_().sum(dim=0))
+        groups = torch.from_numpy(column.folds[batch.rows] * n_classes + codes)[has_label]
+        x = _input(model, batch).cpu()[has_label].double()
+        counts = torch.bincount(groups, minlength=n_parts * n_classes).double().reshape(n_parts, n_classes)
+        totals = torch.zeros(n_parts * n_classes, n_genes, dtype=torch.float64).index_add_(0, groups, x)
+        return ClassSums(counts, totals.reshape(n_parts, n_classes, n_genes), x.square_().sum(dim=0))
 
     found: ClassSums = sum_over_cells(source, part, label="labels of the reference", world=world)
     return found
 
 
-def _firsts(cuts: Sequence[LabelColumn]) -> list[int]:
-    """Give the number of the first part of each cut, and that of all parts."""
-    return list(accumulate((cut.n_folds for cut in cuts), initial=0))
-
-
-def _input(model: FittedModel, source: OpenSource, batch: Batch) -> Tensor:
-    """(B, G) corrected input of cells, in blocks of one size."""
-    device = model.network.gene_mean.device
-    levels = levels_of(source, batch.rows)
-    pieces = [model.network.gene_mean.new_zeros(0, len(source.gene_names))]
-    for start in range(0, len(batch.rows), EMBED_CELLS):
-        piece = slice(start, start + EMBED_CELLS)
-        values = batch.values[piece].to(device)
-        pieces.append(block_input(model.network, values, None if levels is None else levels[piece].to(device)))
-    return torch.cat(pieces)
+def _input(model: FittedModel, batch: Batch) -> Tensor:
+    """(B, G) scaled input of cells, as it is: within-class covariance knows how technical batches differ."""
+    return model.network.scale_input(batch.values.to(model.network.gene_mean.device))
 
 
 # ------------------------------------------------------------------ on rank 0
@@ -181,8 +157,8 @@ class Held(NamedTuple):
     ----------
     scores
         (shrinkages, n, C), of cells whose class these rules know.
-    classes
-        (n,) the true ones.
+    classes, parts
+        (n,) the true ones, and that of each cell.
     n_not_judged
         Other cells.
     rules
@@ -191,63 +167,66 @@ class Held(NamedTuple):
 
     scores: Tensor
     classes: Tensor
+    parts: Tensor
     n_not_judged: int
     rules: list[Discriminant]
 
 
 def _find(
-    model: FittedModel, source: OpenSource, cuts: Sequence[LabelColumn], sums: ClassSums, unknown: float
+    model: FittedModel, source: OpenSource, column: LabelColumn, sums: ClassSums, unknown: float
 ) -> dict[str, Any]:
     """Find what `LabelRule` is made of, as plain data."""
-    column, firsts = cuts[0], _firsts(cuts)
-    own = [ClassSums(sums.counts[a:b], sums.totals[a:b], sums.squares) for a, b in pairwise(firsts)]
-    genes = telling_genes(own[0], MAX_GENES)
-    rows = _sample(column, model.config.seed)
-    held = _held(model, source, column, own[0].of(genes), rows, genes)
+    genes = telling_genes(sums, MAX_GENES)
+    held = _held(model, source, column, sums.of(genes), genes)
     tried = [best_temperature(each.double(), held.classes) for each in held.scores]
     best = min(range(len(tried)), key=lambda at: tried[at][1])
-    temperature = tried[best][0]
-    if len(cuts) > 1:  # the rule has seen more levels than those that did without a part
-        chance = _held(model, source, cuts[1], own[1].of(genes), rows, genes)
-        among_known = best_temperature(chance.scores[best].double(), chance.classes)[0]
-        temperature = between_temperatures(temperature, among_known, column.n_levels, column.n_folds)
-    p = torch.softmax(held.scores[best].double() * temperature, dim=1).max(dim=1)
+    scores = held.scores[best].double()
+    score_map = _map(scores, held, tried[best][0])
+    label = scores.argmax(dim=1)
+    p = torch.softmax(score_map.logits(scores), dim=1).gather(1, label[:, None])[:, 0]
     weight, bias = held.rules[best]
     return {
         "genes": genes,
         "weight": weight.float(),
         "bias": bias.float(),
-        "temperature": temperature,
-        "threshold": unknown_below(p.values, unknown),
+        "score_map": tuple(score_map),
+        "threshold": unknown_below(p, unknown),
         "report": {
-            "n_cells": int(own[0].counts.sum()),
+            "n_cells": int(sums.counts.sum()),
             "n_unlabelled": column.n_missing,
             "n_genes": len(genes),
             "shrinkage": SHRINKAGES[best],
+            "temperature": score_map.temperature,
             "held_out_by": ",".join(column.held_out) or "chance",
             "n_held_out": len(held.classes),
             "n_not_judged": held.n_not_judged,
-            "held_out_accuracy": float((p.indices == held.classes).double().mean()),
-            "held_out_confidence": float(p.values.mean()),
+            "held_out_accuracy": float((label == held.classes).double().mean()),
+            "held_out_confidence": float(p.mean()),
         },
     }
 
 
-def _held(
-    model: FittedModel, source: OpenSource, column: LabelColumn, known: ClassSums, rows: IntArray, genes: Tensor
-) -> Held:
+def _map(scores: Tensor, held: Held, temperature: float) -> ScoreMap:
+    """Learn what makes probabilities of scores; a temperature alone where a map would have too many numbers."""
+    if scores.shape[1] > MAP_CLASSES:
+        return plain_map(temperature, scores.shape[1])
+    every = -(-len(scores) // MAP_CELLS)
+    return best_map(scores[::every], held.classes[::every], held.parts[::every], temperature, RIDGES)
+
+
+def _held(model: FittedModel, source: OpenSource, column: LabelColumn, known: ClassSums, genes: Tensor) -> Held:
     """Score the sample by rules that did without its parts."""
+    rows = _sample(column, model.config.seed)
     seen, cross = _sum_sample(model, source, column, rows, genes)
     rules = {
         fold: [_rule(known, seen, cross, fold, shrinkage) for shrinkage in SHRINKAGES]
         for fold in (*range(column.n_folds), None)
     }
-    del cross  # before the next: it is large
     scores = _score_sample(model, source, column, rows, genes, rules)
-    classes, folds = torch.from_numpy(column.codes[rows]), torch.from_numpy(column.folds[rows])
+    classes, parts = torch.from_numpy(column.codes[rows]), torch.from_numpy(column.folds[rows])
     counts = torch.stack([known.without(fold)[0] for fold in range(column.n_folds)])
-    is_known = counts[folds, classes] > 0
-    return Held(scores[:, is_known], classes[is_known], int((~is_known).sum()), rules[None])
+    is_known = counts[parts, classes] > 0
+    return Held(scores[:, is_known], classes[is_known], parts[is_known], int((~is_known).sum()), rules[None])
 
 
 def telling_genes(sums: ClassSums, n_most: int) -> Tensor:
@@ -280,7 +259,7 @@ def _sample_batches(
     with Feed(source) as feed, track(label, len(rows), "cells") as progress:
         plan = RowsPlan([rows[start:stop] for start, stop in pairwise(edges)])
         for start, batch in zip(edges, feed.run(plan), strict=False):
-            yield start, _input(model, source, batch)[:, genes]
+            yield start, _input(model, batch)[:, genes]
             progress.advance(len(batch.rows))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.infer.labels.column import LabelColumn
     from scamac_scale.infer.labels.options import LabelOptions
+    from scamac_scale.ops.calibration import ScoreMap
     from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
 
@@ -31,8 +32,8 @@ class LabelRule:
         (G',) int64, genes of the input that are looked at.
     weight, bias
         (G', C) float32 and (C,) float32, of `ops.discriminant.Discriminant`.
-    temperature
-        By which the scores are multiplied.
+    score_map
+        Makes probabilities of scores.
     threshold
         Probability below which a cell is unknown.
     report
@@ -42,7 +43,7 @@ class LabelRule:
     genes: Tensor
     weight: Tensor
     bias: Tensor
-    temperature: float
+    score_map: ScoreMap
     threshold: float
     report: dict[str, Any]
 
@@ -53,18 +54,19 @@ class LabelRule:
         Parameters
         ----------
         x
-            (b, G) input, from `nn.embed.block_input`.
+            (b, G) input, from `ScamacNetwork.scale_input`.
 
         Returns
         -------
         Tensor
-            (b, 2) float32: the number of the label, C where it is unknown, and the probability of the most likely label.
+            (b, 2) float32: the number of the label, C where it is unknown, and the probability that the best label is right.
         """
-        device = x.device
-        scores = rows_times(pad_block(x)[:, self.genes.to(device)], self.weight.to(device))[: len(x)] + self.bias.to(
-            device
-        )
-        probability, label = torch.softmax(scores.double() * self.temperature, dim=1).max(dim=1)
+        device, n_cells = x.device, len(x)
+        scores = rows_times(pad_block(x)[:, self.genes.to(device)], self.weight.to(device)) + self.bias.to(device)
+        label = scores.argmax(dim=1, keepdim=True)
+        logits = self.score_map.logits(scores.cpu())  # on the CPU in float64, in a block of one size
+        probability = torch.softmax(logits, dim=1).gather(1, label.cpu())[:n_cells, 0]
+        label = label.cpu()[:n_cells, 0]
         label = torch.where(probability < self.threshold, self.weight.shape[1], label)
         return torch.stack([label.float(), probability.float()], dim=1)
 
@@ -100,7 +102,7 @@ def labelling_of(source: OpenSource, column: LabelColumn, options: LabelOptions,
     Parameters
     ----------
     source
-        The reference, which knows its technical batches.
+        The reference.
     column
         Its labels.
     options
