@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from scamac_scale.config import IngestConfig, MarkerTest
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from scamac_scale.api import ScAMAC
+    from scamac_scale.api.files import Data
+    from scamac_scale.api.labels import AnnotateOptions
     from scamac_scale.config import Count, ScamacConfig
 
 
@@ -119,3 +122,41 @@ def markers(
 
     options = MarkerOptions(groupby=groupby, method=method, reference=reference, n_genes=n_genes)
     markers_in_memory(adata, options, IngestConfig(matrix="raw" if use_raw else (layer or "X")))
+
+
+def annotate(
+    adata: ad.AnnData,
+    model: ScAMAC,
+    reference: Data,
+    label: str,
+    **options: Unpack[AnnotateOptions],
+) -> None:
+    """Give the cells of an AnnData the labels of a reference, in place.
+
+    Parameters
+    ----------
+    adata
+        N cells with the genes of the model.
+    model
+        Fitted, or loaded.
+    reference
+        Labelled cells with the genes of the model; as of `ScAMAC.annotate`.
+    label
+        Column of obs of the reference.
+    **options
+        As of `ScAMAC.annotate`.
+
+    Raises
+    ------
+    InputError
+        If the data or the column cannot be used.
+
+    Notes
+    -----
+    Writes ``obs["scamac_label"]`` and ``obs["scamac_label_probability"]``; nothing else is changed.
+    """
+    from scamac_scale.infer.output.table import LABEL_KEY, LABEL_PROBABILITY_KEY
+
+    found = model.annotate(reference, label, adata, **options)
+    for name in (LABEL_KEY, LABEL_PROBABILITY_KEY):
+        adata.obs[name] = found.obs[name]

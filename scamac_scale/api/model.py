@@ -335,6 +335,16 @@ class ScAMAC:
                     stack.enter_context(on_gpu(fitted))
                 return predict(fitted, source, home, options, world=world, resume=resume, spread=spread)
 
+    @overload
+    def annotate(
+        self, reference: Data, label: str, data: Data, out: None = None, **options: Unpack[AnnotateOptions]
+    ) -> ad.AnnData: ...
+
+    @overload
+    def annotate(
+        self, reference: Data, label: str, data: Data, out: str | Path, **options: Unpack[AnnotateOptions]
+    ) -> Path | str: ...
+
     def annotate(
         self, reference: Data, label: str, data: Data, out: str | Path | None = None, **options: Unpack[AnnotateOptions]
     ) -> ad.AnnData | Path | str:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scamac_scale import ScAMAC
+from scamac_scale import ScAMAC, tl
 from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError, ResumeError
 from scamac_scale.infer.labels import fit
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.fitted import FittedModel
+    from tests.support.cluster import Cluster
 
 N_CELLS = 2600
 KEYS = ["scamac_label", "scamac_label_probability"]
@@ -245,7 +246,6 @@ def test_at_most_the_share_of_held_out_cells_is_unknown(share: float) -> None:
 def test_probabilities_and_unknown_of_other_cells_are_as_promised(model: ScAMAC, cells: ad.AnnData) -> None:
     is_new = np.arange(N_CELLS) % 2 == 0
     found = model.annotate(cells[~is_new].copy(), "kind", cells[is_new].copy(), unknown=0.2)
-    assert isinstance(found, ad.AnnData)
     truth = cells.obs["cell_type"][is_new].astype(str).to_numpy()
     label, p = found.obs["scamac_label"], found.obs["scamac_label_probability"].to_numpy()
     assert list(label.cat.categories) == [*sorted(set(truth)), "unknown"]
@@ -254,7 +254,6 @@ def test_probabilities_and_unknown_of_other_cells_are_as_promised(model: ScAMAC,
     threshold = found.uns["scamac"]["labels"]["threshold"]
     assert p[~is_unknown].min() >= threshold > p[is_unknown].max()
     whole = model.annotate(cells[~is_new].copy(), "kind", cells[is_new].copy(), unknown=0)
-    assert isinstance(whole, ad.AnnData)
     is_right = whole.obs["scamac_label"].astype(str).to_numpy() == truth
     assert abs(is_right.mean() - whole.obs["scamac_label_probability"].mean()) < 0.04
     assert is_right[~is_unknown].mean() > is_right.mean()
@@ -328,7 +327,6 @@ def test_a_file_has_what_memory_has(model: ScAMAC, cells: ad.AnnData, stores: Pa
     whole = model.annotate(cells, "kind", new)
     path = model.annotate(cells, "kind", new, tmp_path / name)
     found = ad.read_zarr(path) if name.endswith("zarr") else ad.read_h5ad(path)
-    assert isinstance(whole, ad.AnnData)
     pd.testing.assert_frame_equal(found.obs[KEYS], whole.obs[KEYS])
     assert sorted(found.obsm) == ["X_scAMAC", "scamac_membership"]
     assert found.uns["scamac"]["labels"]["n_unlabelled"] == 260
@@ -368,7 +366,6 @@ def test_cells_of_new_batches_are_placed_and_reference_batches_held_out() -> Non
     new = cells[is_new].copy()
     new.obs["donor"] = "dan"
     found = model.annotate(cells[~is_new].copy(), "cell_type", new)
-    assert isinstance(found, ad.AnnData)
     assert found.uns["scamac"]["labels"]["held_out_by"] == "donor,chip"
     plain = model.predict(new)
     np.testing.assert_array_equal(found.obsm["X_scAMAC"], plain.obsm["X_scAMAC"])
@@ -397,8 +394,24 @@ def test_the_command_line_writes_labels(
     assert json.loads(capsys.readouterr().out)["n_cells"] == N_CELLS
     found = ad.read_zarr(tmp_path / "out.zarr")
     whole = model.annotate(cells, "kind", cells, unknown=0.1, held_out="donor")
-    assert isinstance(whole, ad.AnnData)
     pd.testing.assert_frame_equal(found.obs[KEYS], whole.obs[KEYS])
+
+
+@pytest.mark.slow
+def test_workers_write_the_same_bytes(model: ScAMAC, cluster: Cluster, stores: Path, tmp_path: Path) -> None:
+    for out, dask in (("a.zarr", None), ("b.zarr", cluster.address)):
+        model.annotate(stores / "shuffled.zarr", "cell_type", stores / "ordered.zarr", tmp_path / out, dask=dask)
+    assert digests(tmp_path / "a.zarr") == digests(tmp_path / "b.zarr")
+
+
+def test_scanpy_style_adds_two_columns_alone(model: ScAMAC, cells: ad.AnnData) -> None:
+    new = cells[:100].copy()
+    before = list(new.obs.columns)
+    tl.annotate(new, model, cells, "kind", unknown=0.1)
+    assert list(new.obs.columns) == [*before, *KEYS]
+    assert not new.obsm
+    whole = model.annotate(cells, "kind", cells, unknown=0.1)
+    pd.testing.assert_frame_equal(new.obs[KEYS], whole.obs[KEYS].iloc[:100])
 
 
 @pytest.fixture(autouse=True)
