@@ -79,8 +79,7 @@ def fitted(reference: AnnData, key: str, path: Path | None) -> ScAMAC:
         return ScAMAC.load(path)
     config = ScamacConfig()
     train = config.train
-    short = [replace(phase, min_steps=40, max_steps=60) for phase in (train.pretrain, *train.phases)]
-    train = replace(train, batch_cells=512, rounds=1, pretrain=short[0], phases=tuple(short[1:]), accelerator="cpu")
+    train = replace(train, batch_cells=512, rounds=1, accelerator="cpu")
     model = ScAMAC(reference.obs[LABEL].nunique(), batch_key=key, config=replace(config, train=train)).fit(reference)
     if path is not None:
         model.save(path)

@@ -27,7 +27,7 @@ class PhaseConfig:
     """Terms of the objective: reconstruction and layers (the two of Eq. 5), similarity (Eq. 15), clustering (Eq.
     12)."""
     steps: int = 100
-    """Length of the phase in gradient steps, whatever the number of cells; used where epochs is null."""
+    """Length of the phase in gradient steps, whatever the number of cells; of no use where epochs is given."""
     epochs: float | None = None
     """Length of the phase in passes over the cells instead; null takes steps."""
     min_steps: int = 0
@@ -48,6 +48,11 @@ class PhaseConfig:
         check_names(self)
         require(self.steps >= 0, f"steps={self.steps}; it must not be negative.")
         require(self.epochs is None or self.epochs >= 0, f"epochs={self.epochs}; it must not be negative, or null.")
+        require(
+            self.epochs is not None or (self.min_steps == 0 and self.max_steps is None),
+            f"min_steps={self.min_steps} and max_steps={self.max_steps} bound a length in epochs, but epochs is null; set steps instead, or "
+            "epochs.",
+        )
         require(
             self.max_steps is None or self.max_steps >= self.min_steps,
             f"max_steps={self.max_steps} lies below min_steps={self.min_steps}.",

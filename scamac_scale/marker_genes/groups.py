@@ -95,6 +95,10 @@ def find_groups(obs: pd.DataFrame, column: str, reference: str, where: str) -> G
         raise InputError(
             f"{where}: the column {column!r} has {len(names):,} values; at most {MOST_GROUPS:,} groups can be compared."
         )
+    if "" in names:
+        raise InputError(
+            f"{where}: the column {column!r} has a value without a letter; name that group, or leave its cells without a value."
+        )
     if len(set(names)) < len(names):
         raise InputError(f"{where}: two values of the column {column!r} are written alike; rename one.")
     if reference != REST and reference not in names:

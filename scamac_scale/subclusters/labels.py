@@ -63,6 +63,14 @@ def read_labels(result: str | Path, raw: RawMatrix, model: FittedModel, options:
             f"{result}: no cluster of {options.key} that was asked for has {options.min_cells:,} cells, the largest has {largest:,}; lower "
             "min_cells."
         )
+    for code in chosen:
+        alike = [
+            name for name in names if name.startswith(f"{names[code]}.") and name[len(names[code]) + 1 :].isdigit()
+        ]
+        if alike:
+            raise InputError(
+                f"{result}: {options.key} has {names[code]!r} and {alike[0]!r}, which is how a part of the former would be named; rename one."
+            )
     return Labels(names, codes, chosen)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import zarr
 
 from scamac_scale.durable.atomic import atomic_file, writing
 from scamac_scale.durable.foreign import at_home
+from scamac_scale.errors import OutputError
 from scamac_scale.infer.output.table import chunk_cells
 from scamac_scale.ingestion.files import open_file, place_of
 from scamac_scale.ingestion.frames import read_frame
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 SUBCLUSTER_KEY = "scamac_subcluster"
 UNS_KEY = "scamac_refine"
 COPIED = ("obsm", "layers")
+TABLE_START = b"cluster,part,n_cells,"
+"""Of the table of tests, as text."""
 
 
 def write_result(result: str | Path, obs: pd.DataFrame, uns: Mapping[str, Any], path: Path) -> None:
@@ -99,6 +103,25 @@ def read_table(out: str | Path) -> list[dict[str, Any]]:
         {str(name): value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
         for row in frame.to_dict("records")
     ]
+
+
+def check_table(out: str | Path) -> None:
+    """Refuse a file of the table's name that is none, before any work.
+
+    Raises
+    ------
+    OutputError
+        If there is one.
+    """
+    path = table_path(out)
+    if not os.path.lexists(path):
+        return
+    is_ours = path.is_file() and not path.is_symlink()
+    if is_ours:
+        with writing(path), path.open("rb") as file:
+            is_ours = file.read(len(TABLE_START)) in (b"", TABLE_START)
+    if not is_ours:
+        raise OutputError(f"{path} is already there, and no table of refine; remove it, or choose another --out.")
 
 
 def write_table(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

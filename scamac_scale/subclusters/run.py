@@ -29,7 +29,7 @@ from scamac_scale.ingestion.source import compare_with_fit
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.store.record import is_store
 from scamac_scale.subclusters.labels import Labels, column_of, read_labels
-from scamac_scale.subclusters.output import SUBCLUSTER_KEY, UNS_KEY, table_frame, write_result, write_table
+from scamac_scale.subclusters.output import SUBCLUSTER_KEY, UNS_KEY, check_table, table_frame, write_result, write_table
 from scamac_scale.subclusters.work import Work
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def refine(
     path = at_home(out)
     if not (resume and path.exists()):
         check_target(path)
+    check_table(path)
     _refuse_stores(data)
     with ExitStack() as stack:
         raw = stack.enter_context(open_for_model(data, options.ingest, model.genes, options.accept))

@@ -172,7 +172,7 @@ class FitState:
                 state.optimizers[key] = optimizer, done
             state.weights = dict(plain["weights"])
             if plain["landmarks"] is not None:
-                state.landmarks = Landmarks.from_plain(plain["landmarks"], len(source.gene_names))
+                state.landmarks = Landmarks.from_plain(plain["landmarks"], source.n_cells, len(source.gene_names))
             if plain["clusters"] is not None:
                 centers, temperature, weight = plain["clusters"]
                 clusters = Clusters(centers, temperature, config.loss.epsilon, weight)

@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from scamac_scale.config import PhaseConfig
+from scamac_scale.errors import ConfigError
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
 
 
@@ -43,3 +44,9 @@ def test_cosine_falls_from_one_to_zero() -> None:
     assert values[0] == 1
     assert values[-1] == pytest.approx(0, abs=1e-12)
     assert sorted(values, reverse=True) == values
+
+
+@pytest.mark.parametrize("bound", [{"min_steps": 5}, {"max_steps": 20}])
+def test_bounds_of_epochs_are_refused_without_epochs(bound: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="epochs is null"):
+        PhaseConfig(**bound)

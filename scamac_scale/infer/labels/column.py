@@ -140,7 +140,7 @@ def _labels_of(
     kept = pd.Series(values.categories[values.codes] if isinstance(values, pd.CategoricalIndex) else values)
     if pd.api.types.is_float_dtype(kept.dtype):
         numbers = kept.to_numpy(dtype=np.float64)
-        is_whole = np.isfinite(numbers) & (numbers == np.floor(numbers))
+        is_whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
         if not is_whole.all():
             raise InputError(
                 f"{where}: the label column {column!r} holds measurements ({numbers[~is_whole][0]:g}, ...); a label is a name or a whole "
@@ -153,7 +153,7 @@ def _labels_of(
         raise InputError(
             f"{where}: no cell has the label {absent[0]!r} in {column!r} (unlabelled); labels are {', '.join(sorted(set(texts)))[:500]}."
         )
-    none = {*unlabelled, UNKNOWN_LABEL}
+    none = {*unlabelled, *(text for text in texts if text.casefold() == UNKNOWN_LABEL)}
     names = tuple(sorted({text for text in texts if text not in none and text.casefold() not in MISSING_TEXTS}))
     code_of = {name: code for code, name in enumerate(names)}
     codes = np.array([*(code_of.get(text, NONE) for text in texts), NONE], dtype=np.int64)

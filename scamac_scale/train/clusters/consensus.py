@@ -9,6 +9,7 @@ The stacked memberships of the members are also the multi-scale target of Eq. (1
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +209,12 @@ def ward(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) ->
 def kmeans(points: FloatArray, weights: FloatArray, n_clusters: int, seed: int) -> IntArray:
     """Take the best of ten k-means++ runs on weighted points; (M, W), (M,) to (M,)."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    found = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(points, sample_weight=weights)
+    with warnings.catch_warnings(), threadpool_limits(1):  # on any number of cores the same
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where fewer landmarks differ, some clusters stay empty
+        found = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(points, sample_weight=weights)
     labels: IntArray = found.labels_
     return labels
 

@@ -98,14 +98,15 @@ class Landmarks:
         return [self.x, *(torch.from_numpy(part) for part in (self.weights, self.labels, *merges))]
 
     @classmethod
-    def from_plain(cls, plain: list[torch.Tensor], n_genes: int) -> Landmarks:
-        """Make what `to_plain` gave; ValueError where it is of no fit of so many genes."""
+    def from_plain(cls, plain: list[torch.Tensor], n_cells: int, n_genes: int) -> Landmarks:
+        """Make what `to_plain` gave; ValueError where it is of no fit of so many cells and genes."""
         x, weights, labels, *of_tree = plain
         size = (len(x),)
         is_sound = x.dtype == torch.float32 and x.shape == (len(x), n_genes) and bool(x.isfinite().all())
         for numbers in (weights, labels):
             is_sound = is_sound and numbers.dtype == torch.int64 and (numbers.shape == size or numbers.numel() == 0)
-        if not is_sound or weights.shape != size or bool((weights < 1).any()) or bool((labels < 0).any()):
+        is_sound = is_sound and weights.shape == size and len(x) > 0 and int(weights.min()) > 0
+        if not is_sound or not bool(((labels >= 0) & (labels < len(x))).all()) or int(weights.sum()) != n_cells:
             raise ValueError("the landmarks are none of this fit")
         if not of_tree:
             return cls(x, weights.numpy(), labels.numpy())
@@ -160,19 +161,19 @@ class Groups(NamedTuple):
 
 
 def _kmeans_centers(points: FloatArray, n_centers: int, seed: int) -> FloatArray:
-    """k-means by scikit-learn, so that any machine finds the same; by faiss where it has a GPU."""
+    """k-means by scikit-learn, on one thread, so that any number of cores finds the same; by faiss where it has a GPU."""
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     if faiss_on_gpu():
         centers: FloatArray = faiss_kmeans(points, n_centers, seed).centroids
         return centers
     first = points[numpy_generator(seed, "first").permutation(len(points))[: 8 * n_centers]]
     start, _ = kmeans_plusplus(first, n_centers, random_state=seed, n_local_trials=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # where fewer cells differ, centers repeat, and have no cells
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # where fewer cells differ, centers repeat, and have no cells
+        warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans = KMeans(n_centers, init=start, n_init=1, max_iter=LLOYD_ROUNDS).fit(points)
     found: FloatArray = kmeans.cluster_centers_
     return found

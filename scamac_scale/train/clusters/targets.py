@@ -168,7 +168,7 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
     if not path.exists():
         raise StoreError(f"{path} is missing, without which the run cannot go on; start a new run.")
     codes, weights, counts = (plain[name].numpy() for name in ("codes", "weights", "counts"))
-    _check_codes(codes, weights, counts)
+    _check_codes(codes, weights, counts, n_cells)
     table = CodeTable(n_cells, len(codes), path)
     try:
         if table.n_bytes != path.stat().st_size:
@@ -183,9 +183,11 @@ def target_from_plain(plain: dict[str, Any], n_cells: int, path: Path, world: Wo
         raise
 
 
-def _check_codes(codes: IntArray, weights: FloatArray, counts: IntArray) -> None:
-    """Refuse what no consensus leaves: ValueError."""
+def _check_codes(codes: IntArray, weights: FloatArray, counts: IntArray, n_cells: int) -> None:
+    """Refuse what no consensus leaves, ValueError: kernels that take codes for places do not look."""
     shape = codes.shape
     is_whole = codes.dtype == counts.dtype == np.int64 and len(shape) == 2 and shape == (len(counts), len(weights))
-    if not is_whole or not codes.size or codes.min() < 0 or counts.min() < 0 or not (weights > 0).all():
+    is_whole = is_whole and bool(codes.size) and 0 <= int(codes.min()) <= int(codes.max()) < len(codes)
+    is_sound = is_whole and weights.dtype == np.float64 and bool(np.isfinite(weights).all() and (weights > 0).all())
+    if not is_sound or counts.min() < 0 or int(counts.sum()) != n_cells:
         raise ValueError("the codes of the landmarks are of no consensus")
