@@ -1,18 +1,18 @@
-"""How often are rare kinds of cells found? Simulated atlases with types of 0.1, 0.3 and 1 % of the cells.
+"""How often are rare kinds of cells found, and which stage loses them? Types of 0.1, 0.3 and 1 % of 20,000 cells, the true K told.
 
-Centers start on 1,000 landmarks or more, groups of like cells. Around random cells, a rare type has one for every 0.1 %;
-`start.landmark_choice` set to ``kmeans`` puts them around the centers of k-means on the latents instead, and
-`model.bank_choice` takes the cells nearest to such centers. For each choice, with the true number of clusters given: the landmarks
-most of whose cells are of a rare type, how well the best matching cluster covers it (F1), and ARI over all cells.
+*Simulated* atlases are those of `scamac_scale.simulation` with other shares: every rare type has exactly the wanted chance, the common
+types share the rest as they do there. A type is marked by 3 % of the genes, at about 4.5 times the expression; *distinct* rare
+types have 30 % of the genes more as markers (`--extra-markers`). *Real* ones (`--real FILE --thinned TYPE ...`) are resampled from
+labelled cells, and then the named types are thinned to the share.
 
-The cells are those of `scamac_scale.simulation` with other shares: every rare type has exactly the wanted chance, the common
-types share the rest as they do there. A type is marked by 3 % of the genes there, at about 4.5 times the expression; a rare
-one can be given more markers of the same kind (`--extra-markers`, a share of the genes), since what a landmark can do depends
-on whether the latent shows the type at all. How well it does, stands beside the fit: the F1 of cells that join the nearest
-true type mean in the latent, which needs no landmark. No marker is private to a type, so the gene filter (5 % of the cells)
-keeps most; those it keeps are counted. In real data it drops what only a rare type expresses.
+For each rare type, what the best has that each stage could still give, as F1:
+
+- *means*: cells that join the nearest true type mean in the latent of the fit, which needs no landmark; low: genes or components.
+- *union*: the best union of landmarks, whatever the consensus would make of them; low, where means is not: landmarks.
+- *F1*: the cluster that covers the type best; low, where union is not: the consensus, or the last fuzzy sweep.
 
     python benchmarks/rare.py --threads 1
+    python benchmarks/rare.py --threads 1 --real "$SCAMAC_DATA/zheng_facs3774.h5ad" --thinned "CD14+ Monocyte" "CD19+ B" --resume
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import statistics
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -43,14 +44,16 @@ if TYPE_CHECKING:
     from scamac_scale.config import ScamacConfig
 
 OUT = Path(__file__).resolve().parent / "results" / "rare.json"
-KEY = ("extra_markers", "share", "landmarks", "bank", "seed")
-CHOICES = ("random/random", "kmeans/random", "random/kmeans", "kmeans/kmeans")
-"""How landmarks and bank are chosen."""
+KEY = ("atlas", "share", "way", "seed")
+WAYS = ("default", "random landmarks", "min_cells=10")
+"""The default recipe, or one setting of it else: `start.landmark_choice`, or the filter of genes at the ingest."""
 FOUND_F1 = 0.5
 """A rare type counts as found if the best matching cluster reaches this F1."""
+SPARE = 1.5
+"""Cells that are resampled for each one wanted, of which the thinned types leave enough."""
 NOTE = (
-    "Markers, cells: of a rare type, median. Rare landmarks, F1: median over rare types and seeds (lowest to highest). None: rare types without a landmark. Found: rare types "
-    f"with F1 of at least {FOUND_F1}. F1, true means: cells to the nearest true type mean in the latent of the fit."
+    "Cells, F1: of a rare type, median over types and seeds (lowest to highest). Means: cells to the nearest true type mean in the "
+    f"latent. Union: the best union of landmarks. Found: rare types with F1 of at least {FOUND_F1}. Genes: those of the store."
 )
 
 
@@ -83,27 +86,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[0.0, 0.3],
         help="share of the genes that mark a rare type, too",
     )
+    parser.add_argument("--ways", nargs="+", default=["default"], choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument(
-        "--choices",
-        nargs="+",
-        default=list(CHOICES),
-        choices=CHOICES,
-        metavar="LANDMARKS/BANK",
-        help=", ".join(CHOICES),
+        "--real", type=Path, help="file of labelled counts to resample, in place of the simulated atlases"
     )
-    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--label", default="cell_type", help="its column of types")
+    parser.add_argument("--thinned", nargs="+", default=[], metavar="TYPE", help="its types that become rare")
+    parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--genes", type=int, default=400)
     parser.add_argument("--common", type=int, default=6, help="types that are not rare")
     parser.add_argument("--rare", type=int, default=3, help="rare types in each atlas")
     parser.add_argument("--landmarks", type=int, help="least number of landmarks; default: that of the recipe")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this minus 1, of the atlas and of the fit")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this minus 1, of the atlas and of the fit")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--resume", action="store_true", help="skip what the file holds, of whatever commit")
     parser.add_argument("--report", action="store_true", help="no fits: the table of what the file holds")
     parser.add_argument("--out", type=Path, default=OUT, help="JSON file")
     options = parser.parse_args(arguments)
-    if not all(share > 0 and options.rare * share < 1 for share in options.shares):
-        parser.error(f"--shares {options.shares}: each must be above 0, and below 1 for all {options.rare} rare types.")
+    n_rare = len(options.thinned) if options.real else options.rare
+    if not all(share > 0 and n_rare * share < 1 for share in options.shares):
+        parser.error(f"--shares {options.shares}: each must be above 0, and below 1 for all {n_rare} rare types.")
+    if bool(options.real) != bool(options.thinned):
+        parser.error("--real FILE and --thinned TYPE ... go together.")
     return options
 
 
@@ -165,40 +169,86 @@ def simulate_rare(sizes: Sizes, share: float, extra_markers: float, seed: int) -
     return anndata.AnnData(counts, obs=obs, var=var, varm={"markers": markers})
 
 
+def thin_real(file: Path, label: str, thinned: Sequence[str], share: float, n_cells: int, seed: int) -> AnnData:
+    """Resample labelled cells, and leave of some types only so many.
+
+    Parameters
+    ----------
+    file, label
+        Counts, and the column of obs with their types.
+    thinned
+        Types that become rare.
+    share
+        Of each of them, exactly to a cell.
+    n_cells
+        N.
+    seed
+        Of the cells.
+
+    Returns
+    -------
+    AnnData
+        (N, G) counts; ``obs["cell_type"]``, 0 to C - 1 common, from C on those of `thinned`; ``uns["n_common"]`` C.
+
+    Raises
+    ------
+    SystemExit
+        If a type is not among the labels, or there are too few cells of the others.
+    """
+    import anndata
+    import pandas as pd
+
+    from scamac_scale.randomness import numpy_generator
+    from scamac_scale.simulation.resampled import resample
+
+    with tempfile.TemporaryDirectory() as folder:
+        atlas = anndata.read_zarr(
+            resample(file, Path(folder) / "all.zarr", n_cells=round(SPARE * n_cells), label=label, seed=seed)
+        )
+    names = atlas.obs[label].astype(str).to_numpy()
+    common = sorted(set(names) - set(thinned))
+    codes = pd.Index([*common, *thinned]).get_indexer(names)
+    order = numpy_generator(seed, "thinned").permutation(len(codes))
+    n_rare = round(share * n_cells)
+    rare = [order[codes[order] == len(common) + kind][:n_rare] for kind in range(len(thinned))]
+    rest = order[codes[order] < len(common)][: n_cells - n_rare * len(thinned)]
+    rows = np.sort(np.concatenate([*rare, rest]))
+    if len(rows) < n_cells:
+        raise SystemExit(f"{file.name}: {', '.join(thinned)} cannot be {share:.1%} each of {n_cells:,} cells.")
+    obs = pd.DataFrame({"cell_type": codes[rows]}, index=[f"cell{row}" for row in range(n_cells)])
+    return anndata.AnnData(
+        atlas.X[rows], obs=obs, var=pd.DataFrame(index=atlas.var_names), uns={"n_common": len(common)}
+    )
+
+
 @contextmanager
-def watch_choices() -> Iterator[dict[str, NDArray[Any]]]:
-    """Keep the type that most cells of each landmark have (``landmarks``), and the types of the cells of the ``bank``."""
+def watch_landmarks() -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Keep how many cells of each type each landmark has, (M, types) as ``cells``."""
     from unittest.mock import patch
 
     from scamac_scale.train import recipe
     from scamac_scale.train.clusters.landmarks import find_landmarks
-    from scamac_scale.train.clusters.selection import SELECTIONS
 
-    seen: dict[str, NDArray[Any]] = {}
-    before = dict(SELECTIONS)
-
-    def watched(choose: Any) -> Any:  # a function of that dict
-        def choose_and_keep(source: Any, network: Any, n_rows: int, seed: int, purpose: str) -> Any:
-            rows = choose(source, network, n_rows, seed, purpose)
-            seen[purpose] = source.obs["cell_type"].to_numpy().astype(np.int64)[rows]
-            return rows
-
-        return choose_and_keep
+    seen: dict[str, NDArray[np.int64]] = {}
 
     def find_and_keep(source: Any, *arguments: Any) -> Any:
         groups = find_landmarks(source, *arguments)
         types = source.obs["cell_type"].to_numpy().astype(np.int64)
         cells = np.zeros((groups.table.n_codes, types.max() + 1), dtype=np.int64)
         np.add.at(cells, (groups.table.read(np.arange(source.n_cells)), types), 1)
-        seen["landmarks"] = cells[groups.numbers].argmax(axis=1)
+        seen["cells"] = cells
         return groups
 
-    SELECTIONS.update({name: watched(choose) for name, choose in before.items()})
-    try:
-        with patch.object(recipe, "find_landmarks", find_and_keep):
-            yield seen
-    finally:
-        SELECTIONS.update(before)
+    with patch.object(recipe, "find_landmarks", find_and_keep):
+        yield seen
+
+
+def union_f1(cells: NDArray[np.int64], kind: int) -> float:
+    """F1 of the best union of landmarks, (M, types) cells: those with the highest shares of the type, down to some share."""
+    of_type, size = cells[:, kind], cells.sum(axis=1)
+    order = np.argsort(-of_type / np.maximum(size, 1), kind="stable")
+    shared, taken = of_type[order].cumsum(), size[order].cumsum()
+    return float((2.0 * shared / (taken + of_type.sum())).max())
 
 
 def best_f1(is_type: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
@@ -208,27 +258,27 @@ def best_f1(is_type: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
     return float((2.0 * shared / (size + is_type.sum())).max())
 
 
-def fit_once(store: Path, sizes: Sizes, config: ScamacConfig) -> dict[str, Any]:
-    """One fit, told the true K: what it chose, and its scores; lists have an entry for each rare type."""
+def fit_once(store: Path, n_common: int, n_kinds: int, config: ScamacConfig) -> dict[str, Any]:
+    """One fit, told the true K: its scores; lists have an entry for each rare type."""
     from baselines import nearest_center
 
     from scamac_scale import ScAMAC
     from scamac_scale.metrics.clustering import clustering_scores
 
-    model = ScAMAC(sizes.n_common + sizes.n_rare, config=config)
-    with measure() as cost, watch_choices() as seen:
+    model = ScAMAC(n_kinds, config=config)
+    with measure() as cost, watch_landmarks() as seen:
         cells = model.fit(store).predict(store)
     truth = cells.obs["cell_type"].to_numpy().astype(np.int64)
     labels = cells.obs["scamac_cluster"].cat.codes.to_numpy().astype(np.int64)
     latent = np.asarray(cells.obsm["X_scAMAC"], dtype=np.float64)
-    kinds = range(sizes.n_common + sizes.n_rare)
-    nearest = nearest_center(latent, np.stack([latent[truth == kind].mean(axis=0) for kind in kinds]))
-    rare = kinds[sizes.n_common :]
+    nearest = nearest_center(latent, np.stack([latent[truth == kind].mean(axis=0) for kind in range(n_kinds)]))
+    rare = range(n_common, n_kinds)
+    most = seen["cells"].argmax(axis=1)
     return {
         "rare_cells": [int((truth == kind).sum()) for kind in rare],
-        "rare_landmarks": [int((seen["landmarks"] == kind).sum()) for kind in rare],
-        "rare_bank": [int((seen["bank"] == kind).sum()) for kind in rare] if "bank" in seen else None,
+        "rare_landmarks": [int((most[seen["cells"].sum(axis=1) > 0] == kind).sum()) for kind in rare],
         "f1": [round(best_f1(truth == kind, labels), 6) for kind in rare],
+        "f1_union": [round(union_f1(seen["cells"], kind), 6) for kind in rare],
         "f1_true_means": [round(best_f1(truth == kind, nearest), 6) for kind in rare],
         "ari": round(clustering_scores(truth, labels)["ari"], 6),
         "ari_true_means": round(clustering_scores(truth, nearest)["ari"], 6),
@@ -238,64 +288,60 @@ def fit_once(store: Path, sizes: Sizes, config: ScamacConfig) -> dict[str, Any]:
     }
 
 
-def settings(choice: str, n_landmarks: int | None, seed: int) -> ScamacConfig:
-    """The default recipe with one of `CHOICES`."""
+def settings(way: str, n_landmarks: int | None, seed: int) -> ScamacConfig:
+    """The default recipe in one of `WAYS`."""
     from scamac_scale.config import ScamacConfig
 
-    landmarks, bank = choice.split("/")
     default = ScamacConfig(seed=seed)
-    start = replace(default.start, landmark_choice=landmarks)
-    if n_landmarks is not None:
-        start = replace(start, landmark_cells=n_landmarks)
-    return replace(default, start=start, model=replace(default.model, bank_choice=bank))
+    start = replace(default.start, landmark_choice="random") if way == "random landmarks" else default.start
+    return replace(default, start=start if n_landmarks is None else replace(start, landmark_cells=n_landmarks))
 
 
-def kept_markers(atlas: AnnData, store: Path) -> list[int]:
-    """Markers of each rare type among the genes of the store."""
-    from scamac_scale.sources import open_source
+def atlases(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], AnnData]]]:
+    """Name, share and seed of each atlas, and what makes it."""
+    sizes = Sizes(options.cells, options.genes, options.common, options.rare)
+    for seed, share in itertools.product(range(options.seeds), options.shares):
+        if options.real:
+            known = (options.real, options.label, options.thinned, share, options.cells, seed)
+            yield {"atlas": options.real.stem, "share": share, "seed": seed}, partial(thin_real, *known)
+        else:
+            for extra in options.extra_markers:
+                name = f"simulated, {extra:.0%} more markers"
+                yield {"atlas": name, "share": share, "seed": seed}, partial(simulate_rare, sizes, share, extra, seed)
 
-    with open_source(store) as source:
-        kept = atlas.var_names.get_indexer(list(source.gene_names))
-    counts: list[int] = atlas.varm["markers"][kept].sum(axis=0).tolist()
-    return counts
 
-
-def run(options: argparse.Namespace, sizes: Sizes, console: Console) -> None:
-    """All shares, seeds and choices; each atlas is made once."""
+def run(options: argparse.Namespace, console: Console) -> None:
+    """All atlases and ways; each atlas is made once."""
     from scamac_scale.api import ingest
+    from scamac_scale.config import IngestConfig
+    from scamac_scale.sources import open_source
 
     results = Results(options.out, KEY)
     done = results.done() if options.resume else set()
     where = environment()
-    results.update(
-        sizes=asdict(sizes),
-        settings=asdict(settings(CHOICES[0], options.landmarks, 0)),
-        simulation="scamac_scale.simulation; rare types have the share each, the common ones keep their proportions",
-    )
-    for seed, extra, share in itertools.product(range(options.seeds), options.extra_markers, options.shares):
-        atlas_key = {"extra_markers": extra, "share": share, "seed": seed}
-        keys = [
-            {**atlas_key, "landmarks": landmarks, "bank": bank}
-            for landmarks, bank in (choice.split("/") for choice in options.choices)
-            if (extra, share, landmarks, bank, seed) not in done
-        ]
-        if not keys:
+    for named, make in atlases(options):
+        ways = [way for way in options.ways if (named["atlas"], named["share"], way, named["seed"]) not in done]
+        if not ways:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            atlas = simulate_rare(sizes, share, extra, seed)
-            store = ingest(atlas, Path(folder) / "store.zarr")
-            shared = {"markers_kept": kept_markers(atlas, store)}
-            for key in keys:
-                choice = f"{key['landmarks']}/{key['bank']}"
-                found = fit_once(store, sizes, settings(choice, options.landmarks, seed))
-                results.add({**key, **shared, **found}, where)
-                console.print(
-                    f"{share:.1%}  extra markers {extra:.0%}  seed {seed}  {choice}  of {found['rare_cells']} cells "
-                    f"{found['rare_landmarks']} landmarks  F1 {found['f1']}  true means {found['f1_true_means']}  "
-                    f"ARI {found['ari']:.3f}  {found['seconds']:.0f} s",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        atlas = make()
+        n_common = atlas.uns.get("n_common", options.common)
+        sizes = {"n_cells": atlas.n_obs, "n_common": n_common, "n_rare": atlas.obs["cell_type"].max() + 1 - n_common}
+        sizes = {name: int(size) for name, size in sizes.items()}
+        for way in ways:
+            with tempfile.TemporaryDirectory() as folder:
+                ingested = IngestConfig(min_cells=10) if way == "min_cells=10" else None
+                store = ingest(atlas, Path(folder) / "store.zarr", ingested)
+                with open_source(store) as source:
+                    sizes["n_genes"] = len(source.gene_names)
+                config = settings(way, options.landmarks, named["seed"])
+                found = fit_once(Path(store), n_common, n_common + sizes["n_rare"], config)
+            results.add({**named, "way": way, **sizes, **found}, where)
+            console.print(
+                f"{named['atlas']}  {named['share']:.1%}  seed {named['seed']}  {way}  of {found['rare_cells']} cells: F1 {found['f1']}  "
+                f"union {found['f1_union']}  means {found['f1_true_means']}  ARI {found['ari']:.3f}  {found['cpu_seconds']:.0f} CPU s",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -304,29 +350,28 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each share and choice, over rare types and seeds."""
-    groups: dict[tuple[float, float, str], list[dict[str, Any]]] = {}
+    """One entry for each atlas, share and way, over rare types and seeds."""
+    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
     for one in runs:
-        groups.setdefault((one["extra_markers"], one["share"], f"{one['landmarks']}/{one['bank']}"), []).append(one)
+        groups.setdefault((one["atlas"], one["share"], one["way"]), []).append(one)
     rows = []
-    order = sorted(groups, key=lambda key: (*key[:2], CHOICES.index(key[2])))
-    for extra, share, choice in order:
-        group = groups[extra, share, choice]
+    for atlas, share, way in sorted(groups, key=lambda key: (*key[:2], WAYS.index(key[2]))):
+        group = groups[atlas, share, way]
         pooled = {
             name: [value for one in group for value in one[name]]
-            for name in ("rare_cells", "rare_landmarks", "f1", "f1_true_means", "markers_kept")
+            for name in ("rare_cells", "rare_landmarks", "f1", "f1_union", "f1_true_means")
         }
         rows.append(
             {
-                "extra_markers": extra,
+                "atlas": atlas,
                 "share": share,
-                "choice": choice,
+                "way": way,
                 "seeds": len(group),
                 "types": len(pooled["f1"]),
-                "without_landmark": sum(count == 0 for count in pooled["rare_landmarks"]),
                 "found": sum(value >= FOUND_F1 for value in pooled["f1"]),
+                "n_genes": group[0]["n_genes"],
                 **{name: spread(values) for name, values in pooled.items()},
-                **{name: spread([one[name] for one in group]) for name in ("ari", "ari_true_means", "seconds")},
+                **{name: spread([one[name] for one in group]) for name in ("ari", "ari_true_means", "cpu_seconds")},
             }
         )
     return rows
@@ -337,54 +382,42 @@ def in_words(values: dict[str, float], digits: int) -> str:
     return "{median:.{d}f} ({low:.{d}f} to {high:.{d}f})".format(**values, d=digits)
 
 
-def show(summary: Sequence[dict[str, Any]], sizes: dict[str, Any]) -> Table:
-    """The table: one row for each share and choice."""
-    title = (
-        "Rare types among {n_cells:,} cells, {n_genes:,} genes, {n_common} common types and {n_rare} rare ones".format(
-            **sizes
-        )
-    )
-    table = Table(title=title, caption=NOTE, caption_justify="left")
-    for column in ("markers", "share", "cells", "landmarks/bank"):
-        table.add_column(column, justify="left" if column == "landmarks/bank" else "right", no_wrap=True)
-    for column in ("rare landmarks", "none", "F1", "found", "F1, true means", "ARI", "s"):
+def show(summary: Sequence[dict[str, Any]]) -> Table:
+    """The table: one row for each atlas, share and way."""
+    table = Table(title="Rare types, the true number of clusters told", caption=NOTE, caption_justify="left")
+    for column in ("atlas", "share", "way"):
+        table.add_column(column, no_wrap=True)
+    for column in ("genes", "cells", "F1", "found", "union", "means", "ARI", "CPU s"):
         table.add_column(column, justify="right", no_wrap=True)
-    for index, row in enumerate(summary):
-        is_first, is_last = (
-            not 0 <= other < len(summary)
-            or any(summary[other][name] != row[name] for name in ("extra_markers", "share"))
-            for other in (index - 1, index + 1)
-        )
+    for row in summary:
         table.add_row(
-            f"{row['markers_kept']['median']:.0f}" if is_first else "",
-            f"{row['share']:.1%}" if is_first else "",
-            f"{row['rare_cells']['median']:.0f}" if is_first else "",
-            row["choice"],
-            in_words(row["rare_landmarks"], 1),
-            f"{row['without_landmark']}/{row['types']}",
+            row["atlas"],
+            f"{row['share']:.1%}",
+            row["way"],
+            str(row["n_genes"]),
+            f"{row['rare_cells']['median']:.0f}",
             in_words(row["f1"], 2),
             f"{row['found']}/{row['types']}",
+            in_words(row["f1_union"], 2),
             in_words(row["f1_true_means"], 2),
-            in_words(row["ari"], 3),
-            f"{row['seconds']['median']:.0f}",
-            end_section=is_last,
+            f"{row['ari']['median']:.3f}",
+            f"{row['cpu_seconds']['median']:.0f}",
         )
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Simulate, fit, count, print, write."""
+    """Make the atlases, fit, count, print, write."""
     options = parse(arguments)
     if options.threads is not None:
         os.environ.update({name: str(options.threads) for name in THREAD_SETTINGS})
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     if not options.report:
-        run(options, Sizes(options.cells, options.genes, options.common, options.rare), console)
+        run(options, console)
     results = Results(options.out, KEY)
-    held = results.read()
-    summary = summarise(held["runs"])
+    summary = summarise(results.read()["runs"])
     results.update(summary=summary, note=NOTE)
-    console.print(show(summary, held["sizes"]))
+    console.print(show(summary))
 
 
 if __name__ == "__main__":
