@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 OUT = Path(__file__).resolve().parent / "results" / "rare.json"
 KEY = ("atlas", "share", "way", "seed")
-WAYS = ("default", "random landmarks", "min_cells=10")
-"""The default recipe, or one setting of it else: `start.landmark_choice`, or the filter of genes at the ingest."""
+WAYS = ("default", "random landmarks", "min_cells=10", "finds_rare")
+"""The default recipe, or one setting of it else: `start.landmark_choice`, `start.finds_rare`, or the filter of genes at the ingest."""
 FOUND_F1 = 0.5
 """A rare type counts as found if the best matching cluster reaches this F1."""
 SPARE = 1.5
@@ -294,6 +294,7 @@ def settings(way: str, n_landmarks: int | None, seed: int) -> ScamacConfig:
 
     default = ScamacConfig(seed=seed)
     start = replace(default.start, landmark_choice="random") if way == "random landmarks" else default.start
+    start = replace(start, finds_rare=way == "finds_rare")
     return replace(default, start=start if n_landmarks is None else replace(start, landmark_cells=n_landmarks))
 
 

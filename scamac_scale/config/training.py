@@ -85,6 +85,9 @@ class StartConfig:
     cut_height: float | None = None
     """Height at which a first consensus tree is cut when the number of clusters is not given, 0 to 1; null takes the number on which
     clusterings agree and whose clusters lie apart."""
+    finds_rare: bool = False
+    """Whether small groups of landmarks with a gap around them are clusters of their own, at most 2 % of the cells each: some of a
+    number of clusters that is given, more than one that is not."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from scamac_scale.ops.linkage import weighted_linkage
 from scamac_scale.ops.tree import Tree
+from scamac_scale.train.clusters.apart import member_apart
 from scamac_scale.train.clusters.association import Member, consensus_tree
 from scamac_scale.train.clusters.counting import count_clusters
 from scamac_scale.train.clusters.graph import fuzzy_graph, leiden, nearest_neighbors
@@ -281,6 +282,7 @@ def find_consensus(
     components: Sequence[int],
     cut_height: float | None,
     seed: int,
+    finds_rare: bool = False,
 ) -> Consensus:
     """Consensus clusters of the landmarks.
 
@@ -299,6 +301,9 @@ def find_consensus(
         number of Leiden communities found there.
     seed
         For k-means and Leiden.
+    finds_rare
+        Whether small groups of landmarks that lie apart, in the components of the first source, are clusters of their own: some of a K that
+        is given, more than a K that is not.
 
     Returns
     -------
@@ -310,6 +315,7 @@ def find_consensus(
     O(M^2) memory and time in the number of landmarks, whatever the number of cells.
     """
     spaces, found = build_spaces(sources, weights, components)
+    is_told = n_clusters is not None
     communities: list[IntArray] | None = None
     counted: FloatArray = np.zeros((0, 4))
     if n_clusters is None and cut_height is None:
@@ -322,6 +328,10 @@ def find_consensus(
         first = cluster_members(found, weights, spaces, None, seed)
         n_clusters = consensus_tree(first, weights).count_at(cut_height)
     members = cluster_members(found, weights, spaces, n_clusters, seed, communities)
+    apart = member_apart(found[spaces[0].source], weights, members) if finds_rare else None
+    if apart is not None:
+        members = (*members, apart)
+        n_clusters = n_clusters if is_told else n_clusters + apart.n_clusters - 1
     tree = consensus_tree(members, weights)
     return Consensus(tree.labels(n_clusters), tree, members, counted)
 

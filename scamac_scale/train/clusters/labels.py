@@ -107,6 +107,7 @@ def _find_labels(
             components=config.start.components,
             cut_height=config.start.cut_height,
             seed=integer_seed(config.seed, "consensus"),
+            finds_rare=config.start.finds_rare,
         )
         labels = consensus.labels
     if start is not None:
