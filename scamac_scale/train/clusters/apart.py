@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LEAST_CELLS = 10
 """Cells of a group that lies apart."""
+LEAST_LANDMARKS = 3
+"""Landmarks of such a group: one or two of few cells are far from others by the noise of their means."""
 MOST_SHARE = 0.02
 """Of all cells, that a group that lies apart has at most."""
 FAR = 3.0
@@ -53,14 +55,15 @@ def groups_apart(points: FloatArray, weights: FloatArray) -> IntArray:
     for edge in np.argsort(length, kind="stable").tolist():
         ends = root[first[edge]], root[second[edge]]
         for end in ends if length[edge] > gap else ():
-            if LEAST_CELLS <= weights[members[end]].sum() <= most:
+            if len(members[end]) >= LEAST_LANDMARKS and LEAST_CELLS <= weights[members[end]].sum() <= most:
                 apart[members[end]] = members[end][0] + 1  # in place of smaller groups in it
         small, large = sorted(ends, key=lambda end: len(members[end]))
         root[members[small]] = large
         members[large] += members.pop(small)
     values, place, numbers = np.unique(apart, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(np.where(values == 0, -1, place)))
-    return (rank[numbers] + (values[0] != 0)).astype(np.int64)
+    numbered: IntArray = (rank[numbers] + (values[0] != 0)).astype(np.int64)
+    return numbered
 
 
 def _shortest_tree(points: FloatArray) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
@@ -87,12 +90,16 @@ def _shortest_tree(points: FloatArray) -> tuple[IntArray, IntArray, FloatArray, 
     return np.array(first), np.array(second), np.array(length), nearest
 
 
-def member_apart(points: FloatArray, weights: FloatArray, members: Sequence[Member]) -> Member | None:
-    """Make a member of the consensus of the groups that lie apart, which counts as much as all others; None where there are none.
+def member_apart(
+    points: FloatArray, weights: FloatArray, members: Sequence[Member], n_clusters: int | None
+) -> Member | None:
+    """Make a member of the consensus of the groups that lie apart, which counts as much as all others.
+
+    None where there are no groups, or of a number of clusters that was told fewer than two would be left for the rest.
 
     So no group joins the rest below half the height of the tree, and no two landmarks of the rest above it: a cut gives the groups first.
     """
     labels = groups_apart(points, weights)
-    if not labels.any():
+    if not labels.any() or (n_clusters is not None and labels.max() > n_clusters - 2):
         return None
     return Member(0, "apart", labels, sum(member.weight for member in members))

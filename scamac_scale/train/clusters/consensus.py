@@ -328,7 +328,8 @@ def find_consensus(
         first = cluster_members(found, weights, spaces, None, seed)
         n_clusters = consensus_tree(first, weights).count_at(cut_height)
     members = cluster_members(found, weights, spaces, n_clusters, seed, communities)
-    apart = member_apart(found[spaces[0].source], weights, members) if finds_rare else None
+    told = n_clusters if is_told else None
+    apart = member_apart(found[spaces[0].source], weights, members, told) if finds_rare else None
     if apart is not None:
         members = (*members, apart)
         n_clusters = n_clusters if is_told else n_clusters + apart.n_clusters - 1

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scamac_scale.cells.arrays import FloatArray, IntArray
-from scamac_scale.train.clusters.apart import groups_apart
+from scamac_scale.train.clusters.apart import groups_apart, member_apart
 from scamac_scale.train.clusters.consensus import find_consensus
 
 RARE = slice(70, 74)
@@ -26,6 +26,8 @@ def test_a_small_group_behind_a_gap_is_found_and_a_common_kind_is_not() -> None:
     assert not groups_apart(points, np.full(79, 100)).any()  # 5 % of the cells
     assert not groups_apart(points, np.where(weights == 12, 2, 100)).any()  # 8 cells
     assert not groups_apart(landmarks(0.0)[0], weights).any()
+    points[72:74] = points[60:62]  # two landmarks are left
+    assert not groups_apart(points, weights).any()
 
 
 def test_groups_are_numbered_by_their_first_landmarks() -> None:
@@ -47,6 +49,8 @@ def test_one_of_the_clusters_that_are_told_is_the_rare_one_only_where_it_is_aske
     points, weights = landmarks(12.0)
     points[:18, 3] += 8.0  # three common kinds
     sources, rare = {"input": points}, np.isin(np.arange(79), np.arange(79)[RARE])
+
+    assert member_apart(points, weights.astype(float), (), 2) is None  # a single one would be left for the rest
 
     def is_found(finds_rare: bool) -> bool:
         found = find_consensus(
