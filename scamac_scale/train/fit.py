@@ -25,6 +25,7 @@ from scamac_scale.sources import cells_digest
 from scamac_scale.train.checks import check_ranks, check_settings, check_size
 from scamac_scale.train.clusters.centers import empty_clusters
 from scamac_scale.train.clusters.counting import columns_of
+from scamac_scale.train.clusters.landmarks import SUM_BYTES, landmark_count
 from scamac_scale.train.placement import launch
 from scamac_scale.train.recipe import DONE, Tools, recipe, stages_left
 from scamac_scale.train.run.checkpoints import KEPT
@@ -114,7 +115,7 @@ def fit(
             state.times.mark(stage.part)
             state.stage = following
             if stage.is_saved:
-                from_first(lambda: _check_room(state, len(config.train.phases), run), world)
+                from_first(lambda: _check_room(tools, state), world)
                 tools.watch.save()  # finds out early whether it can be written
             tools.watch.stage()
         return _model(tools, state, genes)
@@ -158,12 +159,18 @@ def gather_tools(
     return Tools(config, source, world, watch, stepper, Sweeps(state.network, source, world, watch), run)
 
 
-def _check_room(state: FitState, n_phases: int, run: RunFolder | None) -> None:
+def _check_room(tools: Tools, state: FitState) -> None:
     """Refuse a disk without room for the checkpoints that are kept and the one that is written meanwhile."""
-    if run is not None:
+    config, source = tools.config, tools.source
+    if tools.run is not None:
         n_bytes = sum(tensor.nbytes for tensor in state.network.state_dict().values())
         moments = 2 * sum(weight.nbytes for weight in state.network.parameters())  # of Adam, for each phase
-        check_room(run.checkpoints.folder, (KEPT + 1) * (n_bytes + (1 + n_phases) * moments))
+        n_bytes += (1 + len(config.train.phases)) * moments
+        n_landmarks = landmark_count(source.n_cells, config.start, config.n_clusters)
+        n_bytes += (
+            tools.world.size * n_landmarks * len(source.gene_names) * SUM_BYTES
+        )  # of each rank, while they are summed
+        check_room(tools.run.checkpoints.folder, (KEPT + 1) * n_bytes)
 
 
 def _model(tools: Tools, state: FitState, genes: GeneSpace) -> FittedModel:

@@ -54,6 +54,8 @@ POINTS_PER_CENTER = 32
 LLOYD_ROUNDS = 10
 STEPS_PER_UNIT = 2.0**22
 """Whole numbers that a unit of the input becomes."""
+SUM_BYTES = 8
+"""Of each of the (M, G) sums of the input."""
 BLOCK_CELLS = 256
 """Cells whose distances to all centers are held at a time."""
 BLOCK_LANDMARKS = 512
