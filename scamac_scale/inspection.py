@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pandas as pd
+
     from scamac_scale.cells.arrays import FloatArray
 
 Found = dict[str, Any]
@@ -231,7 +233,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
-    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LATENT_KEY, UNS_KEY
+    from scamac_scale.infer.output.table import CLUSTER_KEY, DENOISED_KEY, LABEL_KEY, LATENT_KEY, UNS_KEY
     from scamac_scale.ingestion.open import read_obs
 
     obs = read_obs(path)
@@ -248,9 +250,18 @@ def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
             found["is_count_estimated"] = bool(group[f"uns/{UNS_KEY}/is_count_estimated"][()])
         if is_verified:
             found["verified"] = _check_arrays(path, group)
-    cells = [(str(name), int(count)) for name, count in counts.items()]
-    found["clusters"] = [{"cluster": name, "cells": n, "share": round(n / max(len(obs), 1), 4)} for name, n in cells]
+    found["clusters"] = _shares(counts, "cluster")
+    if LABEL_KEY in obs:
+        found["labels"] = _shares(obs[LABEL_KEY].value_counts(sort=False), "label")
     return found
+
+
+def _shares(counts: pd.Series[int], what: str) -> list[Found]:
+    n_cells = max(int(counts.sum()), 1)
+    return [
+        {what: str(name), "cells": int(count), "share": round(int(count) / n_cells, 4)}
+        for name, count in counts.items()
+    ]
 
 
 def _check_arrays(path: Path | BucketPlace, group: Any) -> str:  # Any: an h5py or zarr group
