@@ -88,7 +88,7 @@ def annotate(
             from_first(lambda: home.check(resume=resume), world)
         ingest = IngestConfig(matrix=asked.get("matrix", "X"), gene_column=asked.get("gene_column"))
         known = stack.enter_context(open_source(reference.data, fitted.genes, ingest=ingest, accepted=options.accept))
-        columns = tuple((key or "").split(",")) if key else tuple(fitted.tech_levels)
+        columns = tuple(part.strip() for part in key.split(",")) if key else tuple(fitted.tech_levels)
         column = read_labels(known.obs, about, columns, fitted.config.seed, "obs of the reference")
         source = stack.enter_context(open_source(data, fitted.genes, ingest=ingest, accepted=options.accept))
         spread = stack.enter_context(spread_over(data, ingest, asked.get("dask"), asked.get("workers")))

@@ -146,7 +146,7 @@ def predict(
         stack.enter_context(torch.no_grad())
         stack.enter_context(output)
         if output.needs_rows:
-            options = _with_rule(model, options, uns, world)
+            options = _with_rule(model, options, uns, output, world)
             place_new_batches(model, source, world)
             atlas = None
             look = partial(output.look, is_patient=True)  # a block of queries may take its time
@@ -193,11 +193,13 @@ def _sweep_by_workers(
             output.tick(turn)
 
 
-def _with_rule(model: FittedModel, options: PredictOptions, uns: dict[str, Any], world: World) -> PredictOptions:
+def _with_rule(
+    model: FittedModel, options: PredictOptions, uns: dict[str, Any], output: MemoryOutput | DiskOutput, world: World
+) -> PredictOptions:
     """Find the rule of the labels that are carried over, if any are, and tell of it in the result."""
     if options.labels is None:
         return options
-    labels = learned(options.labels, model, world)
+    labels = learned(options.labels, model, world, output.look)
     assert labels.rule is not None
     uns[LABELS] = {**labels.rule.report, "threshold": labels.rule.threshold}
     return replace(options, labels=labels)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Share of the trace of a sum of float32 products that its rounding may reach in any direction."""
 ABSENT = -1e4
 """Score of a class that has no cells."""
 
@@ -48,16 +50,17 @@ def within_covariance(cross: Tensor, counts: Tensor, totals: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (G, G), divided by the number of cells.
+        (G, G), divided by the number of cells; positive definite by `ROUNDING`, also for fewer cells than genes, or cells that are alike.
     """
     means = totals / counts.clamp_min(1)[:, None]
-    return (cross - totals.T @ means) / counts.sum()
+    least = (ROUNDING * cross.trace()).clamp_min(1e-12)
+    return (cross - totals.T @ means + least * torch.eye(len(cross), dtype=cross.dtype)) / counts.sum().clamp_min(1)
 
 
 def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
     """(1 - shrinkage) S + shrinkage tr(S) / G."""
     n_genes = len(covariance)
-    ridge = (shrinkage * covariance.trace() / n_genes).clamp_min(1e-12)  # cells that are all alike
+    ridge = shrinkage * covariance.trace() / n_genes
     return (1 - shrinkage) * covariance + ridge * torch.eye(n_genes, dtype=covariance.dtype)
 
 

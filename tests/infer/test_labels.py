@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -14,7 +16,7 @@ import torch
 
 from scamac_scale import ScAMAC, tl
 from scamac_scale.cli.main import main
-from scamac_scale.errors import ConfigError, InputError, ResumeError
+from scamac_scale.errors import ConfigError, InputError, ResumeError, StoppedError
 from scamac_scale.infer.labels import fit
 from scamac_scale.infer.labels.column import read_labels
 from scamac_scale.infer.labels.options import LabelOptions
@@ -36,8 +38,6 @@ from tests.support.launch import run_ranks
 from tests.support.prediction import digests, look_often, make_stores, model_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scamac_scale.fitted import FittedModel
     from tests.support.cluster import Cluster
 
@@ -349,6 +349,37 @@ def test_a_finished_result_is_left_as_it_is_and_another_one_refused(
         model.annotate(store, "cell_type", store, out, unknown=0.2, resume=True)
     with pytest.raises(ResumeError, match="begun otherwise"):
         model.predict(store, out, resume=True)
+
+
+def test_a_stop_while_the_reference_is_read_is_kept_and_gone_on_with(
+    model: ScAMAC, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, out = stores / "ordered.zarr", tmp_path / "out.zarr"
+    whole = digests(Path(model.annotate(store, "cell_type", store, tmp_path / "whole.zarr")))
+    sums = fit.sum_classes
+
+    def stopped(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return sums(*arguments)
+
+    monkeypatch.setattr(fit, "sum_classes", stopped)
+    with pytest.raises(StoppedError):
+        model.annotate(store, "cell_type", store, out)
+    assert not out.exists()
+    monkeypatch.setattr(fit, "sum_classes", sums)
+    with pytest.raises(ResumeError, match="begun otherwise"):
+        model.predict(store, out, resume=True)  # its rows are narrower
+    model.annotate(store, "cell_type", store, out, resume=True)
+    assert digests(out) == whole
+
+
+@pytest.mark.parametrize("kinds", ["aab", "ab" * 4, "a" * 30 + "b"])
+def test_few_cells_are_enough_or_at_least_no_crash(model: ScAMAC, cells: ad.AnnData, kinds: str) -> None:
+    few = cells[: len(kinds)].copy()
+    few.obs["few"] = list(kinds)
+    found = model.annotate(few, "few", few, unknown=0)
+    assert set(found.obs["scamac_label"]) <= set(kinds)
+    assert found.obs["scamac_label_probability"].between(0, 1).all()
 
 
 def test_nothing_is_left_of_a_column_that_is_refused(model: ScAMAC, stores: Path, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from scamac_scale.progress import track
 from scamac_scale.randomness import numpy_generator
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.remote.stamps import check_unchanged
-from scamac_scale.sweep import sum_over_cells
+from scamac_scale.sweep import Tick, no_tick, sum_over_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -88,7 +88,9 @@ class ClassSums(NamedTuple):
 
 
 @torch.no_grad()
-def fit_labels(model: FittedModel, source: OpenSource, column: LabelColumn, unknown: float, world: World) -> LabelRule:
+def fit_labels(
+    model: FittedModel, source: OpenSource, column: LabelColumn, unknown: float, world: World, tick: Tick = no_tick
+) -> LabelRule:
     """Find the rule.
 
     Parameters
@@ -103,29 +105,33 @@ def fit_labels(model: FittedModel, source: OpenSource, column: LabelColumn, unkn
         Share of held-out cells that shall be unknown.
     world
         This rank, and how many there are; rank 0 alone looks at the sample.
+    tick
+        Called in the pass over all cells, on all ranks equally often; may raise to stop.
 
     Returns
     -------
     LabelRule
         The same on every rank, to the last bit on 1, 2, 4 or 8.
     """
-    sums = sum_classes(model, source, column, world)
+    sums = sum_classes(model, source, column, world, tick)
     found = from_first(lambda: _find(model, source, column, sums, unknown), world)
     rule = LabelRule(**{**found, "score_map": ScoreMap(*found["score_map"])})
     logger.info("%s", _told(rule, column))
     return rule
 
 
-def learned(labels: Labelling, model: FittedModel, world: World) -> Labelling:
-    """Find the rule of labels that are carried over, on all ranks alike; see `fit_labels`."""
+def learned(labels: Labelling, model: FittedModel, world: World, look: Callable[[], None]) -> Labelling:
+    """Find the rule of labels that are carried over, on all ranks alike; see `fit_labels`. `look` may raise to stop."""
     assert labels.reference is not None
     source, column = labels.reference
-    rule = fit_labels(model, source, column, labels.unknown, world)
+    rule = fit_labels(model, source, column, labels.unknown, world, lambda _=None: look())
     check_unchanged(source.stamps)
     return replace(labels, reference=None, rule=rule)
 
 
-def sum_classes(model: FittedModel, source: OpenSource, column: LabelColumn, world: World) -> ClassSums:
+def sum_classes(
+    model: FittedModel, source: OpenSource, column: LabelColumn, world: World, tick: Tick = no_tick
+) -> ClassSums:
     """Add the input of the cells of each class up, in each part."""
     n_parts, n_classes = column.n_folds, len(column.names)
 
@@ -138,7 +144,7 @@ def sum_classes(model: FittedModel, source: OpenSource, column: LabelColumn, wor
         totals = torch.zeros(n_parts * n_classes, n_genes, dtype=torch.float64).index_add_(0, groups, x)
         return ClassSums(counts, totals.reshape(n_parts, n_classes, n_genes), x.square_().sum(dim=0))
 
-    found: ClassSums = sum_over_cells(source, part, label="labels of the reference", world=world)
+    found: ClassSums = sum_over_cells(source, part, label="labels of the reference", world=world, tick=tick)
     return found
 
 
