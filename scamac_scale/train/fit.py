@@ -167,9 +167,8 @@ def _check_room(tools: Tools, state: FitState) -> None:
         moments = 2 * sum(weight.nbytes for weight in state.network.parameters())  # of Adam, for each phase
         n_bytes += (1 + len(config.train.phases)) * moments
         n_landmarks = landmark_count(source.n_cells, config.start, config.n_clusters)
-        n_bytes += (
-            tools.world.size * n_landmarks * len(source.gene_names) * SUM_BYTES
-        )  # of each rank, while they are summed
+        sums = n_landmarks * len(source.gene_names) * SUM_BYTES
+        n_bytes += tools.world.size * sums  # in the middle of their pass
         check_room(tools.run.checkpoints.folder, (KEPT + 1) * n_bytes)
 
 
