@@ -45,4 +45,10 @@ def test_temperature_is_relative_or_absolute() -> None:
 
 def test_a_phase_refuses_caps_below_its_floor() -> None:
     with pytest.raises(ConfigError, match="max_steps=5 lies below min_steps=10"):
-        PhaseConfig(min_steps=10, max_steps=5)
+        PhaseConfig(epochs=1, min_steps=10, max_steps=5)
+
+
+@pytest.mark.parametrize("bounds", [{"min_steps": 10}, {"max_steps": 5}])
+def test_a_phase_refuses_bounds_of_epochs_that_it_does_not_have(bounds: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="bound a length in epochs, but epochs is null; set steps instead"):
+        PhaseConfig(**bounds)

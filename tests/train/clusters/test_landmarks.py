@@ -290,19 +290,22 @@ def test_landmarks_come_back_from_plain_data_with_their_tree() -> None:
     tree = some_tree(9)
     weights = tree.weights.astype(np.int64)
     found = Landmarks(torch.from_numpy(rng.normal(size=(9, 4)).astype(np.float32)), weights, tree.labels(3), tree)
-    again = Landmarks.from_plain(found.to_plain(), 4)
+    n_cells = int(weights.sum())
+    again = Landmarks.from_plain(found.to_plain(), n_cells, 4)
     assert torch.equal(again.x, found.x)
     np.testing.assert_array_equal(again.weights, weights)
     np.testing.assert_array_equal(again.labels, found.labels)
     assert again.tree is not None
     np.testing.assert_array_equal(again.tree.merges, tree.merges)
-    assert Landmarks.from_plain(found.to_plain()[:3], 4).tree is None
+    assert Landmarks.from_plain(found.to_plain()[:3], n_cells, 4).tree is None
 
 
-@pytest.mark.parametrize("damage", ["genes", "not finite", "no cells", "weights", "labels", "negative labels"])
+@pytest.mark.parametrize(
+    "damage", ["genes", "cells", "not finite", "no cells", "weights", "labels", "negative labels", "labels of none"]
+)
 def test_landmarks_of_no_fit_are_refused(damage: str) -> None:
     plain = [torch.ones(5, 4), torch.ones(5, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)]
-    assert len(Landmarks.from_plain(plain, 4).x) == 5
+    assert len(Landmarks.from_plain(plain, 5, 4).x) == 5
     if damage == "not finite":
         plain[0][2, 1] = float("nan")
     elif damage == "no cells":
@@ -313,8 +316,10 @@ def test_landmarks_of_no_fit_are_refused(damage: str) -> None:
         plain[2] = plain[2].double()
     elif damage == "negative labels":
         plain[2][0] = -1
+    elif damage == "labels of none":
+        plain[2][0] = 5
     with pytest.raises(ValueError, match="none of this fit"):
-        Landmarks.from_plain(plain, 5 if damage == "genes" else 4)
+        Landmarks.from_plain(plain, 6 if damage == "cells" else 5, 5 if damage == "genes" else 4)
 
 
 @pytest.mark.gpu

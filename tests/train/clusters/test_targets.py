@@ -109,9 +109,11 @@ def test_a_file_that_is_not_what_was_written_is_refused(damage: str, tmp_path: P
     [
         {"codes": torch.zeros(M, 3, dtype=torch.int64)},
         {"codes": torch.full((M, 4), -1)},
+        {"codes": torch.full((M, 4), M)},
         {"codes": torch.zeros(M, 4)},
         {"codes": torch.zeros(0, 4, dtype=torch.int64), "counts": torch.zeros(0, dtype=torch.int64)},
         {"counts": torch.full((M,), -1)},
+        {"counts": torch.full((M,), N)},
         {"weights": torch.zeros(4, dtype=torch.float64)},
         {"weights": torch.full((4,), float("nan"), dtype=torch.float64)},
     ],
