@@ -29,6 +29,8 @@ TO_LOWER = {
     "predict": "leave out --denoised, lower the number of processes on this machine (--devices), or ingest raw input into a store first",
     "evaluate": "leave out --batch-key or --label, one at a time",
     "markers": "name a column of fewer groups with --groupby, or lower --n-genes or ingest.block_cells",
+    "refine": "name fewer clusters with --clusters, or lower --n-genes",
+    "annotate": "the reference needs room for its labels x genes and genes x genes in float64; give fewer labels, or fewer --workers",
     "inspect": "leave out --verify",
 }
 """What each command can do with less memory by."""

@@ -72,7 +72,7 @@ def test_an_unknown_key_in_a_value_names_the_nearest(capsys: Capture) -> None:
         ("--input.gene_sd", "big", "input.gene_sd=big is of the wrong type; expected float or null."),
         ("--input.center", "2", "input.center=2"),
         ("--train.phases", "3", "train.phases=3 is of the wrong type"),
-        ("--train.phases", "[{epochs: many}]", "epochs=many is of the wrong type; expected float."),
+        ("--train.phases", "[{epochs: many}]", "epochs=many is of the wrong type; expected float or null."),
         ("--model.latent_width", "0", "model.latent_width=0; it must be at least 1."),
         ("--n-clusters", "some", "n_clusters='some'; it must be a whole number or 'auto'."),
     ],
