@@ -164,6 +164,7 @@ def on_rank(world: World, store: Path) -> dict[str, Any]:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_ranks_find_the_same_bits(stores: Path, tmp_path: Path) -> None:
     one = on_rank(ALONE, stores / "ordered.zarr")
     for many in run_ranks(on_rank, 2, tmp_path / "ranks", stores / "ordered.zarr"):
@@ -172,6 +173,7 @@ def test_ranks_find_the_same_bits(stores: Path, tmp_path: Path) -> None:
         assert many["rest"] == one["rest"]
 
 
+@pytest.mark.slow
 def test_a_sample_and_few_genes_do_almost_as_well(
     model: ScAMAC, cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +323,7 @@ def test_an_option_that_is_none_is_named(model: ScAMAC, cells: ad.AnnData) -> No
 
 
 @pytest.mark.parametrize("name", ["out.zarr", "out.h5ad"])
+@pytest.mark.slow
 def test_a_file_has_what_memory_has(model: ScAMAC, cells: ad.AnnData, stores: Path, tmp_path: Path, name: str) -> None:
     new = cells.copy()
     new.obs["scamac_label"] = "of another program"
@@ -336,6 +339,7 @@ def test_a_file_has_what_memory_has(model: ScAMAC, cells: ad.AnnData, stores: Pa
     assert "labels" not in plain.uns["scamac"]
 
 
+@pytest.mark.slow
 def test_a_finished_result_is_left_as_it_is_and_another_one_refused(
     model: ScAMAC, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +355,7 @@ def test_a_finished_result_is_left_as_it_is_and_another_one_refused(
         model.predict(store, out, resume=True)
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_reference_is_read_is_kept_and_gone_on_with(
     model: ScAMAC, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +440,7 @@ def test_workers_write_the_same_bytes(model: ScAMAC, cluster: Cluster, stores: P
     assert digests(tmp_path / "a.zarr") == digests(tmp_path / "b.zarr")
 
 
+@pytest.mark.slow
 def test_scanpy_style_adds_two_columns_alone(model: ScAMAC, cells: ad.AnnData) -> None:
     new = cells[:100].copy()
     before = list(new.obs.columns)

@@ -184,6 +184,7 @@ def test_a_prediction_of_another_cut_is_not_gone_on_with(tiny_adata: ad.AnnData,
             predicted(tiny_adata, out, resume=True, **options)
 
 
+@pytest.mark.slow
 def test_a_dendrogram_is_there_for_scanpys_plots(tiny_adata: ad.AnnData, tmp_path: Path) -> None:
     sc = pytest.importorskip("scanpy")
     pytest.importorskip("matplotlib").use("agg")

@@ -176,6 +176,7 @@ def test_fewer_cells_in_a_block_change_no_more_than_rounding_and_threads_nothing
             np.testing.assert_allclose(found["auc"][group], table["auc"][group], rtol=0)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_bits(case: Case, table: Any, cluster: Cluster) -> None:
     markers(case.out, case.atlas, dask=cluster.address)
     found = ad.read_zarr(case.out).uns["rank_genes_groups"]
@@ -202,6 +203,7 @@ def test_several_dense_files_are_one_input_with_the_genes_that_count(case: Case,
     np.testing.assert_allclose(by_gene(found, "1", "scores", names), np.delete(expected, 4), rtol=FLOAT32, atol=FLOAT32)
 
 
+@pytest.mark.slow
 def test_an_h5ad_has_the_same_table_and_all_that_it_had(case: Case, table: Any, tmp_path: Path) -> None:
     out = write_result(tmp_path / "out.h5ad", case.raw, space_of(case.raw))
     before = ad.read_h5ad(out)
@@ -281,6 +283,7 @@ def test_an_anndata_in_memory_gets_the_same_table(case: Case, table: Any) -> Non
     assert len(sc.get.rank_genes_groups_df(adata, "1")) == N_GENES
 
 
+@pytest.mark.slow
 def test_a_result_of_predict_tells_how_values_are_normalised_and_an_old_one_takes_its_run(
     tiny_atlas: Path, tmp_path: Path
 ) -> None:

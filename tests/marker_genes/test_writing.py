@@ -65,6 +65,7 @@ def test_a_run_that_ends_before_the_last_step_leaves_the_zarr_as_it_was(case: Ca
 
 
 @pytest.mark.usefixtures("killed")
+@pytest.mark.slow
 def test_and_the_h5ad(made: Case, h5ad: Path, tmp_path: Path) -> None:
     out = Path(shutil.copy(h5ad, tmp_path / "out.h5ad"))
     before = out.read_bytes()
@@ -124,6 +125,7 @@ def test_a_file_system_without_links_gets_copies(case: Case, tmp_path: Path, mon
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.slow
 def test_a_zarr_that_anndata_has_written_again_is_read_with_its_markers(case: Case, version: Any) -> None:
     """With its metadata in one place, which must tell of the new part."""
     result = ad.read_zarr(case.out)

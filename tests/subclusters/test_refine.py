@@ -66,6 +66,7 @@ def test_the_table_tells_every_test_in_the_result_and_beside_it(levels: Path) ->
     assert (levels / "out.refine.csv").read_text().count("\n") == 1 + len(table)
 
 
+@pytest.mark.slow
 def test_labels_are_predicted_where_no_result_is_given(levels: Path, tmp_path: Path) -> None:
     model = model_of_levels()
     refine(levels / "atlas.h5ad", tmp_path / "one.zarr", model=model, min_cells=20)
@@ -74,6 +75,7 @@ def test_labels_are_predicted_where_no_result_is_given(levels: Path, tmp_path: P
     assert one == two
 
 
+@pytest.mark.slow
 def test_chosen_clusters_alone_are_cut_and_an_h5ad_holds_the_same(levels: Path, tmp_path: Path) -> None:
     out = refine(
         levels / "atlas.h5ad",
@@ -90,6 +92,7 @@ def test_chosen_clusters_alone_are_cut_and_an_h5ad_holds_the_same(levels: Path, 
 
 
 @pytest.mark.parametrize("point", ["refine.sums", "refine.cells", "refine.cluster", "refine.rename"])
+@pytest.mark.slow
 def test_one_that_was_stopped_is_gone_on_with_to_the_same_bytes(
     levels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
