@@ -26,8 +26,8 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def shortened(config: ScamacConfig) -> ScamacConfig:
     """The same with few steps."""
     train = config.train
-    phases = tuple(replace(phase, epochs=1, min_steps=4) for phase in train.phases)
-    pretrain = replace(train.pretrain, epochs=min(train.pretrain.epochs, 1), min_steps=2)
+    phases = tuple(replace(phase, steps=4) for phase in train.phases)
+    pretrain = replace(train.pretrain, steps=2)  # a variant without it has no epoch
     return replace(config, n_clusters=4, train=replace(train, pretrain=pretrain, phases=phases))
 
 

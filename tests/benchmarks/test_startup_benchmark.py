@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "startup.py"
 
 @pytest.mark.slow
 def test_the_parts_of_a_short_fit_are_told_apart(tmp_path: Path) -> None:
-    short = ["--train.rounds", "1", "--train.pretrain.min_steps", "1", "--train.pretrain.max_steps", "2"]
+    short = ["--train.rounds", "1", "--train.pretrain.steps", "2"]
     command = [sys.executable, str(SCRIPT), "--rounds", "1", "--only", "pbmc", "--json", str(tmp_path / "startup.json")]
     subprocess.run([*command, *short], check=True, env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])})
     written = (tmp_path / "startup.json").read_text()

@@ -23,7 +23,7 @@ import numpy as np, anndata as ad
 from scamac_scale import ScAMAC, IngestConfig
 from scamac_scale.config import PhaseConfig, ScamacConfig
 counts = np.random.default_rng(0).poisson(1.0, (120, 40)).astype(np.float32)
-config, short = ScamacConfig(), PhaseConfig(max_steps=2)
+config, short = ScamacConfig(), PhaseConfig(steps=2)
 train = replace(config.train, accelerator="cpu", rounds=1, pretrain=short, phases=(short,))
 model = ScAMAC(3, config=replace(config, train=train)).fit(ad.AnnData(counts), run={str(tmp_path / "run")!r})
 assert model.report["steps"] >= 2, model.report
