@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_ranks, declare_workers, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_matching, declare_ranks, declare_workers, require
 from scamac_scale.remote.names import below
 
 if TYPE_CHECKING:
@@ -53,19 +53,6 @@ def declare_annotate(parser: ArgumentParser) -> None:
         help="Columns of the reference's obs, such as the donor: cells are held out together with all others of the same values, when "
         "probabilities are calibrated; by default the batch key of the fit.",
     )
-    _declare_reading(parser)
-    declare_ranks(parser)
-    declare_workers(parser)
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="Go on where a run of this command into --out was stopped; where none was, start.",
-        **OPTIONAL,
-    )
-
-
-def _declare_reading(parser: ArgumentParser) -> None:
-    """Add what says how cells are read."""
     parser.add_argument(
         "--batch-key",
         "--batch_key",
@@ -74,20 +61,14 @@ def _declare_reading(parser: ArgumentParser) -> None:
         metavar="COL[,COL]",
         help="Columns of obs, of the reference and the input, that stand for the batch key of the fit; by default the same names.",
     )
-    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
+    declare_matching(parser)
+    declare_ranks(parser)
+    declare_workers(parser)
     parser.add_argument(
-        "--gene-column",
-        "--gene_column",
-        type=str | None,
-        default=None,
-        help="Column of var that names the genes as the fit does; as of predict.",
-    )
-    parser.add_argument(
-        "--accept",
-        type=str,
-        default="",
-        metavar="NAME[,NAME]",
-        help="In what the cells may differ from those of the fit: values, totals, versions; as of predict.",
+        "--resume",
+        action="store_true",
+        help="Go on where a run of this command into --out was stopped; where none was, start.",
+        **OPTIONAL,
     )
 
 

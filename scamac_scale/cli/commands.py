@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.annotate import declare_annotate, run_annotate
 from scamac_scale.cli.marker_genes import declare_markers, run_markers
-from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_ranks, declare_workers, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_matching, declare_ranks, declare_workers, require
 from scamac_scale.cli.refining import declare_refine, run_refine
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
@@ -271,29 +271,13 @@ def _declare_predict(parser: ArgumentParser) -> None:
         help="Columns of the input's obs that stand for the batch key of the fit; by default the same names. Cells of batches that the fit "
         "has not seen are placed among the others.",
     )
-    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
-    parser.add_argument(
-        "--gene-column",
-        "--gene_column",
-        type=str | None,
-        default=None,
-        help="Column of var that names the genes as the fit does; by default its index, or the column that has most of them where that "
-        "has too few.",
-    )
+    declare_matching(parser)
     parser.add_argument(
         "--attention",
         type=Attention,
         default="trained",
         help="Cells that every cell attends to: trained (as in training) or atlas (all cells of the input, in a time that "
         "grows with the square of their number).",
-    )
-    parser.add_argument(
-        "--accept",
-        type=str,
-        default="",
-        metavar="NAME[,NAME]",
-        help="In what the cells may differ from those of the fit, which is refused otherwise: values (of another kind, base or total of "
-        "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
     )
     declare_cuts(parser)
     declare_ranks(parser)

@@ -146,6 +146,27 @@ def declare_cuts(parser: ArgumentParser) -> None:
     )
 
 
+def declare_matching(parser: ArgumentParser) -> None:
+    """Add the options that say how raw cells are matched with the fit."""
+    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
+    parser.add_argument(
+        "--gene-column",
+        "--gene_column",
+        type=str | None,
+        default=None,
+        help="Column of var that names the genes as the fit does; by default its index, or the column that has most of them where that "
+        "has too few.",
+    )
+    parser.add_argument(
+        "--accept",
+        type=str,
+        default="",
+        metavar="NAME[,NAME]",
+        help="In what the cells may differ from those of the fit, which is refused otherwise: values (of another kind, base or total of "
+        "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
+    )
+
+
 def declare_ranks(parser: ArgumentParser) -> None:
     """Add the options of a command that several processes share."""
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, require
+from scamac_scale.cli.parsing import OPTIONAL, declare_matching, require
 from scamac_scale.remote.names import below
 
 if TYPE_CHECKING:
@@ -44,21 +44,7 @@ def declare_refine(parser: ArgumentParser) -> None:
         help="Clusters, and parts of them, with fewer cells are left whole.",
     )
     parser.add_argument("--n-genes", "--n_genes", type=int, default=500, help="Variable genes of each cluster.")
-    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
-    parser.add_argument(
-        "--gene-column",
-        "--gene_column",
-        type=str | None,
-        default=None,
-        help="Column of var that names the genes as the fit does; by default its index, or the column that has most of them.",
-    )
-    parser.add_argument(
-        "--accept",
-        type=str,
-        default="",
-        metavar="NAME[,NAME]",
-        help="In what the cells may differ from those of the fit: values, totals, versions; as of predict.",
-    )
+    declare_matching(parser)
     parser.add_argument(
         "--resume",
         action="store_true",

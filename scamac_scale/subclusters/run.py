@@ -29,7 +29,16 @@ from scamac_scale.ingestion.source import compare_with_fit
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.store.record import is_store
 from scamac_scale.subclusters.labels import Labels, column_of, read_labels
-from scamac_scale.subclusters.output import SUBCLUSTER_KEY, UNS_KEY, check_table, table_frame, write_result, write_table
+from scamac_scale.subclusters.output import (
+    SUBCLUSTER_KEY,
+    UNS_KEY,
+    check_table,
+    read_table,
+    table_frame,
+    table_path,
+    write_result,
+    write_table,
+)
 from scamac_scale.subclusters.work import Work
 
 if TYPE_CHECKING:
@@ -89,6 +98,8 @@ def refine(
         labels = None if result is None else read_labels(result, raw, model, options)
         belongs = _identity(model, raw, options, labels)
         if resume and _is_finished(path, belongs):
+            if not table_path(path).exists():  # stopped between the two
+                write_table(path, read_table(path))
             return path
         check_target(path)
         is_zarr = path.suffix == ".zarr"
@@ -111,10 +122,10 @@ def refine(
         obs = storable_frame(read_obs(source).assign(**{SUBCLUSTER_KEY: column_of(labels, parts)}))
         uns = {"table": table_frame(rows), "options": json.dumps(options.to_plain()), "identity": json.dumps(belongs)}
         write_result(source, obs, uns, target)
-        write_table(path, rows)
         reach("refine.rename")
         if not is_zarr:
             _to_h5ad(target, partial, path)
+    write_table(path, rows)
     return path
 
 

@@ -293,7 +293,7 @@ def test_missing_labels_are_left_out_and_few_cells_are_told(caplog: pytest.LogCa
     assert column.names == ("B cell", "T cell", "rare")
     assert column.n_missing == 6
     assert "REF: 6 of 47 cells have no label in 'kind'; they are left out" in caplog.text
-    assert "1 labels of 'kind' have fewer than 10 cells: rare (1)" in caplog.text
+    assert "labels of 'kind' with fewer than 10 cells: rare (1)" in caplog.text
 
 
 def test_whole_levels_are_held_out_in_parts_of_about_the_same_size(caplog: pytest.LogCaptureFixture) -> None:

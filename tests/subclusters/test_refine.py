@@ -16,6 +16,7 @@ from scamac_scale.durable import faults
 from scamac_scale.durable.atomic import partial_folder
 from scamac_scale.errors import ConfigError, InputError, OutputError, ResumeError
 from scamac_scale.subclusters import work
+from scamac_scale.subclusters.output import table_path
 from tests.support.levels import N_OF_TYPE, model_of_levels, two_levels, write_levels
 
 if TYPE_CHECKING:
@@ -113,7 +114,20 @@ def test_one_that_was_stopped_is_gone_on_with_to_the_same_bytes(
     assert refine(atlas, out, resume=True, **asked) == out
     assert bytes_of(out) == bytes_of(levels / "out.zarr")
     assert not partial_folder(out).exists()
+    table = table_path(out)
+    text = table.read_bytes()
+    table.unlink()  # as if it had been killed between the result and its table
     assert refine(atlas, out, resume=True, **asked) == out
+    assert table.read_bytes() == text
+
+
+def test_another_file_of_the_tables_name_is_left_as_it_is(levels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    table_path(out).write_text("mine\n")
+    with pytest.raises(OutputError, match="no table of refine"):
+        refine(levels / "atlas.h5ad", out, model=model_of_levels(), result=levels / "result.zarr", **ASKED)
+    assert table_path(out).read_text() == "mine\n"
+    assert not out.exists()
 
 
 def _interrupt() -> None:

@@ -173,9 +173,8 @@ def _tell(names: tuple[str, ...], codes: IntArray, counts: IntArray, column: str
     few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < FEW_CELLS]
     if few:
         logger.warning(
-            "%s: %d labels of %r have fewer than %d cells: %s; probabilities of these rest on next to nothing",
+            "%s: labels of %r with fewer than %d cells: %s; probabilities of these rest on next to nothing",
             where,
-            len(few),
             column,
             FEW_CELLS,
             ", ".join(few[:SHOWN]) + (", ..." if len(few) > SHOWN else ""),
