@@ -87,7 +87,7 @@ class StartConfig:
     clusterings agree and whose clusters lie apart."""
     finds_rare: bool = False
     """Whether small groups of landmarks with a gap around them are clusters of their own, at most 2 % of the cells each: some of a
-    number of clusters that is given, more than one that is not."""
+    number of clusters that is given, more than one that is not. An experiment: tried on two atlases only."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
