@@ -53,6 +53,8 @@ _MEMORY_WORDS = (
 _THREAD_WORDS = ("can't start new thread", "thread creation failed")
 _AGAIN_WORDS = "resource temporarily unavailable"
 """Said of threads and processes, and of files that another process has locked."""
+_NOTHING_SAID = ("without exception set", "without setting an exception")
+"""Python's words for compiled code that failed and did not say why: under a limit of address space, memory that it was not given."""
 _WORDED = (RuntimeError, OSError, ImportError, SystemError)
 """What other packages raise when memory ends, where they have no class for it."""
 _RESERVE: list[bytearray] = []
@@ -104,7 +106,12 @@ def _kind(error: BaseException, *, is_told: bool) -> str:
     words = str(error).lower() if isinstance(error, _WORDED) and not isinstance(error, ScamacError) else ""
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
         return f"out of memory on the GPU{_gpu_numbers()}"
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(part in words for part in _MEMORY_WORDS):
+    if (
+        isinstance(error, MemoryError)
+        or number == errno.ENOMEM
+        or any(part in words for part in _MEMORY_WORDS)
+        or (isinstance(error, SystemError) and _is_limited() and any(part in words for part in _NOTHING_SAID))
+    ):
         return f"out of memory: {peak_memory_bytes():,} bytes at the peak of this process, {memory_limit_bytes():,} allowed"
     if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in words:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -116,6 +123,10 @@ def _kind(error: BaseException, *, is_told: bool) -> str:
             "of processes (ulimit -u)"
         )
     return ""
+
+
+def _is_limited() -> bool:
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _gpu_numbers() -> str:

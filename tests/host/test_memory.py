@@ -1,5 +1,6 @@
 import errno
 import os
+import resource
 from typing import Any
 
 import pytest
@@ -93,3 +94,13 @@ def test_each_rank_says_that_it_has_run_out(
     text = capsys.readouterr().err
     assert text.startswith("error: out of memory" if rank == 0 else "error: rank 1: out of memory")
     assert "train.batch_cells" in text
+
+
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_compiled_code_that_says_nothing_has_run_out_of_memory_where_it_is_limited(
+    is_limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2**33 if is_limited else resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    found = shortage(SystemError("error return without exception set"))
+    assert (found is not None) == is_limited
