@@ -60,16 +60,16 @@ ARROWS: dict[str, set[str]] = {
     "nn": {"config", "errors", "ops"},
     "fitted": {"cells", "config", "durable", "errors", "nn", "ops", "remote"},
     # data
-    "cluster": {"__init__", "durable", "errors"},
+    "workers": {"__init__", "durable", "errors"},
     "store": {"cells", "config", "durable", "errors", "progress", "randomness", "remote"},
-    "ingestion": {"cells", "cluster", "config", "durable", "errors", "host", "progress", "remote", "store"},
+    "ingestion": {"cells", "config", "durable", "errors", "host", "progress", "remote", "store", "workers"},
     "simulation": {"durable", "errors", "host", "ingestion", "progress", "randomness"},
     "loader": {"cells", "config", "errors", "randomness", "ranks"},
     "sources": {"cells", "config", "durable", "errors", "ingestion", "loader", "progress", "remote", "store"},
     # where the two sides meet
     "sweep": {"durable", "loader", "progress", "ranks"},
     "train": BOTH_SIDES | {"host", "losses", "randomness", "remote"},
-    "infer": BOTH_SIDES | {"cluster", "host", "randomness", "remote", "store"},
+    "infer": BOTH_SIDES | {"host", "randomness", "remote", "store", "workers"},
     # after a fit
     "subclusters": {
         "cells",
@@ -101,7 +101,6 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "marker_genes": {
         "cells",
-        "cluster",
         "config",
         "durable",
         "errors",
@@ -111,6 +110,7 @@ ARROWS: dict[str, set[str]] = {
         "ingestion",
         "randomness",
         "remote",
+        "workers",
     },
     "api": {
         "config",
@@ -134,8 +134,8 @@ ARROWS: dict[str, set[str]] = {
 """``A: {B, ...}``: A imports B. A new arrow is a decision, made here."""
 
 HOMES = {
-    "dask": {"cluster"},
-    "distributed": {"cluster"},
+    "dask": {"workers"},
+    "distributed": {"workers"},
     "lightning": {"train"},
     "jsonargparse": {"cli"},
     "igraph": {"train"},

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scamac_scale.cluster.connect import connected
-from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers, unpickled
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.infer.predictor import Predicted, Predictor
 from scamac_scale.infer.tech_batches import tell_levels
 from scamac_scale.loader.feed import Feed
 from scamac_scale.loader.ordered import RowsPlan, SweepPlan
 from scamac_scale.sources import OpenSource, open_source, seen_elsewhere
+from scamac_scale.workers.connect import connected
+from scamac_scale.workers.tasks import Opening, Work, in_order, opened_by_workers, unpickled
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from scamac_scale.cluster.connect import Client
     from scamac_scale.config import IngestConfig
     from scamac_scale.fitted import FittedModel
     from scamac_scale.infer.options import PredictOptions
     from scamac_scale.ranks.world import World
     from scamac_scale.remote.stamps import Stamp
+    from scamac_scale.workers.connect import Client
 
 
 @dataclass(frozen=True)

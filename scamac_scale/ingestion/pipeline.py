@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from scamac_scale.cluster.connect import Client
     from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
     from scamac_scale.ingestion.statistics import RawStatistics
     from scamac_scale.store.rows import Rows
+    from scamac_scale.workers.connect import Client
 
 logger = logging.getLogger(__name__)
 

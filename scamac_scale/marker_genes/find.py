@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scamac_scale.cells.genes import GeneSpace
-    from scamac_scale.cluster.connect import Client
     from scamac_scale.ingestion.engine.blocks import Engine
     from scamac_scale.ingestion.raw import RawMatrix
+    from scamac_scale.workers.connect import Client
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import pytest
 
 from scamac_scale import ScAMAC
 from scamac_scale.cli.main import main
-from scamac_scale.cluster import connect
-from scamac_scale.cluster.connect import connected
 from scamac_scale.errors import ClusterError, ConfigError, InputError, NumericalError, StoppedError, StoreError
 from scamac_scale.infer.output.disk import DiskOutput
+from scamac_scale.workers import connect
+from scamac_scale.workers.connect import connected
 from tests.support.atlas import build_tiny_atlas
 from tests.support.cluster import Cluster, running
 from tests.support.fitted import fitted_model, with_correction, with_tree

@@ -190,7 +190,7 @@ def test_nothing_that_another_rank_sends_is_unpickled() -> None:
     found = [
         f"{path.name}: {match[0]}"
         for path in sorted(Path(scamac_scale.__file__).parent.rglob("*.py"))
-        if path.parent.name != "cluster"  # dask runs what its client sends, as docs/dask.md says
+        if path.parent.name != "workers"  # dask runs what its client sends, as docs/dask.md says
         for match in forbidden.finditer(path.read_text())
     ]
     assert found == []

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scamac_scale.cluster.connect import connected
 from scamac_scale.ingestion.engine.cluster import ClusterEngine
 from scamac_scale.ingestion.engine.local import LocalEngine
+from scamac_scale.workers.connect import connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scamac_scale.cluster.connect import Client
     from scamac_scale.ingestion.engine.blocks import Engine
+    from scamac_scale.workers.connect import Client
 
 
 @contextmanager

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from scamac_scale.cluster.tasks import Opening, Work, in_order, opened_by_workers
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.engine.blocks import blocks_of, reported, run_block
+from scamac_scale.workers.tasks import Opening, Work, in_order, opened_by_workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from types import TracebackType
 
-    from scamac_scale.cluster.connect import Client
     from scamac_scale.ingestion.engine.blocks import Block, BlockFunction
     from scamac_scale.ingestion.raw import RawMatrix, Recipe
+    from scamac_scale.workers.connect import Client
 
 
 class ClusterEngine:

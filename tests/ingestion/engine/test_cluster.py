@@ -18,10 +18,6 @@ from scipy import sparse
 
 from scamac_scale.api import ingest
 from scamac_scale.cli.main import main
-from scamac_scale.cluster import connect, tasks
-from scamac_scale.cluster.address import checked_address
-from scamac_scale.cluster.connect import connected
-from scamac_scale.cluster.tasks import Opening, Work, in_order
 from scamac_scale.config import IngestConfig
 from scamac_scale.durable.faults import FAULT
 from scamac_scale.errors import ClusterError, ConfigError, InputError, LostRankError, MissingExtraError
@@ -29,6 +25,10 @@ from scamac_scale.ingestion.engine.cluster import ClusterEngine
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.open import open_raw
 from scamac_scale.ingestion.passes import take_census
+from scamac_scale.workers import connect, tasks
+from scamac_scale.workers.address import checked_address
+from scamac_scale.workers.connect import connected
+from scamac_scale.workers.tasks import Opening, Work, in_order
 from tests.support.atlas import build_tiny_atlas
 from tests.support.cluster import Cluster, running
 from tests.support.failing import contents
@@ -102,7 +102,7 @@ def test_other_inputs_and_other_genes_are_the_same_to_the_byte(
 
 
 def _count_open() -> int:
-    from scamac_scale.cluster import tasks
+    from scamac_scale.workers import tasks
 
     return len(tasks._OPEN)
 

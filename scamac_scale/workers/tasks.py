@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scamac_scale import __version__
-from scamac_scale.cluster.connect import Client, check_version, scheduler_of
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import ClusterError, LostRankError, ScamacError, error_from_plain, error_to_plain
+from scamac_scale.workers.connect import Client, check_version, scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator

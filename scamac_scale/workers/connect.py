@@ -15,8 +15,8 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale import __version__
-from scamac_scale.cluster.address import EXPECTED, checked_address, is_encrypted
 from scamac_scale.errors import ClusterError, ConfigError, LostRankError, MissingExtraError, ScamacError
+from scamac_scale.workers.address import EXPECTED, checked_address, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
