@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scamac_scale import tl
-    from scamac_scale.api import ScAMAC, evaluate, ingest, inspect, markers, refine, resample, simulate
+    from scamac_scale.api import ScAMAC, cluster, evaluate, ingest, inspect, markers, refine, resample, simulate
     from scamac_scale.config import IngestConfig, ScamacConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ScAMAC": "scamac_scale.api",
+    "cluster": "scamac_scale.api",
     "evaluate": "scamac_scale.api",
     "ingest": "scamac_scale.api",
     "inspect": "scamac_scale.api",
@@ -32,6 +33,7 @@ __all__ = [
     "IngestConfig",
     "ScAMAC",
     "ScamacConfig",
+    "cluster",
     "evaluate",
     "ingest",
     "inspect",

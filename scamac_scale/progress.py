@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere.
+"""Progress of long work: which stage of how many, and the time left of all; a bar on a terminal, a plain line every few seconds elsewhere.
 
 The library is silent by default; the command line calls `show_progress` once. Only this module draws.
 """
@@ -9,13 +9,13 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from scamac_scale.host.outlet import drawing
 from scamac_scale.host.printable import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 SHORT_S = 1.0
@@ -52,6 +52,99 @@ def show_progress(is_shown: bool = True, *, every_s: float = 10.0) -> None:
     _SETTINGS.every_s = every_s
 
 
+class Part(NamedTuple):
+    """A stage of work that is told of.
+
+    Attributes
+    ----------
+    words
+        What is done, in plain words.
+    expected_s
+        Seconds that it is thought to take, on any machine: only the ratios of the parts count once the first has ended.
+    """
+
+    words: str
+    expected_s: float
+
+
+@dataclass
+class _Outline:
+    """The stages of the work under way, and how far it is."""
+
+    parts: Sequence[Part]
+    at: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+    spent_s: float = 0.0
+    """Of the stages that have ended, and that were not skipped."""
+    spent_expected_s: float = 0.0
+
+    def begin(self, at: int) -> None:
+        """Go on to a stage; those between were skipped."""
+        now = time.monotonic()
+        if at > self.at:
+            self.spent_s += now - self.began_s
+            self.spent_expected_s += self.parts[self.at].expected_s
+        self.at, self.began_s = at, now
+
+    def left_s(self, own_left_s: float) -> float:
+        """Tell how long all will take, if what is under way takes `own_left_s` more at least."""
+        pace = self.spent_s / self.spent_expected_s if self.spent_expected_s else 1.0
+        elapsed_s = time.monotonic() - self.began_s
+        current_s = max(self.parts[self.at].expected_s * pace - elapsed_s, own_left_s)
+        return current_s + pace * sum(part.expected_s for part in self.parts[self.at + 1 :])
+
+
+_OUTLINES: list[_Outline] = []
+"""Of the work under way, and of the parts of its stage under way: the outer one first."""
+
+
+@contextmanager
+def stages(parts: Sequence[Part]) -> Iterator[Callable[[int], None]]:
+    """Tell the stages of some work, and the time left of all.
+
+    Parameters
+    ----------
+    parts
+        In order. Stages inside of a stage count for the time, and are not numbered.
+
+    Yields
+    ------
+    Callable
+        Call it with the index of a stage where that begins.
+    """
+    outline = _Outline(parts)
+    _OUTLINES.append(outline)
+
+    def begin(at: int) -> None:
+        outline.begin(at)
+        if _SETTINGS.is_shown and outline is _OUTLINES[0] and not sys.stderr.isatty():
+            print(one_line(f"{_stage()}{parts[at].words}, {_all_left(0.0)}"), file=sys.stderr, flush=True)
+
+    try:
+        yield begin
+    finally:
+        _OUTLINES.remove(outline)
+
+
+def _stage() -> str:
+    """Name the stage under way, for the front of a line; empty where there is none."""
+    return f"stage {_OUTLINES[0].at + 1} of {len(_OUTLINES[0].parts)}: " if _OUTLINES else ""
+
+
+def _all_left(own_left_s: float) -> str:
+    """Tell the time left of all stages."""
+    for outline in reversed(_OUTLINES):
+        own_left_s = outline.left_s(own_left_s)
+    return f"about {duration(own_left_s)} left in all"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person says it: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class _Silent:
     def advance(self, n: int, note: str = "") -> None:
         pass
@@ -74,9 +167,10 @@ class _Lines:
             self.last_s = now
             rate = self.done / max(now - self.start_s, 1e-9)
             left_s = (self.total - self.done) / max(rate, 1e-9)
+            left = _all_left(left_s) if _OUTLINES else f"{left_s:.0f} s left"
             print(
                 one_line(
-                    f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left_s:.0f} s left"
+                    f"{_stage()}{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left}"
                     + (f", {note}" if note else "")
                 ),
                 file=sys.stderr,
@@ -125,11 +219,16 @@ def _bar(label: str, total: int, unit: str) -> Iterator[Track]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(file=drawing(sys.stderr))) as progress:
-        task = progress.add_task(one_line(label), total=total, unit=one_line(unit), rate="", note="")
+        shown = one_line(f"{_stage()}{label}")
+        task = progress.add_task(shown, total=total, unit=one_line(unit), rate="", note="")
 
         class _Bar:
             def advance(self, n: int, note: str = "") -> None:
-                speed = progress.tasks[task].speed
-                progress.update(task, advance=n, note=one_line(note), rate=f"{speed:,.0f}/s" if speed else "")
+                state = progress.tasks[task]
+                rate = f"{state.speed:,.0f}/s" if state.speed else ""
+                told = ", ".join(
+                    part for part in (_all_left(state.time_remaining or 0.0) if _OUTLINES else "", note) if part
+                )
+                progress.update(task, advance=n, note=one_line(told), rate=rate)
 
         yield _Bar()

@@ -15,6 +15,7 @@ MAX_PARAMETERS = 7
 MAX_OPTIONS = 15
 """Of a function that users call, which must be given by name: one word each, as help() shows them; elsewhere they become a dataclass."""
 FOR_USERS = {
+    "api/clustering.py",
     "api/files.py",
     "api/marker_genes.py",
     "api/model.py",

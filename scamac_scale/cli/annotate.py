@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_matching, declare_ranks, declare_workers, require
+from scamac_scale.cli.options import OPTIONAL, declare_matching, declare_ranks, declare_workers, require
 from scamac_scale.remote.names import below
 
 if TYPE_CHECKING:

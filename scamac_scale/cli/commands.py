@@ -6,14 +6,27 @@ comes at once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.annotate import declare_annotate, run_annotate
+from scamac_scale.cli.clustering import declare_cluster, run_cluster
 from scamac_scale.cli.marker_genes import declare_markers, run_markers
-from scamac_scale.cli.parsing import OPTIONAL, declare_cuts, declare_matching, declare_ranks, declare_workers, require
+from scamac_scale.cli.options import (
+    OPTIONAL,
+    declare_count,
+    declare_cuts,
+    declare_matching,
+    declare_ranks,
+    declare_selection,
+    declare_settings,
+    declare_workers,
+    one_or_all,
+    require,
+    with_selection,
+)
 from scamac_scale.cli.refining import declare_refine, run_refine
-from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig
+from scamac_scale.config import Attention, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
 from scamac_scale.remote.work import working_in
@@ -144,29 +157,7 @@ def _declare_ingest(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace an existing store.", **OPTIONAL)
     parser.add_argument("--resume", action="store_true", help="Go on where a stopped ingest left off.", **OPTIONAL)
-    parser.add_argument(
-        "--batch-key",
-        "--batch_key",
-        type=str,
-        metavar="COLUMN[,COLUMN]",
-        help="Columns of obs that tell which technical batch (donor, chip, technology) a cell is from; the same as "
-        "--ingest.batch_key.",
-        **OPTIONAL,
-    )
-    parser.add_argument(
-        "--where",
-        type=str,
-        metavar="QUERY",
-        help="Take some cells: donor != 'D7' and age > 30; the same as --ingest.where.",
-        **OPTIONAL,
-    )
-    parser.add_argument(
-        "--cells",
-        type=str,
-        metavar="FILE",
-        help="Take the cells that a text file names, one a line, or input and name with a tab between; the same as --ingest.cells.",
-        **OPTIONAL,
-    )
+    declare_selection(parser)
     declare_workers(parser)
     parser.add_class_arguments(IngestConfig, "ingest")
 
@@ -175,23 +166,11 @@ def _ingest(args: Namespace) -> Result:
     from scamac_scale.api import ingest, inspect
 
     require(args, "out")
-    config = args.ingest
-    for name in ("batch_key", "where", "cells"):
-        value, said = getattr(args, name, None), getattr(config, name)
-        if value is None:
-            continue
-        if said not in (None, value):
-            raise ConfigError(f"--{name.replace('_', '-')} {value} and ingest.{name}={said} differ; give one of them.")
-        config = replace(config, **{name: value})
+    config = with_selection(args)
     options = {name: getattr(args, name, False) for name in ("overwrite", "resume")}
     with working_in(getattr(args, "scratch", None)):
-        path = ingest(_one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
+        path = ingest(one_or_all(args.inputs), args.out, config, dask=args.dask, workers=args.workers, **options)
     return inspect(path)
-
-
-def _one_or_all(inputs: str | list[str]) -> str | list[str]:
-    """Give a single input as itself."""
-    return inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
 
 
 def _declare_train(parser: ArgumentParser) -> None:
@@ -210,14 +189,7 @@ def _declare_train(parser: ArgumentParser) -> None:
         help="Go on from the last checkpoint of the run, with its settings; where there is none, start.",
         **OPTIONAL,
     )
-    parser.add_argument(
-        "--n-clusters",
-        "--n_clusters",
-        type=Count,
-        default="auto",
-        metavar="K|auto",
-        help="Number of clusters; auto estimates it, which is right within one only about one time in two.",
-    )
+    declare_count(parser)
     parser.add_argument(
         "--batch-key",
         "--batch_key",
@@ -227,9 +199,7 @@ def _declare_train(parser: ArgumentParser) -> None:
         help="Columns of obs that tell which technical batch (donor, chip, technology) a cell is from; by default those that the store "
         "was ingested with, none ignores them.",
     )
-    parser.add_class_arguments(ScamacConfig, skip={"n_clusters", "batch_key"})
-    # the parser prints listed dataclasses only as plain dicts
-    parser.set_defaults({"train.phases": [asdict(phase) for phase in ScamacConfig().train.phases]})
+    declare_settings(parser)
 
 
 def _train(args: Namespace) -> Result:
@@ -238,7 +208,7 @@ def _train(args: Namespace) -> Result:
     from scamac_scale.api import ScAMAC
 
     report = (
-        ScAMAC(config=config).fit(_one_or_all(args.store), run=args.run, resume=getattr(args, "resume", False)).report
+        ScAMAC(config=config).fit(one_or_all(args.store), run=args.run, resume=getattr(args, "resume", False)).report
     )
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
     return {"run": args.run, "model": below(args.run, "model"), **report, **note}
@@ -302,7 +272,7 @@ def _predict(args: Namespace) -> Result:
     options |= {name: getattr(args, name) for name in ("n_clusters", "cut", "levels")}
     options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
-    path = model.predict(_one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)
+    path = model.predict(one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)
     return inspect(path)
 
 
@@ -355,6 +325,13 @@ COMMANDS = {
         usage="",
         declare=_declare_demo,
         run=_demo,
+    ),
+    "cluster": Command(
+        summary="Cluster the cells of some files: ingest, train, predict, markers and report in one.",
+        usage="INPUT... --out OUT.h5ad|OUT.zarr [--batch-key COLUMN] [--n-clusters K|auto]",
+        declare=declare_cluster,
+        run=run_cluster,
+        config=ScamacConfig,
     ),
     "simulate": Command(
         summary="Write a labelled synthetic atlas of raw counts.",

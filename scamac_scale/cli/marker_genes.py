@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_workers, require
+from scamac_scale.cli.options import OPTIONAL, declare_workers, require
 from scamac_scale.config import IngestConfig, MarkerTest
 from scamac_scale.errors import ConfigError
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from scamac_scale.cli.options import OPTIONAL
 from scamac_scale.config import ScamacConfig, check_value, type_hints
 from scamac_scale.config.strict import from_plain
 from scamac_scale.durable.differences import plain
@@ -28,10 +29,6 @@ from scamac_scale.remote.place import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-# Any: argparse takes values of every type
-OPTIONAL: dict[str, Any] = {"default": argparse.SUPPRESS}
-"""Options that are absent from the result, and from ``--print_config``, unless they are given."""
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -117,84 +114,6 @@ def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = F
     parser.add_argument("--quiet", action="store_true", help="Print nothing but errors.", **OPTIONAL)
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.", **OPTIONAL)
     return parser
-
-
-def declare_cuts(parser: ArgumentParser) -> None:
-    """Add the options that say how the tree of a model is cut."""
-    parser.add_argument(
-        "--n-clusters",
-        "--n_clusters",
-        type=int | None,
-        default=None,
-        metavar="K",
-        help="Clusters into which the tree of the model is cut anew, without training; by default those of the fit.",
-    )
-    parser.add_argument(
-        "--cut",
-        type=float | None,
-        default=None,
-        metavar="HEIGHT",
-        help="Height at which the tree is cut instead, 0 to 1: one less the share of clusterings that put two groups together.",
-    )
-    parser.add_argument(
-        "--levels",
-        type=str,
-        default="",
-        metavar="K[,K]",
-        help="Coarser and finer clusters beside the others, each nested in the next: 5,20 adds the columns scamac_cluster_5 and "
-        "scamac_cluster_20 to obs.",
-    )
-
-
-def declare_matching(parser: ArgumentParser) -> None:
-    """Add the options that say how raw cells are matched with the fit."""
-    parser.add_argument("--matrix", type=str, default="X", help="Where raw data has its values: X, raw, or a layer.")
-    parser.add_argument(
-        "--gene-column",
-        "--gene_column",
-        type=str | None,
-        default=None,
-        help="Column of var that names the genes as the fit does; by default its index, or the column that has most of them where that "
-        "has too few.",
-    )
-    parser.add_argument(
-        "--accept",
-        type=str,
-        default="",
-        metavar="NAME[,NAME]",
-        help="In what the cells may differ from those of the fit, which is refused otherwise: values (of another kind, base or total of "
-        "logarithms), totals (over fewer genes), versions (of Ensembl identifiers).",
-    )
-
-
-def declare_ranks(parser: ArgumentParser) -> None:
-    """Add the options of a command that several processes share."""
-    parser.add_argument(
-        "--devices", type=int, help="Processes on this machine, each with a GPU where there are some.", **OPTIONAL
-    )
-    parser.add_argument(
-        "--num-nodes", type=int, help="Machines; the same command is started on each. See docs/ranks.md.", **OPTIONAL
-    )
-    parser.add_argument(
-        "--max-restarts",
-        type=int,
-        help="How often --devices starts all processes again, from the last checkpoint, when one is lost.",
-        **OPTIONAL,
-    )
-
-
-def declare_workers(parser: ArgumentParser) -> None:
-    """Add the options of a command whose work a dask cluster may do."""
-    parser.add_argument(
-        "--dask",
-        type=str | None,
-        default=None,
-        metavar="ADDRESS",
-        help="Address of a dask scheduler, such as tcp://host:8786, whose workers do the work. See docs/dask.md.",
-    )
-    parser.add_argument(
-        "--workers", type=int | None, default=None, metavar="N", help="Start so many dask workers on this machine."
-    )
 
 
 def take_settings_of_run(parser: ArgumentParser, argv: Sequence[str], config: type | None) -> None:
@@ -413,16 +332,3 @@ def _one_line(message: str) -> str:
         words = " or ".join("null" if name == "NoneType" else name for name in names)
         return f"{'.'.join(key)}={given.group(1)} is of the wrong type" + (f"; expected {words}." if words else ".")
     return text.rstrip(".") + "."
-
-
-def require(args: Namespace, *names: str) -> None:
-    """Check that options are given, on the command line or in the config file.
-
-    Raises
-    ------
-    ConfigError
-        Naming those that are missing.
-    """
-    missing = [f"--{name}" for name in names if getattr(args, name, None) is None]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} must be given, here or in the --config file.")

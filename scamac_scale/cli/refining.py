@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.cli.parsing import OPTIONAL, declare_matching, require
+from scamac_scale.cli.options import OPTIONAL, declare_matching, one_or_all, require
 from scamac_scale.remote.names import below
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def run_refine(args: Namespace) -> dict[str, Any]:
     from scamac_scale.api.refining import summary
 
     require(args, "run", "input", "out")
-    inputs = args.input
     path = refine(
-        inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs,
+        one_or_all(args.input),
         args.out,
         model=below(args.run, "model"),
         result=args.result,

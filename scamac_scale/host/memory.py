@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 TO_LOWER = {
     "demo": "leave out --cells",
+    "cluster": "lower ingest.block_cells, or use ingest, train and predict one by one: each says what to lower",
     "simulate": "lower --genes or --types",
     "ingest": "lower ingest.block_cells or ingest.shuffle_bytes, or ingest.n_genes where the cells are of many genes",
     "train": "set loader.cache=none where the cells are kept in memory, or lower loader.window_bytes, loader.ahead, loader.threads, "

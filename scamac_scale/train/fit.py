@@ -36,6 +36,7 @@ from scamac_scale.train.run.watch import Watch
 from scamac_scale.train.state import FitState
 from scamac_scale.train.stepper import Stepper
 from scamac_scale.train.sweeps import Sweeps
+from scamac_scale.train.told import told
 
 if TYPE_CHECKING:
     from scamac_scale.cells.genes import GeneSpace
@@ -110,7 +111,9 @@ def fit(
         if run is not None:
             from_first(run.begin, world)
         barrier(world)  # some have opened their cells sooner than others: sweeps are less patient
+        begin = stack.enter_context(told(left, source.n_cells, config))
         for stage, following in zip(left, [*(stage.name for stage in left[1:]), DONE], strict=False):
+            begin(stage.part)
             stage.work(tools, state)
             state.times.mark(stage.part)
             state.stage = following
