@@ -49,7 +49,7 @@ def scamac(
         Take the values of ``adata.raw``.
     denoised
         Add ``obsm["scamac_denoised"]``, log-normalised expression of the genes of the model (their names are in
-        ``uns["scamac"]["genes"]``).
+        ``uns["scamac_details"]["genes"]``).
     levels
         Numbers of coarser and finer clusters beside the others, each nested in the next: ``(5, 20)`` adds ``obs["scamac_cluster_5"]`` and
         ``obs["scamac_cluster_20"]``.

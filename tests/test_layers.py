@@ -123,7 +123,9 @@ ARROWS: dict[str, set[str]] = {
         "ingestion",
         "inspection",
         "marker_genes",
+        "progress",
         "ranks",
+        "remote",
     }
     | {"cells", "simulation", "sources", "subclusters", "train"},
     "tl": {"api", "config", "infer", "marker_genes"},

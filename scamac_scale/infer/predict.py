@@ -24,7 +24,6 @@ from scamac_scale.infer.attention import atlas_attention, scratch_bytes
 from scamac_scale.infer.labels.fit import learned
 from scamac_scale.infer.levels import dendrogram, levels_of, recut
 from scamac_scale.infer.options import PredictOptions
-from scamac_scale.infer.output.already_there import IDENTITY
 from scamac_scale.infer.output.disk import DiskOutput
 from scamac_scale.infer.output.journal import identity, with_marks
 from scamac_scale.infer.output.memory import MemoryOutput
@@ -32,6 +31,7 @@ from scamac_scale.infer.output.place import OutPlace, find_out
 from scamac_scale.infer.output.table import (
     DENOISED_KEY,
     GENE_SPACE,
+    IDENTITY,
     LATENT_KEY,
     MEMBERSHIP_KEY,
     UNCORRECTED_KEY,
@@ -236,7 +236,7 @@ def _table(model: FittedModel, source: OpenSource, options: PredictOptions, worl
 
 
 def description(model: FittedModel) -> dict[str, Any]:
-    """Tell what ``uns["scamac"]`` holds: settings as JSON, versions, seed, centers, temperature, genes; how values are normalised."""
+    """Tell what uns holds of the fit: settings as JSON, versions, seed, centers, temperature, genes; how values are normalised."""
     return {
         "config": json.dumps(asdict(model.config)),
         "versions": dict(model.provenance["versions"]),

@@ -11,7 +11,7 @@ import numpy as np
 
 from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.errors import InputError, StoreError
-from scamac_scale.infer.output.table import GENE_SPACE, UNS_KEY
+from scamac_scale.infer.output.table import GENE_SPACE, detail_in
 from scamac_scale.marker_genes.options import REST
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def find_groups(obs: pd.DataFrame, column: str, reference: str, where: str) -> G
 def gene_space_of(uns: Any, where: str) -> GeneSpace | None:  # Any: a group of a file, or what AnnData has
     """Read how values were normalised; None where a result of an earlier version does not tell."""
     try:
-        text = uns[UNS_KEY][GENE_SPACE]
+        text = detail_in(uns, GENE_SPACE)
         text = text[()] if hasattr(text, "shape") else text
         text = text.decode() if isinstance(text, bytes) else str(text)
     except (LookupError, TypeError, AttributeError):
@@ -141,9 +141,7 @@ def gene_space_of(uns: Any, where: str) -> GeneSpace | None:  # Any: a group of 
     try:
         return GeneSpace.from_dict(json.loads(text))
     except (ValueError, StoreError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{where}: uns[{UNS_KEY!r}][{GENE_SPACE!r}] is damaged; predict again, or name the run."
-        ) from error
+        raise InputError(f"{where}: {GENE_SPACE!r} of uns is damaged; predict again, or name the run.") from error
 
 
 def gene_space_of_run(run: str | os.PathLike[str], told: Any, where: str) -> GeneSpace:  # Any: as of `gene_space_of`
@@ -160,7 +158,7 @@ def gene_space_of_run(run: str | os.PathLike[str], told: Any, where: str) -> Gen
     space = load_model(below(str(run), "model")).genes
     try:
         genes = [
-            gene.decode() if isinstance(gene, bytes) else str(gene) for gene in np.asarray(told[UNS_KEY]["genes"][()])
+            gene.decode() if isinstance(gene, bytes) else str(gene) for gene in np.asarray(detail_in(told, "genes")[()])
         ]
     except (LookupError, TypeError, AttributeError):
         return space

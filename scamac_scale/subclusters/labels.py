@@ -10,7 +10,7 @@ import pandas as pd
 
 from scamac_scale.errors import InputError
 from scamac_scale.infer.output.journal import model_digest
-from scamac_scale.infer.output.table import UNS_KEY
+from scamac_scale.infer.output.table import IDENTITY, detail_in
 from scamac_scale.ingestion.files import open_file, place_of
 from scamac_scale.ingestion.open import read_obs
 
@@ -78,7 +78,7 @@ def _refuse_other_model(result: str | Path, model: FittedModel) -> None:
     """Refuse a result of another fit, where it says of which it is."""
     try:
         with open_file(place_of(result)) as group:
-            text = group[f"uns/{UNS_KEY}/identity"][()]
+            text = detail_in(group["uns"], IDENTITY)[()]
         found = json.loads(text.decode() if isinstance(text, bytes) else str(text))["model"]
     except (LookupError, ValueError, TypeError, AttributeError):
         return

@@ -279,7 +279,7 @@ def test_streamed_output_equals_the_one_in_memory(model: ScAMAC, store: Path, tm
     np.testing.assert_array_equal(found.layers["scamac_denoised"], expected.layers["scamac_denoised"])
     assert (found.obs["scamac_cluster"] == expected.obs["scamac_cluster"]).all()
     assert found.obs["cell_type"].tolist() == expected.obs["cell_type"].tolist()
-    np.testing.assert_array_equal(found.uns["scamac"]["centers"], expected.uns["scamac"]["centers"])
+    np.testing.assert_array_equal(found.uns["scamac_details"]["centers"], expected.uns["scamac_details"]["centers"])
     assert evaluate(path, "cell_type") == evaluate(expected, "cell_type")
     assert [entry.name for entry in tmp_path.iterdir()] == [f"out{suffix}"]
 

@@ -71,7 +71,7 @@ def test_another_number_gives_the_means_of_landmarks_as_centers_and_as_many_memb
     np.testing.assert_array_equal(found.obsm["scamac_membership"].argmax(axis=1), codes(found.obs["scamac_cluster"]))
     np.testing.assert_array_equal(found.obsm["X_scAMAC"], predicted(tiny_adata).obsm["X_scAMAC"])
     assert found.uns["scamac"]["n_clusters"] == 7
-    assert found.uns["scamac"]["centers"].shape == (7, 8)
+    assert found.uns["scamac_details"]["centers"].shape == (7, 8)
 
 
 def test_a_height_stands_for_the_number_of_clusters_below_it(tiny_adata: ad.AnnData) -> None:

@@ -31,8 +31,8 @@ def test_genes_of_the_denoised_values_are_named(tiny_adata: ad.AnnData, tmp_path
     found = predicted(tiny_adata, None if out is None else tmp_path / out)
     if out is not None:
         found = ad.read_zarr(found) if out.endswith(".zarr") else ad.read_h5ad(found)
-    assert isinstance(found.uns["scamac"]["genes"], np.ndarray)
-    assert found.uns["scamac"]["genes"].tolist() == found.var_names.tolist() == list(GENES)
+    assert isinstance(found.uns["scamac_details"]["genes"], np.ndarray)
+    assert found.uns["scamac_details"]["genes"].tolist() == found.var_names.tolist() == list(GENES)
 
 
 def test_an_input_without_cells_is_refused(tiny_adata: ad.AnnData, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_result_keeps_what_it_held_in_the_order_of_the_input(levels: Path) -
     for key in before.obsm:
         np.testing.assert_array_equal(found.obsm[key], before.obsm[key])
     assert found.obs["scamac_cluster"].tolist() == before.obs["scamac_cluster"].tolist()
-    assert found.uns["scamac"]["identity"] == before.uns["scamac"]["identity"]
+    assert found.uns["scamac_details"]["identity"] == before.uns["scamac_details"]["identity"]
 
 
 def test_the_table_tells_every_test_in_the_result_and_beside_it(levels: Path) -> None:

@@ -88,7 +88,7 @@ def normalised(adata: ad.AnnData, space: GeneSpace) -> NDArray[np.float64]:
 
 def write_result(path: Path, raw: ad.AnnData, space: GeneSpace) -> Path:
     """What predict leaves of these cells, as far as markers look at it."""
-    uns = {"scamac": {"gene_space": json.dumps(space.to_dict()), "genes": np.array(space.chosen, dtype=object)}}
+    uns = {"scamac_details": {"gene_space": json.dumps(space.to_dict()), "genes": np.array(space.chosen, dtype=object)}}
     var = pd.DataFrame(index=pd.Index(space.chosen, dtype=object))
     latent = np.arange(2.0 * len(raw.obs), dtype=np.float32).reshape(-1, 2)
     result = ad.AnnData(obs=raw.obs.drop(columns="depth"), var=var, obsm={"X_scAMAC": latent}, uns=uns)

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 from scamac_scale.durable.atomic import partial_folder, scratch_folder
 from scamac_scale.durable.plain import parse_json
 from scamac_scale.infer.output.journal import check_same
-from scamac_scale.infer.output.table import UNS_KEY
+from scamac_scale.infer.output.table import IDENTITY, detail_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-IDENTITY = "identity"
-"""Where ``uns["scamac"]`` of a prediction on disk says what it belongs to: `journal.identity`, as JSON."""
 
 
 def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
@@ -56,7 +52,7 @@ def is_finished(path: Path, belongs: dict[str, Any]) -> bool:
 
 def identity_in(group: Any) -> dict[str, Any]:  # Any: an h5py or zarr group
     """Read what a prediction says that it was made from; where there is none, whatever the library raises."""
-    return parse_json(_text(group[f"uns/{UNS_KEY}/{IDENTITY}"][()]))
+    return parse_json(_text(detail_in(group["uns"], IDENTITY)[()]))
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from scamac_scale.infer.output.table import (
     DENOISED_KEY,
     LABEL_KEY,
     MEMBERSHIP_KEY,
-    UNS_KEY,
     Table,
     chunk_cells,
+    split_uns,
 )
 from scamac_scale.progress import track
 from scamac_scale.ranks.world import World
@@ -117,7 +117,7 @@ class Assembly:
                 obs[name] = column
             group = zarr.open_group(self._path, mode="r+")
             _write(group, "obs", obs)
-            _write(group, "uns", {**self._table.uns, UNS_KEY: uns})
+            _write(group, "uns", {**self._table.uns, **split_uns(uns)})
 
     def _label_columns(self) -> dict[str, Any]:
         """Columns with the labels that were carried over, if any were."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from scamac_scale.infer.output.table import DENOISED_KEY, LABEL_KEY, UNS_KEY, Table
+from scamac_scale.infer.output.table import DENOISED_KEY, LABEL_KEY, Table, split_uns
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,4 +73,4 @@ class MemoryOutput:
         layers = {name: block for name, block in self._blocks.items() if name == DENOISED_KEY}
         obsm = {name: block for name, block in self._blocks.items() if name != DENOISED_KEY}
         var = pd.DataFrame(index=pd.Index(self.table.genes, dtype=object))
-        return ad.AnnData(obs=obs, var=var, obsm=obsm, layers=layers, uns={**self.table.uns, UNS_KEY: uns})
+        return ad.AnnData(obs=obs, var=var, obsm=obsm, layers=layers, uns={**self.table.uns, **split_uns(uns)})

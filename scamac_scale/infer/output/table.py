@@ -26,8 +26,13 @@ DENOISED_KEY = "scamac_denoised"
 UNKNOWN_LABEL = "unknown"
 """What a cell is called whose label is not sure enough; as a label of a reference it means none."""
 UNS_KEY = "scamac"
+DETAILS_KEY = "scamac_details"
+"""Where uns holds what is for programs; `UNS_KEY` is short enough to print."""
 GENE_SPACE = "gene_space"
-"""Where ``uns["scamac"]`` says how values are normalised, and over which genes: `GeneSpace.to_dict`, as JSON."""
+"""Detail that says how values are normalised, and over which genes: `GeneSpace.to_dict`, as JSON."""
+IDENTITY = "identity"
+"""Detail that says what a prediction on disk belongs to: `journal.identity`, as JSON."""
+DETAILS = ("config", "versions", "centers", "genes", GENE_SPACE, IDENTITY)
 CHUNK_BYTES = 8 * 2**20
 CHUNK_CELLS = 16 * 1024
 
@@ -111,6 +116,34 @@ class Table:
             raise ValueError("cells have the number of no label")
         names = pd.Index([*self.labels, UNKNOWN_LABEL], dtype=object)
         return {LABEL_KEY: pd.Categorical.from_codes(codes, names), LABEL_PROBABILITY_KEY: found[:, 1].copy()}
+
+
+def split_uns(told: dict[str, Any]) -> dict[str, Any]:
+    """Part what is told of a result into what a person reads and what is for programs.
+
+    Parameters
+    ----------
+    told
+        All of it.
+
+    Returns
+    -------
+    dict
+        Both, by their keys in uns.
+    """
+    details = {name: value for name, value in told.items() if name in DETAILS}
+    return {UNS_KEY: {name: value for name, value in told.items() if name not in DETAILS}, DETAILS_KEY: details}
+
+
+def detail_in(uns: Any, name: str) -> Any:  # Any: a group of a file, or what AnnData has
+    """Find a detail of a result; those of earlier versions have them in `UNS_KEY`.
+
+    Raises
+    ------
+    LookupError
+        If there is none, or whatever the library raises.
+    """
+    return uns[DETAILS_KEY][name] if DETAILS_KEY in uns else uns[UNS_KEY][name]
 
 
 def check_target(path: str | Path) -> Path:

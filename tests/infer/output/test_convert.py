@@ -47,9 +47,9 @@ def test_an_h5ad_holds_what_its_zarr_holds(tmp_path: Path) -> None:
     assert found.layers[DENOISED_KEY].dtype == np.float32
     assert set(found.obsm) == {LATENT_KEY}
     assert found.X is None
-    assert found.uns["scamac"]["genes"].tolist() == found.var_names.tolist()
-    assert found.uns["scamac"]["versions"] == {"torch": "2.5"}
-    assert (found.uns["scamac"]["seed"], found.uns["scamac"]["config"]) == (1, "{}")
+    assert found.uns["scamac_details"]["genes"].tolist() == found.var_names.tolist()
+    assert found.uns["scamac_details"]["versions"] == {"torch": "2.5"}
+    assert (found.uns["scamac"]["seed"], found.uns["scamac_details"]["config"]) == (1, "{}")
 
 
 def test_an_h5ad_has_the_encoding_that_anndata_gives_it(tmp_path: Path) -> None:
