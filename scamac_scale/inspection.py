@@ -245,6 +245,7 @@ def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
             "latent_width": int(group[f"obsm/{LATENT_KEY}"].shape[1]),
             "is_denoised": DENOISED_KEY in group["layers"] if "layers" in group else False,
             "obs_columns": list(map(str, obs.columns)),
+            **_confidence(group),
         }
         if UNS_KEY in group["uns"] and "is_count_estimated" in group[f"uns/{UNS_KEY}"]:
             found["is_count_estimated"] = bool(group[f"uns/{UNS_KEY}/is_count_estimated"][()])
@@ -254,6 +255,21 @@ def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
     if LABEL_KEY in obs:
         found["labels"] = _shares(obs[LABEL_KEY].value_counts(sort=False), "label")
     return found
+
+
+def _confidence(group: Any) -> Found:  # Any: an h5py or zarr group
+    """Tell how sure the labels are, by one pass over the memberships."""
+    from scamac_scale.infer.output.table import MEMBERSHIP_KEY
+
+    if MEMBERSHIP_KEY not in group["obsm"]:
+        return {}
+    array, total, n_unsure = group[f"obsm/{MEMBERSHIP_KEY}"], 0.0, 0
+    n_cells = array.shape[0]
+    for start in range(0, n_cells, READ_CELLS):
+        largest = array[start : start + READ_CELLS].max(axis=1)
+        total += float(largest.sum(dtype=np.float64))
+        n_unsure += int((largest < UNSURE).sum())
+    return {"mean_membership": total / max(n_cells, 1), "unsure_share": n_unsure / max(n_cells, 1)}
 
 
 def _shares(counts: pd.Series[int], what: str) -> list[Found]:
@@ -322,6 +338,8 @@ def _look_at_raw(path: Path | BucketPlace, is_verified: bool) -> Found:
     return found
 
 
+UNSURE = 0.5
+"""Membership below which the cluster of a cell is unsure."""
 _NO_VALUES = "values are negative or not finite: give the matrix before scaling or correction (ingest.matrix)."
 
 

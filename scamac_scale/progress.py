@@ -72,8 +72,9 @@ class _Outline:
     """The stages of the work under way, and how far it is."""
 
     parts: Sequence[Part]
-    at: int = 0
-    began_s: float = field(default_factory=time.monotonic)
+    at: int = -1
+    """Stage under way; -1 before the first."""
+    began_s: float = field(default_factory=lambda: time.monotonic())
     spent_s: float = 0.0
     """Of the stages that have ended, and that were not skipped."""
     spent_expected_s: float = 0.0
@@ -81,7 +82,7 @@ class _Outline:
     def begin(self, at: int) -> None:
         """Go on to a stage; those between were skipped."""
         now = time.monotonic()
-        if at > self.at:
+        if 0 <= self.at < at:
             self.spent_s += now - self.began_s
             self.spent_expected_s += self.parts[self.at].expected_s
         self.at, self.began_s = at, now
@@ -89,8 +90,10 @@ class _Outline:
     def left_s(self, own_left_s: float) -> float:
         """Tell how long all will take, if what is under way takes `own_left_s` more at least."""
         pace = self.spent_s / self.spent_expected_s if self.spent_expected_s else 1.0
-        elapsed_s = time.monotonic() - self.began_s
-        current_s = max(self.parts[self.at].expected_s * pace - elapsed_s, own_left_s)
+        current_s = own_left_s
+        if self.at >= 0:
+            elapsed_s = time.monotonic() - self.began_s
+            current_s = max(self.parts[self.at].expected_s * pace - elapsed_s, own_left_s)
         return current_s + pace * sum(part.expected_s for part in self.parts[self.at + 1 :])
 
 
@@ -128,7 +131,7 @@ def stages(parts: Sequence[Part]) -> Iterator[Callable[[int], None]]:
 
 def _stage() -> str:
     """Name the stage under way, for the front of a line; empty where there is none."""
-    return f"stage {_OUTLINES[0].at + 1} of {len(_OUTLINES[0].parts)}: " if _OUTLINES else ""
+    return f"stage {_OUTLINES[0].at + 1} of {len(_OUTLINES[0].parts)}: " if _OUTLINES and _OUTLINES[0].at >= 0 else ""
 
 
 def _all_left(own_left_s: float) -> str:
@@ -156,8 +159,8 @@ class _Lines:
     total: int
     unit: str
     done: int = 0
-    start_s: float = field(default_factory=time.monotonic)
-    last_s: float = field(default_factory=time.monotonic)
+    start_s: float = field(default_factory=lambda: time.monotonic())
+    last_s: float = field(default_factory=lambda: time.monotonic())
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n

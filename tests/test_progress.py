@@ -1,14 +1,23 @@
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from scamac_scale.progress import show_progress, track
+from scamac_scale.progress import Part, duration, show_progress, stages, track
 
 
 @pytest.fixture(autouse=True)
 def silent_afterwards() -> Iterator[None]:
     yield
     show_progress(False)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give a time that moves when it is told to."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
 
 
 def test_the_library_is_silent_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,3 +59,53 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
     with track("sweep", 10, "cells") as progress:
         progress.advance(10, "done")
     assert "sweep" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- stages
+
+
+def test_the_stages_are_numbered_and_the_time_left_is_of_all(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    show_progress(every_s=0.0)
+    with stages([Part("reading", 10.0), Part("fitting", 30.0), Part("writing", 20.0)]) as begin:
+        begin(0)
+        clock[0] += 20.0  # twice as long as was thought
+        begin(1)
+        with track("steps", 100, "steps") as progress:
+            clock[0] += 10.0
+            progress.advance(50)
+    reading, fitting, steps = capsys.readouterr().err.splitlines()
+    assert reading == "stage 1 of 3: reading, about 60 s left in all"
+    assert fitting == "stage 2 of 3: fitting, about 2 min left in all"
+    assert steps == "stage 2 of 3: steps: 50/100 steps, 5/s, about 2 min left in all"
+
+
+def test_stages_inside_of_a_stage_count_for_the_time_and_are_not_numbered(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    show_progress(every_s=0.0)
+    with stages([Part("fitting", 30.0), Part("writing", 20.0)]) as begin:
+        begin(0)
+        with stages([Part("pretraining", 300.0), Part("rounds", 100.0)]) as begin_inner:
+            begin_inner(1)
+            with track("round 1", 10, "steps") as progress:
+                clock[0] += 1.0
+                progress.advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "stage 1 of 2: round 1: 1/10 steps, 1/s, about 2 min left in all"
+    assert len(lines) == 2
+
+
+def test_an_error_ends_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress(every_s=0.0)
+    with pytest.raises(ValueError, match="x"), stages([Part("reading", 1.0)]):
+        raise ValueError("x")
+    with track("sweep", 1, "cells") as progress:
+        progress.advance(1)
+    assert capsys.readouterr().err.startswith("sweep: 1/1 cells")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (120, "2 min"), (9000, "2.5 h")])
+def test_a_time_reads_as_a_person_says_it(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

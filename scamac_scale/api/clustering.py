@@ -138,6 +138,8 @@ def cluster(
         "n_clusters": about["n_clusters"],
         "is_count_estimated": model.report["is_count_estimated"],
         "sizes": {row["cluster"]: row["cells"] for row in about["clusters"]},
+        "mean_membership": about["mean_membership"],
+        "unsure_share": about["unsure_share"],
         "model": str(places.run / "model"),
         "markers": csv,
         "next": _next(places),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.cli import told
 from scamac_scale.cli.annotate import declare_annotate, run_annotate
 from scamac_scale.cli.clustering import declare_cluster, run_cluster
 from scamac_scale.cli.marker_genes import declare_markers, run_markers
@@ -60,6 +61,8 @@ class Command:
         Dataclass whose fields are options, if any.
     prefix
         Under which these fields stand, with its dot.
+    tell
+        Makes the lines that are printed at the end; None prints all that there is as tables.
     has_json_file
         Whether ``--json`` may name a file.
     """
@@ -70,6 +73,7 @@ class Command:
     run: Callable[[Namespace], Result]
     config: type | None = None
     prefix: str = ""
+    tell: Callable[[Result], list[str]] | None = None
     has_json_file: bool = False
 
 
@@ -211,7 +215,7 @@ def _train(args: Namespace) -> Result:
         ScAMAC(config=config).fit(one_or_all(args.store), run=args.run, resume=getattr(args, "resume", False)).report
     )
     note = {"note": COUNT_NOTE} if report.get("is_count_estimated") else {}
-    return {"run": args.run, "model": below(args.run, "model"), **report, **note}
+    return {"run": args.run, "store": args.store, "model": below(args.run, "model"), **report, **note}
 
 
 def _declare_predict(parser: ArgumentParser) -> None:
@@ -273,7 +277,7 @@ def _predict(args: Namespace) -> Result:
     options |= {"dask": args.dask, "workers": args.workers}
     options["denoised"] = getattr(args, "denoised", False)
     path = model.predict(one_or_all(args.input), args.out, resume=getattr(args, "resume", False), **options)
-    return inspect(path)
+    return {**inspect(path), "run": args.run}
 
 
 def _declare_evaluate(parser: ArgumentParser) -> None:
@@ -332,6 +336,7 @@ COMMANDS = {
         declare=declare_cluster,
         run=run_cluster,
         config=ScamacConfig,
+        tell=told.of_cluster,
     ),
     "simulate": Command(
         summary="Write a labelled synthetic atlas of raw counts.",
@@ -346,6 +351,7 @@ COMMANDS = {
         run=_ingest,
         config=IngestConfig,
         prefix="ingest.",
+        tell=told.of_ingest,
     ),
     "train": Command(
         summary="Fit the model to all cells of a store.",
@@ -353,12 +359,14 @@ COMMANDS = {
         declare=_declare_train,
         run=_train,
         config=ScamacConfig,
+        tell=told.of_train,
     ),
     "predict": Command(
         summary="Write clusters, latents and memberships of cells, those of the fit or new ones.",
         usage="--run RUN --input STORE_OR_ANNDATA --out OUT.zarr|OUT.h5ad",
         declare=_declare_predict,
         run=_predict,
+        tell=told.of_predict,
     ),
     "refine": Command(
         summary="Cut clusters further, each with its own genes, where one population cannot explain the cut.",

@@ -187,7 +187,7 @@ def _parse(arguments: list[str]) -> tuple[Command, Namespace]:
 
 
 def _run(name: str, command: Command, args: Namespace) -> None:
-    from scamac_scale.cli.show import print_json, print_result
+    from scamac_scale.cli.show import print_json, print_lines, print_result
     from scamac_scale.progress import show_progress
 
     is_quiet = getattr(args, "quiet", False) or not _is_first()
@@ -202,7 +202,10 @@ def _run(name: str, command: Command, args: Namespace) -> None:
     if json_target is not None:
         print_json(result, json_target)
     if json_target != "-" and not is_quiet:
-        print_result(f"scamac-scale {name}", result)
+        if command.tell is None:
+            print_result(f"scamac-scale {name}", result)
+        else:
+            print_lines(command.tell(result))
     sys.stdout.flush()
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import OutputError
 from scamac_scale.host.outlet import drawing
 from scamac_scale.host.printable import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_ROWS = 25
 """Rows of a table on the screen; JSON has them all."""
@@ -52,6 +55,17 @@ def print_json(result: dict[str, Any], target: str) -> None:
         at_home(target).write_text(text + "\n")
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print a few lines, each as one: a terminal folds what is too long."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=drawing(sys.stdout), highlight=False)
+    for line in lines:
+        head, colon, rest = one_line(line).partition(": ")
+        console.print(Text.assemble((head + colon, "bold"), rest), soft_wrap=True)
 
 
 def print_result(title: str, result: dict[str, Any]) -> None:
@@ -129,7 +143,7 @@ def _text(key: str, value: Any) -> str:  # Any: what JSON holds
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float) and key.endswith("_bytes"):
-        return _size(value)
+        return size_text(value)
     if isinstance(value, int):
         return str(value) if key == "seed" else f"{value:,}"
     if isinstance(value, float):
@@ -141,7 +155,8 @@ def _text(key: str, value: Any) -> str:  # Any: what JSON holds
     return str(value)
 
 
-def _size(n_bytes: float) -> str:
+def size_text(n_bytes: float) -> str:
+    """Write bytes as a person reads them."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

@@ -293,7 +293,9 @@ def test_a_result_of_predict_tells_how_values_are_normalised_and_an_old_one_take
     model = fitted_model(0)
     save_model(model, tmp_path / "run" / "model")
     out = Path(ScAMAC.load(tmp_path / "run" / "model").predict(tiny_atlas, tmp_path / "out.zarr"))
-    assert json.loads(ad.read_zarr(out).uns["scamac_details"]["gene_space"]) == json.loads(json.dumps(model.genes.to_dict()))
+    assert json.loads(ad.read_zarr(out).uns["scamac_details"]["gene_space"]) == json.loads(
+        json.dumps(model.genes.to_dict())
+    )
     markers(out, tiny_atlas, groupby="cell_type")
     new = ad.read_zarr(out).uns["rank_genes_groups"]
     assert inspect(out, verify=True)["n_cells"] == 300

@@ -28,6 +28,7 @@ from scamac_scale.train.run.report import (
     MODEL_FOLDER,
     NONFINITE,
     RUN_FILE,
+    finished_words,
     is_own,
 )
 
@@ -88,7 +89,7 @@ class RunBucket:
             If all checkpoints are damaged.
         """
         if is_finished(self._bucket):
-            raise OutputError(f"the run folder {self.place} is not empty; name a new one, or remove it first.")
+            raise OutputError(finished_words(str(self.place)))
         lease = Lease(self._bucket)
         latest = lease.latest if lease.is_there else self._adopted()
         if latest.has_progress and not resume:

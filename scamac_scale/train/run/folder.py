@@ -37,6 +37,7 @@ from scamac_scale.train.run.report import (
     MODEL_FOLDER,
     NFS_FILE,
     check_run_tree,
+    finished_words,
     is_finished,
     is_own,
     set_report_aside,
@@ -178,7 +179,7 @@ class RunFolder:
         """Look what the folder holds, and clear away a run that never came to its first step."""
         held = self._held()
         if is_finished(self.path):
-            raise OutputError(f"the run folder {self.path} is not empty; name a new one, or remove it first.")
+            raise OutputError(finished_words(self.name))
         if not resume and self.checkpoints.has_progress():
             raise OutputError(f"{self.path} holds a run that was stopped; add --resume to go on, or remove the folder.")
         saved = _checked(self.checkpoints) if resume else None

@@ -78,6 +78,11 @@ def check_run_tree(path: Path) -> None:
         raise InputError(f"{error}; remove it, or put what it stands for there.") from error
 
 
+def finished_words(name: str) -> str:
+    """Say that a run cannot be written again."""
+    return f"the run {name} is finished; use its model (predict --run {name}), or name a new folder with --run."
+
+
 def is_finished(path: Path) -> bool:
     """Tell whether a folder holds a run that came to its end, by its run.json."""
     return read_report(path).get("finished") is True

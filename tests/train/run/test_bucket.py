@@ -95,7 +95,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder_and_run_json_is_put_last(
     again = ScAMAC(config=QUICK).fit(store, run=run, resume=True)
     assert again.report["steps"] == model.report["steps"]
     assert ScAMAC.load(f"{run}/model").fitted.cells_digest == model.fitted.cells_digest
-    with pytest.raises(OutputError, match=f"the run folder {run} is not empty"):
+    with pytest.raises(OutputError, match=f"the run {run} is finished"):
         ScAMAC(config=QUICK).fit(store, run=run)
     with pytest.raises(ConfigError, match=r"cannot go on with other settings: .*seed"):
         ScAMAC(config=QUICK, seed=7).fit(store, run=run, resume=True)

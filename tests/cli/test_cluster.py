@@ -1,0 +1,71 @@
+"""One command from files to clusters; real files, and real kills."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import pytest
+
+from scamac_scale.cli.main import main
+from scamac_scale.durable.faults import FAULT
+from tests.support.command_line import QUICK, run_json
+
+
+@pytest.fixture(scope="module")
+def done(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which ``cluster`` has written ``out.h5ad``."""
+    folder = tmp_path_factory.mktemp("clustered")
+    assert main(["cluster", str(tiny_atlas), "--out", str(folder / "out.h5ad"), *QUICK, "--quiet"]) == 0
+    return folder
+
+
+def test_files_become_clusters_markers_a_model_and_a_page(done: Path, tiny_atlas: Path) -> None:
+    found, raw = ad.read_h5ad(done / "out.h5ad"), ad.read_h5ad(tiny_atlas)
+    assert found.obs_names.equals(raw.obs_names)
+    assert found.obs["scamac_cluster"].nunique() == 4
+    assert "rank_genes_groups" in found.uns
+    assert sorted(path.name for path in done.iterdir()) == ["out.h5ad", "out.markers.csv", "out.report", "out.work"]
+    assert (done / "out.report" / "report.html").is_file()
+    assert (done / "out.work" / "run" / "model").is_dir()
+
+
+def test_what_is_there_is_not_overwritten_and_resume_leaves_it(
+    done: Path, tiny_atlas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["cluster", str(tiny_atlas), "--out", str(done / "out.h5ad"), *QUICK]
+    before = (done / "out.work" / "run" / "run.json").read_bytes()
+    assert main(command) == 4
+    assert "out.h5ad is already there" in capsys.readouterr().err
+    assert run_json(capsys, *command, "--resume")["n_clusters"] == 4
+    assert (done / "out.work" / "run" / "run.json").read_bytes() == before
+    other = str(done / "other.h5ad")
+    assert main([*command, "--out", other, "--work", str(done / "out.work")]) == 4
+    assert "go on with it by --resume" in capsys.readouterr().err
+    assert not Path(other).exists()
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster", str(tmp_path / "no.h5ad"), "--out", str(tmp_path / "out.h5ad")]) == 2
+    assert main(["cluster", "x.h5ad", "--out", "s3://bucket/out.h5ad"]) == 2
+    assert main(["cluster", "x.h5ad", "--out", str(tmp_path / "out.csv")]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert "in object storage; `cluster` works on a disk" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # three starts of the whole program
+@pytest.mark.parametrize("point", ["ingest.read", "train.step"])
+def test_killed_and_resumed_it_ends_as_if_nobody_had(point: str, tiny_atlas: Path, tmp_path: Path, done: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    command = [sys.executable, "-m", "scamac_scale", "cluster", str(tiny_atlas), "--out", str(out), *QUICK, "--quiet"]
+    killed = subprocess.run(command, env={**os.environ, FAULT: f"{point}:1:kill"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert subprocess.run([*command, "--resume"], check=False).returncode == 0
+    expected, found = ad.read_h5ad(done / "out.h5ad"), ad.read_h5ad(out)
+    assert found.obsm["X_scAMAC"].tobytes() == expected.obsm["X_scAMAC"].tobytes()
+    assert found.obs["scamac_cluster"].equals(expected.obs["scamac_cluster"])
+    shutil.rmtree(tmp_path / "out.work")
