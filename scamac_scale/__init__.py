@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scamac_scale import tl
-    from scamac_scale.api import ScAMAC, cluster, evaluate, ingest, inspect, markers, refine, resample, simulate
+    from scamac_scale.api import ScAMAC, cluster, evaluate, ingest, inspect, markers, refine, report, resample, simulate
     from scamac_scale.config import IngestConfig, ScamacConfig
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ _HOMES = {
     "inspect": "scamac_scale.api",
     "markers": "scamac_scale.api",
     "refine": "scamac_scale.api",
+    "report": "scamac_scale.api",
     "resample": "scamac_scale.api",
     "simulate": "scamac_scale.api",
     "IngestConfig": "scamac_scale.config",
@@ -39,6 +40,7 @@ __all__ = [
     "inspect",
     "markers",
     "refine",
+    "report",
     "resample",
     "simulate",
     "tl",

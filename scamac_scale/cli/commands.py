@@ -27,6 +27,7 @@ from scamac_scale.cli.options import (
     with_selection,
 )
 from scamac_scale.cli.refining import declare_refine, run_refine
+from scamac_scale.cli.reporting import declare_report, run_report
 from scamac_scale.config import Attention, IngestConfig, ScamacConfig
 from scamac_scale.errors import ConfigError
 from scamac_scale.remote.names import below
@@ -395,6 +396,12 @@ COMMANDS = {
         config=IngestConfig,
         prefix="ingest.",
         has_json_file=True,
+    ),
+    "report": Command(
+        summary="Write one HTML page about a run and its result: what was done, what came out, what looks wrong.",
+        usage="--run RUN [--result RESULT] [--label KEY] [--out FOLDER]",
+        declare=declare_report,
+        run=run_report,
     ),
     "inspect": Command(
         summary="Say what a store, run, model or result holds.",

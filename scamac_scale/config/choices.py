@@ -57,6 +57,8 @@ Attention = Literal["trained", "atlas"]
 Accept = Literal["values", "totals", "versions"]
 # markers
 MarkerTest = Literal["t-test", "t-test_overestim_var"]
+# report
+Layout = Literal["umap", "tsne"]
 
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 

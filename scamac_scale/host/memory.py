@@ -31,6 +31,7 @@ TO_LOWER = {
     "evaluate": "leave out --batch-key or --label, one at a time",
     "markers": "name a column of fewer groups with --groupby, or lower --n-genes or ingest.block_cells",
     "refine": "name fewer clusters with --clusters, or lower --n-genes",
+    "report": "lower --max-cells, or leave out --label or --batch-key",
     "annotate": "the reference needs room for its labels x genes and genes x genes in float64; give fewer labels, or fewer --workers",
     "inspect": "leave out --verify",
 }

@@ -23,7 +23,7 @@ from scamac_scale.ingestion.chunks import Writer, refuse_column_gaps, refuse_gap
 from scamac_scale.ingestion.raw import blamed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
@@ -105,6 +105,55 @@ def read_frame(element: Element, where: str, uns: Element | None = None) -> pd.D
         )
     frame = pd.DataFrame(values, index=names, columns=list(values) or None)
     return _named(frame.rename_axis(None if key == "_index" else key))
+
+
+def read_columns(element: Element, where: str, wanted: Sequence[str], uns: Element | None = None) -> pd.DataFrame:
+    """Read some columns of a table, and not the names of its rows, which may be most of it.
+
+    Parameters
+    ----------
+    element, where, uns
+        As of `read_frame`.
+    wanted
+        The columns.
+
+    Returns
+    -------
+    DataFrame
+        Rows are numbered from 0 on.
+
+    Raises
+    ------
+    InputError
+        As of `read_frame`, and where there is no such column; the message lists those that are there.
+    """
+    import pandas as pd
+
+    is_old = is_array(element)
+    if not is_old:
+        _require_table(element, where)
+    frame = _read_records(element, where, uns) if is_old else None
+    known = _order(element, where) if frame is None else list(map(str, frame.columns))
+    for column in wanted:
+        if column not in known or (frame is None and column not in element):
+            raise InputError(f"{where} has no column {column!r}; it has {', '.join(known) or 'none'}.")
+    if frame is not None:
+        return frame[list(wanted)].reset_index(drop=True)
+    n_rows, values = count_names(element, where), {}
+    for column in wanted:
+        place = f"{where}/{column}"
+        if n_rows is not None and (why := _no_column(element[column], n_rows)):
+            raise InputError(f"{place} holds no value for each row ({why}); name another column.")
+        with blamed(place, "the column"):
+            old = _old_categories(element, column, where)
+            if n_rows is not None:
+                _has_gaps(element[column], place, n_rows, Writer(), old)
+            values[column] = _read(element[column], place) if old is None else _read_old(element[column], old)
+        if n_rows is not None and len(values[column]) != n_rows:
+            raise InputError(
+                f"{place} has {len(values[column]):,} values for {n_rows:,} names; the file is damaged, write it again."
+            )
+    return pd.DataFrame(values, columns=list(wanted))
 
 
 def read_names(element: Element, where: str) -> pd.Index[str]:

@@ -1,0 +1,418 @@
+"""What looks wrong in a run or its result, in sentences: what was looked at, what was found, what to do.
+
+Each check is a function of `Facts` that yields findings; `CHECKS` lists them. None draws, or reads more than `gather` has, but for
+one sample of latents by which batches are judged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import numpy as np
+
+from scamac_scale.evaluation import OWN_EXCESS, draw_sample
+from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
+from scamac_scale.metrics.neighbors import find_neighbors
+from scamac_scale.report.gather import Facts, gather
+from scamac_scale.report.sample import read_latent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from scamac_scale.report.gather import ResultFacts
+
+Severity = Literal["bad", "look", "note"]
+"""``bad``: the result is most likely not what was meant; ``look``: look before you go on; ``note``: good to know."""
+
+
+class Finding(TypedDict):
+    """One thing that a check has found; plain text.
+
+    Attributes
+    ----------
+    severity
+        See `Severity`.
+    check
+        What was looked at.
+    found
+        What was found.
+    advice
+        What to do.
+    """
+
+    severity: Severity
+    check: str
+    found: str
+    advice: str
+
+
+ORDER: dict[Severity, int] = {"bad": 0, "look": 1, "note": 2}
+TINY_SHARE, TINY_CELLS = 1e-3, 10
+"""A cluster with less than this share of all cells, or fewer cells, is tiny."""
+ONE_BATCH, HALF = 0.9, 0.5
+"""A cluster is nearly one batch from this share on, where the batch has less than half of all cells."""
+UNSURE = 0.5
+"""A cell whose largest membership is below is as good as in another cluster."""
+MANY_UNSURE, MOST_UNSURE = 0.1, 0.3
+"""Shares of such cells that are worth a look, and that are bad."""
+JOINED_LOW = 0.1
+"""Two clusters that the tree joins below are of cells that nine in ten clusterings keep together."""
+SPLIT_HIGH = 0.9
+"""A cluster whose own parts the tree joins above: nine in ten clusterings part them."""
+PART_SHARE = 0.02
+"""Parts of a cluster with a smaller share of all cells are not named."""
+PURE = 0.5
+"""A cluster whose commonest label has less than this share of its cells is of no one label."""
+FEW_GENES = 500
+SAMPLE_CELLS = 5_000
+"""Cells whose neighbours tell how batches mix: some seconds."""
+SHOWN = 5
+"""Names of clusters or batches in a sentence."""
+
+
+def findings(
+    run: str | Path, result: str | Path | None = None, *, label: str | None = None, batch_key: str | None = None
+) -> list[Finding]:
+    """Check a run and its result, without drawing anything.
+
+    Parameters
+    ----------
+    run, result, label, batch_key
+        As of `gather`.
+
+    Returns
+    -------
+    list of Finding
+        The most serious first; empty where nothing was found.
+    """
+    return check(gather(run, result, label=label, batch_key=batch_key))
+
+
+def check(facts: Facts) -> list[Finding]:
+    """Run all checks on what was gathered; the most serious first."""
+    found = [finding for look in CHECKS for finding in look(facts)]
+    return sorted(found, key=lambda finding: ORDER[finding["severity"]])
+
+
+def _finding(severity: Severity, check: str, found: str, advice: str) -> Finding:
+    return Finding(severity=severity, check=check, found=found, advice=advice)
+
+
+def named(names: list[str]) -> str:
+    """Write some names for a sentence."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _clusters(names: list[str]) -> str:
+    return f"{'cluster' if len(names) == 1 else 'clusters'} {named(names)}"
+
+
+# ------------------------------------------------------------------ what went in
+
+
+def _values(facts: Facts) -> Iterator[Finding]:
+    genes = facts.run.genes
+    record = genes.values
+    if record is None:
+        return
+    if record.seen == "mixed":
+        yield _finding(
+            "bad",
+            "values",
+            f"The cells hold values of two kinds, and all were taken as {genes.kind}.",
+            "Give a matrix of one kind (ingest.matrix), and ingest again.",
+        )
+    elif record.seen != genes.kind and "log" in (record.seen, genes.kind):
+        yield _finding(
+            "bad" if record.is_sure else "look",
+            "values",
+            f"The values were taken as {genes.kind}, as was said, but look like {record.seen}"
+            + (" values." if record.seen != "counts" else "."),
+            "Ingest again without --ingest.kind, or with the kind that they are; clusters of wrong values mean little.",
+        )
+    elif record.seen != genes.kind:
+        yield _finding(
+            "look",
+            "values",
+            f"The values were taken as {genes.kind}, but look like {record.seen} values.",
+            "Ingest the raw counts if there are any; else say --ingest.kind " + record.seen + ".",
+        )
+    elif not record.is_sure:
+        yield _finding(
+            "look",
+            "values",
+            f"The values were taken as {genes.kind}, but the evidence is weak.",
+            "If they are of another kind, ingest again with --ingest.kind counts, linear or log.",
+        )
+
+
+def _genes(facts: Facts) -> Iterator[Finding]:
+    genes = facts.run.genes
+    if len(genes.chosen) < FEW_GENES:
+        yield _finding(
+            "look",
+            "genes",
+            f"The model has only {len(genes.chosen):,} genes, of {len(genes.filtered):,} that passed the filter.",
+            "Give all genes of the raw file, or raise ingest.n_genes; look at ingest.min_cells if few passed.",
+        )
+
+
+def _cells(facts: Facts) -> Iterator[Finding]:
+    n_fit = facts.run.report.get("n_cells")
+    if facts.result is not None and isinstance(n_fit, int) and n_fit != facts.result.n_cells:
+        yield _finding(
+            "note",
+            "cells",
+            f"The model was fitted to {n_fit:,} cells, the result has {facts.result.n_cells:,}.",
+            "That is as it should be if the result is of other cells, or some were left out by a filter.",
+        )
+
+
+# ------------------------------------------------------------------ the fit
+
+
+def _losses(facts: Facts) -> Iterator[Finding]:
+    metrics = facts.run.metrics
+    broken = [name for name, (_, values) in metrics.items() if not np.isfinite(values).all()]
+    if broken:
+        yield _finding(
+            "bad",
+            "losses",
+            f"The losses {named(sorted(broken))} hold values that are not finite.",
+            "Lower train.phases[].learning_rate, and look for broken values in the input (inspect).",
+        )
+    if "reconstruction" in metrics and "reconstruction" not in broken:
+        values = metrics["reconstruction"][1]
+        tail = float(np.median(values[-max(1, len(values) // 5) :]))
+        if len(values) >= 5 and tail > 1.02 * float(values[0]):
+            yield _finding(
+                "bad",
+                "losses",
+                f"The reconstruction loss did not fall: from {values[0]:.3g} to {tail:.3g}.",
+                "Train with a lower learning rate or more steps; look at the values of the input.",
+            )
+
+
+# ------------------------------------------------------------------ the number of clusters
+
+
+def _count(facts: Facts) -> Iterator[Finding]:
+    report = facts.run.report
+    if report.get("is_count_estimated"):
+        yield _finding(
+            "note",
+            "number of clusters",
+            f"The number of clusters, {report.get('n_clusters')}, is an estimate: right within one about two times in five.",
+            "If you know it, say --n-clusters. predict --n-clusters K cuts the same tree anew, without training.",
+        )
+
+
+def _tree(facts: Facts) -> Iterator[Finding]:
+    """Clusters that belong together, and clusters that do not hold together, by the tree."""
+    result, model = facts.result, facts.run.model
+    top = result.tree if result is not None else None
+    n_clusters = len(result.clusters.names) if result is not None else model.n_clusters
+    names = result.clusters.names if result is not None else [str(number) for number in range(n_clusters)]
+    if top is None and model.tree is not None and 2 <= n_clusters <= len(model.tree):
+        top = model.tree.top(n_clusters)
+    if top is None:
+        return
+    low = top[top[:, 2] < JOINED_LOW]
+    if len(low):
+        pairs = [" and ".join(names[int(node)] for node in row[:2]) for row in low if (row[:2] < n_clusters).all()] or [
+            "some"
+        ]
+        yield _finding(
+            "bad" if len(low) >= max(2, n_clusters // 4) else "look",
+            "number of clusters",
+            f"{len(low)} of {len(top)} joins of the tree are nearly at zero: {_clusters(pairs)} are hardly different.",
+            f"There may be too many clusters: try predict --n-clusters {max(2, n_clusters - len(low))}.",
+        )
+    if model.tree is None or n_clusters >= len(model.tree):
+        return
+    split = _parts(facts, n_clusters)
+    if split:
+        yield _finding(
+            "bad" if len(split) >= max(2, n_clusters / 3) else "look",
+            "number of clusters",
+            f"{_clusters([names[at] for at in split]).capitalize()} {'is' if len(split) == 1 else 'are'} of parts that "
+            "most clusterings keep apart.",
+            f"There may be too few clusters: try predict --n-clusters {n_clusters + len(split)}, or --n-clusters auto in train.",
+        )
+
+
+def _parts(facts: Facts, n_clusters: int) -> list[int]:
+    """Clusters whose two largest parts are joined high, and each of some size."""
+    tree = facts.run.model.tree
+    assert tree is not None
+    found = []
+    total = tree.weights.sum()
+    most = min(len(tree), 2 * n_clusters)
+    for finer in range(n_clusters + 1, most + 1):
+        if tree.merges[len(tree) - finer, 2] < SPLIT_HIGH:
+            break
+        above, below = tree.labels(finer - 1), tree.labels(finer)
+        own = tree.labels(n_clusters)
+        split = next(at for at in range(finer - 1) if len(np.unique(below[above == at])) > 1)
+        parts = np.unique(below[above == split])
+        shares = [tree.weights[below == part].sum() / total for part in parts]
+        cluster = int(own[above == split][0])
+        if min(shares) >= PART_SHARE and cluster not in found:
+            found.append(cluster)
+    return found
+
+
+def _confidence(facts: Facts) -> Iterator[Finding]:
+    result = facts.result
+    if result is None or result.memberships is None or not result.n_cells:
+        return
+    share = float((result.memberships.confidence < UNSURE).mean())
+    if share >= MANY_UNSURE:
+        yield _finding(
+            "bad" if share >= MOST_UNSURE else "look",
+            "membership",
+            f"{share:.0%} of the cells belong to their cluster by less than one half.",
+            "Clusters overlap: try fewer of them (predict --n-clusters), and look at the values of the input.",
+        )
+
+
+# ------------------------------------------------------------------ clusters
+
+
+def _empty(facts: Facts) -> Iterator[Finding]:
+    result = facts.result
+    if result is None:
+        numbers = facts.run.report.get("empty_clusters") or []
+        empty, whole = [str(number) for number in numbers], "of the fit"
+    else:
+        empty = [name for name, size in zip(result.clusters.names, result.sizes, strict=True) if not size]
+        whole = "of the result"
+    if empty:
+        yield _finding(
+            "look",
+            "empty clusters",
+            f"{_clusters(empty).capitalize()} {whole} {'has' if len(empty) == 1 else 'have'} no cells.",
+            "Ask for fewer clusters, unless the result is of new cells that lack these types.",
+        )
+
+
+def _tiny(facts: Facts) -> Iterator[Finding]:
+    result = facts.result
+    if result is None:
+        return
+    most = max(TINY_CELLS, TINY_SHARE * result.n_cells)
+    tiny = [
+        f"{name} ({size:,})" for name, size in zip(result.clusters.names, result.sizes, strict=True) if 0 < size < most
+    ]
+    if tiny:
+        yield _finding(
+            "look",
+            "tiny clusters",
+            f"{_clusters(tiny).capitalize()} {'has' if len(tiny) == 1 else 'have'} few cells.",
+            "They may be a rare type, or doublets and damaged cells: look at their markers and counts.",
+        )
+
+
+def _labels(facts: Facts) -> Iterator[Finding]:
+    """Labels that share a cluster so that none owns it."""
+    result = facts.result
+    if result is None or result.labels is None or len(result.labels.names) < 2:
+        return
+    table = result.crossed(result.labels)
+    totals = table.sum(axis=1)
+    of_all = table.sum(axis=0) / max(table.sum(), 1)
+    mixed = [
+        name
+        for name, row, total in zip(result.clusters.names, table, totals, strict=True)
+        if total >= TINY_CELLS and row.max() < PURE * total and row.max() < (1 + of_all.max()) / 2 * total
+    ]
+    owned = set(table.argmax(axis=1)[totals > 0].tolist())
+    lost = [name for at, name in enumerate(result.labels.names) if at not in owned and of_all[at] >= 0.01]
+    if mixed:
+        yield _finding(
+            "look",
+            "labels",
+            f"{_clusters(mixed).capitalize()} {'holds' if len(mixed) == 1 else 'hold'} several labels, none with half of the cells.",
+            "Ask for more clusters (predict --n-clusters), or cut these further with refine.",
+        )
+    if lost:
+        many = len(lost) >= 0.4 * len(result.labels.names)
+        yield _finding(
+            "bad" if many else "look",
+            "labels",
+            f"{len(lost)} of {len(result.labels.names)} labels are the commonest in no cluster: {named(lost)}.",
+            "They share clusters with others. Ask for more clusters, or cut these further with refine.",
+        )
+
+
+# ------------------------------------------------------------------ technical batches
+
+
+def _one_batch(facts: Facts) -> Iterator[Finding]:
+    result = facts.result
+    if result is None or result.batches is None:
+        return
+    table = result.crossed(result.batches)
+    totals, overall = table.sum(axis=1), table.sum(axis=0) / max(table.sum(), 1)
+    first = table.argmax(axis=1)
+    rows = np.arange(len(table))
+    alone = (totals >= TINY_CELLS) & (table[rows, first] >= ONE_BATCH * totals) & (overall[first] < HALF)
+    if not alone.any():
+        return
+    held = float(totals[alone].sum() / max(totals.sum(), 1))
+    told = [f"{result.clusters.names[at]} ({result.batches.names[first[at]]})" for at in np.flatnonzero(alone)]
+    yield _finding(
+        "bad" if held >= 0.3 else "look",
+        "batches",
+        f"{_clusters(told).capitalize()} {'is' if len(told) == 1 else 'are'} nearly one batch, with {held:.0%} of all cells.",
+        _batch_advice(facts, result),
+    )
+
+
+def _mixing(facts: Facts) -> Iterator[Finding]:
+    """Batches whose cells have few neighbours of others."""
+    result = facts.result
+    if result is None or result.batches is None or result.n_cells < MIN_CELLS:
+        return
+    rows = draw_sample(result.batches.codes, SAMPLE_CELLS)
+    neighbors = find_neighbors(read_latent(result, rows), GRAPH_NEIGHBORS - 1)
+    groups = np.zeros(len(rows), dtype=np.int64) if result.labels is None else result.labels.of(rows)
+    own = own_batch(neighbors.indices, result.batches.codes[rows], groups)
+    excess = own.excess
+    facts.own["batch_excess"] = excess
+    apart = [
+        f"{result.batches.names[at]} ({own.found[at]:.0%} of neighbours are its own, {own.expected[at]:.0%} if mixed)"
+        for at in np.flatnonzero(np.nan_to_num(excess, nan=-1.0) >= OWN_EXCESS)
+    ]
+    if apart:
+        yield _finding(
+            "bad" if len(apart) * 2 >= len(result.batches.names) else "look",
+            "batches",
+            f"{len(apart)} of {len(result.batches.names)} batches hardly mix with others: {named(apart)}.",
+            _batch_advice(facts, result),
+        )
+
+
+def _batch_advice(facts: Facts, result: ResultFacts) -> str:
+    if facts.run.batch_key is None:
+        return f"Train again with --batch-key {result.batch_key}, unless the batches hold other kinds of cells."
+    return "If they hold the same kinds of cells, raise --correction.theta; if not, that is as it should be."
+
+
+CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    _values,
+    _genes,
+    _cells,
+    _losses,
+    _count,
+    _tree,
+    _confidence,
+    _empty,
+    _tiny,
+    _labels,
+    _one_batch,
+    _mixing,
+)
+"""All checks, in the order of their parts; `check` sorts what they find."""
