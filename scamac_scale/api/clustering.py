@@ -24,6 +24,7 @@ STAGES = {
     "train": ("fitting the model", 20.0, 2.5e-4),
     "predict": ("labelling all cells", 3.0, 4e-5),
     "markers": ("ranking the marker genes of each cluster", 3.0, 6.5e-5),
+    "report": ("drawing the report", 12.0, 5e-6),
 }
 """Of each stage: what it does, and seconds on one core, fixed and for each cell; only ratios count."""
 MARKERS = 100
@@ -99,7 +100,7 @@ def cluster(
     -------
     dict
         Plain data: where ``result``, ``model``, ``markers`` and ``report`` lie, ``n_cells``, ``n_clusters``, ``sizes`` of the clusters,
-        what the checks have ``found``, and what to type ``next``.
+        how sure the labels are, and the ``findings`` of the checks: see `report`.
 
     Raises
     ------
@@ -114,6 +115,7 @@ def cluster(
     from scamac_scale.api.files import inspect
     from scamac_scale.api.marker_genes import markers
     from scamac_scale.api.model import ScAMAC
+    from scamac_scale.api.reporting import report
 
     model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
     values = ingest or IngestConfig()
@@ -131,6 +133,8 @@ def cluster(
         model.predict(places.store, places.result, resume=resume)
         begin(3)
         csv = markers(places.result, data, ingest=values, n_genes=MARKERS)["csv"]
+        begin(4)
+        page = report(places.run, places.result, label=label, batch_key=batch_key, out=places.report, overwrite=resume)
     about = inspect(places.result)
     return {
         "result": str(places.result),
@@ -142,12 +146,9 @@ def cluster(
         "unsure_share": about["unsure_share"],
         "model": str(places.run / "model"),
         "markers": csv,
-        "next": _next(places),
+        "report": page["report"],
+        "findings": page["findings"],
     }
-
-
-def _next(places: Places) -> list[str]:
-    return [f"scamac-scale refine --run {places.run} --result {places.result} --input FILES --out refined.zarr"]
 
 
 def find_places(out: str | Path, work: str | Path | None, *, resume: bool) -> Places:

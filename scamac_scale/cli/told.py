@@ -62,7 +62,7 @@ def of_predict(result: Result) -> list[str]:
 
 def of_cluster(result: Result) -> list[str]:
     """Tell what a clustering of files has come to."""
-    found = result["found"]
+    found = [entry["found"].rstrip(".") for entry in result["findings"] if entry["severity"] != "note"]
     more = f" and {len(found) - MOST_FOUND} more, see the report" if len(found) > MOST_FOUND else ""
     return [
         f"result: {result['result']} ({result['n_cells']:,} cells); model: {result['model']}; markers: {result['markers']}",

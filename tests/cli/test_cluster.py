@@ -23,6 +23,7 @@ def done(tiny_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files_become_clusters_markers_a_model_and_a_page(done: Path, tiny_atlas: Path) -> None:
     found, raw = ad.read_h5ad(done / "out.h5ad"), ad.read_h5ad(tiny_atlas)
     assert found.obs_names.equals(raw.obs_names)
@@ -33,6 +34,7 @@ def test_files_become_clusters_markers_a_model_and_a_page(done: Path, tiny_atlas
     assert (done / "out.work" / "run" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_overwritten_and_resume_leaves_it(
     done: Path, tiny_atlas: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

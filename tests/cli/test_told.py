@@ -10,7 +10,10 @@ from scamac_scale.cli.told import sizes
 
 def test_a_prediction_ends_in_four_lines(pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.h5ad"
-    assert main(["predict", "--run", str(pipeline / "run"), "--input", str(pipeline / "store.zarr"), "--out", str(out)]) == 0
+    assert (
+        main(["predict", "--run", str(pipeline / "run"), "--input", str(pipeline / "store.zarr"), "--out", str(out)])
+        == 0
+    )
     where, found, sure, following = capsys.readouterr().out.splitlines()
     assert where == f"{out}: clusters, latents and memberships of 300 cells"
     assert found.startswith("clusters: 4; cells of each: 0: ")
@@ -26,4 +29,7 @@ def test_of_many_clusters_the_range_of_sizes_is_told() -> None:
 def test_a_finished_run_says_that_it_is_finished(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(pipeline / "run")
     assert main(["train", "--store", str(pipeline / "store.zarr"), "--run", run]) == 4
-    assert capsys.readouterr().err == f"error: the run {run} is finished; use its model (predict --run {run}), or name a new folder with --run.\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: the run {run} is finished; use its model (predict --run {run}), or name a new folder with --run.\n"
+    )
