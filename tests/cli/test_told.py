@@ -18,7 +18,7 @@ def test_a_prediction_ends_in_four_lines(pipeline: Path, tmp_path: Path, capsys:
     assert where == f"{out}: clusters, latents and memberships of 300 cells"
     assert found.startswith("clusters: 4; cells of each: 0: ")
     assert sum(int(part.split(": ")[1]) for part in found.split("cells of each: ")[1].split(", ")) == 300
-    assert sure.startswith("how sure: membership of the own cluster 0.")
+    assert sure.startswith("how sure: membership of the own cluster ")
     assert following == f"next: scamac-scale report --run {pipeline / 'run'} --result {out}"
 
 
