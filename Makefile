@@ -12,7 +12,7 @@ IN_MEMORY := $(shell [ -w /dev/shm ] && [ "$$(df -Pk /dev/shm | awk 'NR == 2 {pr
 	&& echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 READY := .venv/.ready
 
-.PHONY: demo test slow fuzz lint coverage clean
+.PHONY: demo test slow fuzz million lint coverage clean
 
 demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
@@ -28,6 +28,14 @@ MUTANTS ?= 200
 SEED ?= 0
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED)
+
+# A million cells resampled from labelled counts of yours, and the cost of each stage: make million FROM=cells.h5ad LABEL=cell_type CELLS=1000000
+# Resampled cells serve for time and memory; they are no evidence for how well clusters fit new cells.
+FROM ?=
+LABEL ?= cell_type
+CELLS ?= 1000000
+million: $(READY)
+	$(BIN)/python benchmarks/atlas.py $(if $(FROM),--source $(FROM) --label $(LABEL),--types 20) --cells $(CELLS) --out million.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

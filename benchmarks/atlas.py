@@ -1,11 +1,13 @@
-"""Raw counts to labels: `ingest`, `train` and `predict` as a user runs them, each in a process of its own, at several sizes.
+"""Raw counts to labels and a report: the commands as a user runs them, each in a process of its own, at several sizes.
 
 The atlas is resampled from real labelled cells (`simulate --from`) or drawn with many types (`--types`), so its labels are known. For each size: CPU seconds, wall seconds and
 peak memory of every command, ARI, and beside it the ARI of PCA + Ward on 2,000 cells with the nearest center for all others. The
-number of clusters is told.
+number of clusters is told. Peers, if asked for, do the same work in memory: scanpy (PCA and Leiden) and scVI with Leiden, at each size until
+they run out of memory or of half an hour.
 
     python benchmarks/atlas.py --source zheng_facs3774.h5ad --cells 20000 1000000 --threads 2
     python benchmarks/atlas.py --types 200 --cells 100000 1000000 --scanpy 100000
+    python benchmarks/atlas.py --source zheng_facs3774.h5ad --cells 20000 100000 300000 --scanpy 300000 --picture docs/images/atlas.png
     python benchmarks/atlas.py --report
 """
 
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +35,10 @@ if TYPE_CHECKING:
 
 OUT = Path(__file__).resolve().parent / "results" / "atlas.json"
 KEY = ("source", "cells")
-COMMANDS = ("ingest", "train", "predict")
+COMMANDS = ("ingest", "train", "predict", "evaluate", "report")
+TO_LABELS = ("ingest", "train", "predict")
+PEER = Path(__file__).resolve().parent / "peers" / "run_leiden.py"
+LIMIT_S = 1800
 WARD_CELLS = 2_000
 COMPONENTS = 50
 N_GENES = 2_000
@@ -46,7 +52,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scanpy", type=int, default=0, help="up to so many cells also scanpy in memory: PCA and Leiden"
     )
-    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--scvi", type=int, default=0, help="up to so many cells also scVI and Leiden")
+    parser.add_argument(
+        "--scvi-epochs", default="", help="epochs of scVI in place of its own number, which is said in the result"
+    )
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="Python of the environment with scvi-tools and scanpy"
+    )
+    parser.add_argument("--picture", type=Path, help="draw costs by size")
     parser.add_argument("--label", default="cell_type")
     parser.add_argument("--cells", nargs="+", type=int, default=[20_000, 1_000_000])
     parser.add_argument("--atlas", type=Path, help="an atlas that `simulate --from` has made, in place of making one")
@@ -62,18 +75,24 @@ def run_command(*words: object) -> dict[str, float]:
     return run_process("-m", "scamac_scale", *words, "--quiet")
 
 
-def run_process(*words: object) -> dict[str, float]:
-    """Run Python with these words; its cost."""
+def run_process(*words: object, python: str = sys.executable, limit_s: float | None = None) -> dict[str, float]:
+    """Run Python with these words; its cost, and ``ended``, an exit code, where that is not 0 and there is a limit."""
     began = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *map(str, words)])
+    child = subprocess.Popen([python, *map(str, words)])
+    timer = threading.Timer(limit_s or threading.TIMEOUT_MAX, child.kill)
+    timer.daemon = True
+    timer.start()
     _, status, used = os.wait4(child.pid, 0)
+    timer.cancel()
     child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    if child.returncode and limit_s is None:
         raise SystemExit(f"{' '.join(map(str, words))} ended with {child.returncode}")
+    ended = {"ended": child.returncode} if child.returncode else {}
     return {
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "seconds": round(time.perf_counter() - began, 2),
         "peak_mb": round(used.ru_maxrss / 1024),
+        **ended,
     }
 
 
@@ -99,21 +118,6 @@ def ward_labels(store: Path, n_clusters: int) -> Any:  # Any: an array
                 z = pca.transform(batch.values.numpy())
                 labels[source.source_rows[batch.rows]] = ((centers**2).sum(axis=1) - 2.0 * z @ centers.T).argmin(axis=1)
     return labels
-
-
-def scanpy_labels(atlas: Path, out: Path) -> None:
-    """Cluster with scanpy in memory, as its tutorial does: 2,000 genes, 50 components, 15 neighbours, Leiden at resolution 1."""
-    import anndata as ad
-    import scanpy as sc
-
-    adata = ad.read_zarr(atlas)
-    sc.pp.normalize_total(adata)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=min(2_000, adata.n_vars))
-    sc.pp.pca(adata, n_comps=COMPONENTS)
-    sc.pp.neighbors(adata, n_neighbors=15)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
-    np.save(out, adata.obs["leiden"].cat.codes.to_numpy())
 
 
 def known_types(path: Path, label: str) -> Any:  # Any: an array
@@ -144,23 +148,69 @@ def run_size(args: argparse.Namespace, n_cells: int, folder: Path) -> dict[str, 
         "train": run_command("train", "--store", store, "--run", run, "--n-clusters", n_clusters),
         "predict": run_command("predict", "--run", run, "--input", store, "--out", out),
     }
+    costs["evaluate"] = run_command("evaluate", out, "--label", label)
+    costs["report"] = run_command("report", "--run", run, "--result", out, "--label", label, "--out", folder / "report")
     obs = ad.io.read_elem(zarr.open_group(out, mode="r")["obs"])
     ward = ward_labels(store, n_clusters)
-    peer: dict[str, Any] = {}
+    peers: dict[str, Any] = {}
     if n_cells <= args.scanpy:
-        cost = run_process(__file__, "--peer", atlas, folder / "leiden.npy")
-        labels = np.load(folder / "leiden.npy")
-        ari = float(adjusted_rand_score(types, labels))
-        peer = {"scanpy": {**cost, "ari": round(ari, 4), "n_clusters": len(set(labels.tolist()))}}
+        peers["scanpy"] = run_peer(atlas, folder, types, "pca")
+    if n_cells <= args.scvi:
+        peers["scvi"] = run_peer(atlas, folder, types, "scvi", args.scvi_epochs, python=args.peer_python)
     return {
         "commands": costs,
-        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in costs.values()), 1),
+        "cpu_seconds": round(sum(costs[name]["cpu_seconds"] for name in TO_LABELS), 1),
         "peak_mb": max(cost["peak_mb"] for cost in costs.values()),
         "ari": round(float(adjusted_rand_score(types, obs["scamac_cluster"].to_numpy())), 4),
         "ari_pca_ward": round(float(adjusted_rand_score(types, ward)), 4),
         "n_clusters": int(n_clusters),
-        **peer,
+        **peers,
     }
+
+
+def run_peer(atlas: Path, folder: Path, types: Any, method: str, epochs: str = "", **options: str) -> dict[str, Any]:
+    """Let a peer cluster the atlas in memory."""
+    from sklearn.metrics import adjusted_rand_score
+
+    out = folder / f"{method}.npy"
+    cost: dict[str, Any] = run_process(PEER, atlas, out, method, epochs, limit_s=LIMIT_S, **options)
+    if "ended" in cost:
+        return cost
+    labels = np.load(out)
+    told = {"epochs": int(epochs)} if epochs else {}
+    return {
+        **cost,
+        **told,
+        "ari": round(float(adjusted_rand_score(types, labels)), 4),
+        "n_clusters": len(set(labels.tolist())),
+    }
+
+
+def draw(path: Path, picture: Path) -> None:
+    """Draw CPU seconds and peak memory from raw counts to labels by the number of cells, both axes in logarithms."""
+    from matplotlib.figure import Figure
+
+    runs = [run for run in Results(path, KEY).read()["runs"] if not run["source"].endswith(" types")]
+    runs.sort(key=lambda run: run["cells"])
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for panel, (name, words) in zip(
+        figure.subplots(1, 2), (("cpu_seconds", "CPU seconds"), ("peak_mb", "peak memory, MB")), strict=True
+    ):
+        for method, color in (("this program", "#0072B2"), ("scanpy", "#D55E00"), ("scvi", "#009E73")):
+            found = [(run["cells"], run if method == "this program" else run.get(method)) for run in runs]
+            points = [(cells, cost[name]) for cells, cost in found if cost and "ended" not in cost]
+            if points:
+                panel.plot(
+                    *zip(*points, strict=True),
+                    "o-",
+                    color=color,
+                    label={"scvi": "scVI + Leiden", "scanpy": "scanpy, PCA + Leiden"}.get(method, method),
+                )
+        panel.set(xscale="log", yscale="log", xlabel="cells", title=words)
+        panel.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=110)
 
 
 def report(path: Path) -> None:
@@ -173,12 +223,30 @@ def report(path: Path) -> None:
         "peak MB",
         "ARI",
         "PCA + Ward",
+        "scanpy",
+        "scVI",
     )
     for run in sorted(Results(path, KEY).read()["runs"], key=lambda run: (run["source"], run["cells"])):
-        costs = ["{cpu_seconds:.0f} / {seconds:.0f} / {peak_mb:,}".format(**run["commands"][name]) for name in COMMANDS]
+        costs = [cost_text(run["commands"].get(name)) for name in COMMANDS]
         scores = (f"{run['cpu_seconds']:.0f}", f"{run['peak_mb']:,}", f"{run['ari']:.3f}", f"{run['ari_pca_ward']:.3f}")
-        table.add_row(run["source"], f"{run['cells']:,}", *costs, *scores)
+        table.add_row(
+            run["source"],
+            f"{run['cells']:,}",
+            *costs,
+            *scores,
+            cost_text(run.get("scanpy")),
+            cost_text(run.get("scvi")),
+        )
     Console(width=150).print(table)
+
+
+def cost_text(cost: dict[str, Any] | None) -> str:
+    """Write CPU seconds, seconds, MB, and ARI where there is one."""
+    if cost is None:
+        return "-"
+    text = "{cpu_seconds:.0f} / {seconds:.0f} / {peak_mb:,}".format(**cost)
+    ended = f", ended by {cost['ended']}" if "ended" in cost else ""
+    return text + (f" / {cost['ari']:.3f}" if "ari" in cost else "") + ended
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,9 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     if args.report:
         report(args.out)
-        return
-    if args.peer:
-        scanpy_labels(*map(Path, args.peer))
+        if args.picture:
+            draw(args.out, args.picture)
         return
     if args.threads is not None:
         for name in THREAD_SETTINGS:
@@ -203,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = args.source.stem if args.source else f"{args.types} types"
         results.add({"source": source, "cells": n_cells, "threads": args.threads, **found}, where)
     report(args.out)
+    if args.picture:
+        draw(args.out, args.picture)
 
 
 if __name__ == "__main__":
