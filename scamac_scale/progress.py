@@ -52,7 +52,7 @@ def show_progress(is_shown: bool = True, *, every_s: float = 10.0) -> None:
     _SETTINGS.every_s = every_s
 
 
-class Part(NamedTuple):
+class Told(NamedTuple):
     """A stage of work that is told of.
 
     Attributes
@@ -61,17 +61,20 @@ class Part(NamedTuple):
         What is done, in plain words.
     expected_s
         Seconds that it is thought to take, on any machine: only the ratios of the parts count once the first has ended.
+    label
+        How the label begins of the `track` that begins the stage; empty where `stages` is told.
     """
 
     words: str
     expected_s: float
+    label: str = ""
 
 
 @dataclass
 class _Outline:
     """The stages of the work under way, and how far it is."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Told]
     at: int = -1
     """Stage under way; -1 before the first."""
     began_s: float = field(default_factory=lambda: time.monotonic())
@@ -80,12 +83,21 @@ class _Outline:
     spent_expected_s: float = 0.0
 
     def begin(self, at: int) -> None:
-        """Go on to a stage; those between were skipped."""
+        """Go on to a stage, and say so if these are the outer ones; those between were skipped."""
         now = time.monotonic()
         if 0 <= self.at < at:
             self.spent_s += now - self.began_s
             self.spent_expected_s += self.parts[self.at].expected_s
         self.at, self.began_s = at, now
+        if _SETTINGS.is_shown and self is _OUTLINES[0] and not sys.stderr.isatty():
+            print(one_line(f"{_stage()}{self.parts[at].words}, {_all_left(0.0)}"), file=sys.stderr, flush=True)
+
+    def meet(self, label: str) -> None:
+        """Begin the stage that this label begins, if one does and it is still to come."""
+        for at, part in enumerate(self.parts[self.at + 1 :], self.at + 1):
+            if part.label and label.startswith(part.label):
+                self.begin(at)
+                return
 
     def left_s(self, own_left_s: float) -> float:
         """Tell how long all will take, if what is under way takes `own_left_s` more at least."""
@@ -102,7 +114,7 @@ _OUTLINES: list[_Outline] = []
 
 
 @contextmanager
-def stages(parts: Sequence[Part]) -> Iterator[Callable[[int], None]]:
+def stages(parts: Sequence[Told]) -> Iterator[Callable[[int], None]]:
     """Tell the stages of some work, and the time left of all.
 
     Parameters
@@ -117,14 +129,8 @@ def stages(parts: Sequence[Part]) -> Iterator[Callable[[int], None]]:
     """
     outline = _Outline(parts)
     _OUTLINES.append(outline)
-
-    def begin(at: int) -> None:
-        outline.begin(at)
-        if _SETTINGS.is_shown and outline is _OUTLINES[0] and not sys.stderr.isatty():
-            print(one_line(f"{_stage()}{parts[at].words}, {_all_left(0.0)}"), file=sys.stderr, flush=True)
-
     try:
-        yield begin
+        yield outline.begin
     finally:
         _OUTLINES.remove(outline)
 
@@ -199,6 +205,8 @@ def track(label: str, total: int, unit: str) -> Iterator[Track]:
     Track
         Call its ``advance``.
     """
+    for outline in _OUTLINES:
+        outline.meet(label)
     if not _SETTINGS.is_shown:
         yield _Silent()
     elif not sys.stderr.isatty():

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scamac_scale.progress import Part, duration, show_progress, stages, track
+from scamac_scale.progress import Told, duration, show_progress, stages, track
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_the_stages_are_numbered_and_the_time_left_is_of_all(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     show_progress(every_s=0.0)
-    with stages([Part("reading", 10.0), Part("fitting", 30.0), Part("writing", 20.0)]) as begin:
+    with stages([Told("reading", 10.0), Told("fitting", 30.0), Told("writing", 20.0)]) as begin:
         begin(0)
         clock[0] += 20.0  # twice as long as was thought
         begin(1)
@@ -85,9 +85,9 @@ def test_stages_inside_of_a_stage_count_for_the_time_and_are_not_numbered(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     show_progress(every_s=0.0)
-    with stages([Part("fitting", 30.0), Part("writing", 20.0)]) as begin:
+    with stages([Told("fitting", 30.0), Told("writing", 20.0)]) as begin:
         begin(0)
-        with stages([Part("pretraining", 300.0), Part("rounds", 100.0)]) as begin_inner:
+        with stages([Told("pretraining", 300.0), Told("rounds", 100.0)]) as begin_inner:
             begin_inner(1)
             with track("round 1", 10, "steps") as progress:
                 clock[0] += 1.0
@@ -99,7 +99,7 @@ def test_stages_inside_of_a_stage_count_for_the_time_and_are_not_numbered(
 
 def test_an_error_ends_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
     show_progress(every_s=0.0)
-    with pytest.raises(ValueError, match="x"), stages([Part("reading", 1.0)]):
+    with pytest.raises(ValueError, match="x"), stages([Told("reading", 1.0)]):
         raise ValueError("x")
     with track("sweep", 1, "cells") as progress:
         progress.advance(1)
@@ -109,3 +109,14 @@ def test_an_error_ends_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (120, "2 min"), (9000, "2.5 h")])
 def test_a_time_reads_as_a_person_says_it(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_stage_may_begin_with_the_work_of_its_label(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress(every_s=0.0)
+    parts = [Told("looking", 1.0, "checking"), Told("measuring", 1.0, "measuring"), Told("writing", 1.0, "writing")]
+    with stages(parts):
+        for label in ("checking values", "counting values", "writing store"):
+            with track(label, 1, "cells"):
+                pass
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["stage 1 of 3: looking", "stage 3 of 3: writing"]

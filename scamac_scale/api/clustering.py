@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scamac_scale.config import Count, IngestConfig, ScamacConfig, joined_key
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError, OutputError
-from scamac_scale.progress import Part, stages
+from scamac_scale.progress import Told, stages
 from scamac_scale.ranks.place import find_place
 from scamac_scale.remote.place import is_url
 
@@ -199,5 +199,5 @@ def _in_folder(work: Path) -> Iterator[None]:
             work.rmdir()
 
 
-def _parts(n_cells: int) -> list[Part]:
-    return [Part(words, fixed_s + cell_s * n_cells) for words, fixed_s, cell_s in STAGES.values()]
+def _parts(n_cells: int) -> list[Told]:
+    return [Told(words, fixed_s + cell_s * n_cells) for words, fixed_s, cell_s in STAGES.values()]

@@ -42,7 +42,7 @@ from scamac_scale.infer.spread import Spread, check_spread, predicted_turns
 from scamac_scale.infer.tech_batches import place_new_batches, tell_levels
 from scamac_scale.loader.ordered import SweepPlan
 from scamac_scale.nn.embed import EMBED_CELLS
-from scamac_scale.progress import track
+from scamac_scale.progress import Told, stages, track
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.remote.stamps import check_unchanged
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PARTS = (Told("labelling all cells", 4.0, "predict"), Told("writing the result", 1.0, "write "))
+"""Stages of a prediction as they are told; only the ratio counts."""
 LABELS = "labels"
 """Where ``uns["scamac"]`` says how labels were carried over."""
 PLAIN = PredictOptions()
@@ -147,6 +149,7 @@ def predict(
         stack.enter_context(output)
         if output.needs_rows:
             options = _with_rule(model, options, uns, output, world)
+            stack.enter_context(stages(PARTS))
             place_new_batches(model, source, world)
             atlas = None
             look = partial(output.look, is_patient=True)  # a block of queries may take its time

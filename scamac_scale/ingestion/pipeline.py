@@ -29,6 +29,7 @@ from scamac_scale.ingestion.passes import select_block
 from scamac_scale.ingestion.raw import FILE_ROW, Part
 from scamac_scale.ingestion.resume import measured
 from scamac_scale.ingestion.statistics import measure, tech_batches_of
+from scamac_scale.progress import Told, stages
 from scamac_scale.remote.bucket import stamp_of
 from scamac_scale.remote.place import BucketPlace, is_url, parse
 from scamac_scale.store import layout
@@ -133,7 +134,7 @@ def ingest(
         kept = () if in_memory else (KeyboardInterrupt, ResumeError, ClusterError, LostRankError)
         engines = engine_of(config.block_cells, dask, workers)
         files = atomic_folder(path, overwrite=overwrite, resumes=resume, keeps_on=kept, rename_point="ingest.rename")
-        with engines as engine, files as folder:
+        with engines as engine, files as folder, stages(_parts(raw.n_cells)):
             journal = None if in_memory else Journal.open(folder, plan, path)
             if journal is None or not journal.is_complete(folder):
                 _fill(folder, raw, config, path, journal, engine)
@@ -212,6 +213,15 @@ def _fill(
         return obs, found.var
 
     fill_store(folder, blocks, header=header, frames=frames, out=out, journal=journal)
+
+
+def _parts(n_cells: int) -> list[Told]:
+    """Name the passes over the cells; the seconds are those of 17,000 genes."""
+    return [
+        Told("looking at the values", 1.3e-5 * n_cells, "checking values"),
+        Told("measuring the genes", 2e-5 * n_cells, "measuring genes"),
+        Told("writing the store", 3e-5 * n_cells, "writing store"),
+    ]
 
 
 def _inputs_of_plan(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from scamac_scale.ingestion.many.inputs import list_inputs
 from scamac_scale.ingestion.many.model import open_for_model
 from scamac_scale.ingestion.open import read_obs
 from scamac_scale.ingestion.source import compare_with_fit
+from scamac_scale.progress import Told, stages
 from scamac_scale.store.obs import storable_frame
 from scamac_scale.store.record import is_store
 from scamac_scale.subclusters.labels import Labels, column_of, read_labels
@@ -54,6 +55,14 @@ KEPT_ON = (StoppedError, ResumeError, KeyboardInterrupt)
 JOURNAL, PREDICTED, WORK = "refine.json", "predicted.zarr", "work"
 VERSION = 1
 """Of what this does: work that was begun by another one is not gone on with."""
+
+
+PARTS = (
+    Told("measuring the genes of each cluster", 2.0, "summing genes"),
+    Told("copying the cells of each cluster", 2.0, "writing cells of clusters"),
+    Told("cutting the clusters", 4.0, "cutting clusters"),
+)
+"""Stages as they are told; only the ratios count."""
 
 
 @explained("refine")
@@ -111,7 +120,7 @@ def refine(
             predict(partial / PREDICTED)
             labels = read_labels(partial / PREDICTED, raw, model, options)
         assert labels is not None
-        with writing(path):
+        with writing(path), stages(PARTS):
             found = Work(model, raw, labels, options, work).run()
         rows = [row for one in found.values() for row in one.tests]
         parts = {code: one.parts for code, one in found.items()}

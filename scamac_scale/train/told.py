@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scamac_scale.progress import Part, stages
+from scamac_scale.progress import Told, stages
 from scamac_scale.train.schedule import batch_cells_for, phase_steps
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def told(left: Sequence[Stage], n_cells: int, config: ScamacConfig) -> Iterator[
     """
     parts = list(dict.fromkeys(stage.part for stage in left))
     now = [""]
-    with stages([Part(WORDS[part], expected_s(part, n_cells, config)) for part in parts]) as begin:
+    with stages([Told(WORDS[part], expected_s(part, n_cells, config)) for part in parts]) as begin:
 
         def begin_part(part: str) -> None:
             if part != now[0]:
