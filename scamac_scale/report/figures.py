@@ -190,7 +190,7 @@ def tree(linkage: FloatArray, leaves: Sequence[str]) -> Figure:
     yaxis = _names_on("", leaves)
     yaxis["range"] = [len(leaves) - 0.4, -0.6]
     yaxis["ticktext"] = [escaped(name, 34) for name in leaves]
-    layout = _layout(xaxis=_axis("share of clusterings that part them", range=[0, 1.03]), yaxis=yaxis)
+    layout = _layout(xaxis=_axis("height", range=[0, 1.03]), yaxis=yaxis)
     return Figure("tree", {"data": data, "layout": layout}, 90 + 22 * len(leaves))
 
 

@@ -1,10 +1,12 @@
 "use strict";
 (() => {
   const held = JSON.parse(document.getElementById("report-data").textContent);
-  const settings = { responsive: true, displaylogo: false, displayModeBar: false };
+  const settings = { displaylogo: false, displayModeBar: false };
   for (const figure of held.figures) {
     Plotly.newPlot(figure.name, figure.plot.data, figure.plot.layout, settings);
   }
+  const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => target.data && Plotly.Plots.resize(target)));
+  for (const figure of held.figures) watch.observe(document.getElementById(figure.name));
   const cells = held.cells;
   if (!cells) return;
 
@@ -90,4 +92,5 @@
     buttons.append(button);
   });
   show(views[0][1]);
+  watch.observe(document.getElementById("map"));
 })();

@@ -104,6 +104,7 @@ def render(page: Page) -> str:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "dragmode": False,
+        "modebar": {"bgcolor": "rgba(255,255,255,0.7)", "color": "#8c959f", "activecolor": "#24292f"},
         "font": {"family": "system-ui, sans-serif", "color": "#24292f"},
         "hoverlabel": {"bgcolor": "white", "font": {"color": "#24292f"}, "align": "left"},
     }

@@ -149,7 +149,7 @@ class Pictures:
             axes.set_ylim(len(leaves) - 0.4, -0.6)
             axes.set_xlim(0, 1.03)
             axes.set_yticks(range(len(leaves)), [safe(leaf) for leaf in leaves], fontsize=8)
-            axes.set_xlabel("share of clusterings that part them")
+            axes.set_xlabel("height: share of clusterings that keep them apart")
 
     def table(self, name: str, rows: Sequence[str], columns: Sequence[str], shares: FloatArray, title: str) -> None:
         """Shares from 0 to 1, rows by columns, as shades."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NEIGHBORS = 15
 """Of a cell in UMAP, itself counted; its default."""
+MIN_DIST = 0.5
+"""Of UMAP, as scanpy has it: with its own default, clusters are dots far apart."""
 FEW_CELLS = 10
 """Up to here no layout is made, cells lie by their first two principal components."""
 
@@ -133,6 +135,7 @@ def _umap(points: FloatArray, seed: int) -> Any:  # Any: as umap gives it
 
         made = UMAP(
             n_neighbors=k + 1,
+            min_dist=MIN_DIST,
             precomputed_knn=(indices, distances, None),
             init=10 * _principal(points),
             random_state=seed,

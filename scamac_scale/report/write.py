@@ -245,7 +245,7 @@ def _tree(facts: Facts, pictures: Pictures) -> list[Part]:
     linkage, leaves = found
     pictures.tree(linkage, leaves)
     notes = [
-        "Clusters that are joined far left are alike: most clusterings of the consensus keep them together. "
+        "The height of a join is the share of clusterings that keep its two sides apart: clusters that are joined far left are alike. "
         "predict --n-clusters K cuts this tree anew, without training."
     ]
     if any("clusters)" in leaf for leaf in leaves):
