@@ -53,5 +53,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on the PATH; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt --no-build-isolation -e ".[cpu,dask,dev,loess,plot,s3]"
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt --no-build-isolation -e ".[cpu,dask,dev,loess,s3]"
 	touch $(READY)

@@ -8,8 +8,6 @@ size in a process of its own. What is too large to run follows the law of the la
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --parts similarity attention --largest 8000
-
-The picture needs the extra `plot`.
 """
 
 from __future__ import annotations
@@ -291,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{name}: {found['part_s']:,.0f} s\n", highlight=False)
     picture = options.out.with_suffix(".png")
     if not draw(held_in(options.out), picture):
-        console.print("no picture: matplotlib is missing, install the extra `plot`")
+        console.print("no picture: matplotlib is missing")
 
 
 if __name__ == "__main__":

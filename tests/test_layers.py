@@ -20,6 +20,7 @@ FOR_USERS = {
     "api/marker_genes.py",
     "api/model.py",
     "api/refining.py",
+    "api/reporting.py",
     "simulation/resampled.py",
     "tl.py",
 }
@@ -100,6 +101,23 @@ ARROWS: dict[str, set[str]] = {
         "train",
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
+    "report": {
+        "cells",
+        "config",
+        "durable",
+        "errors",
+        "evaluation",
+        "fitted",
+        "host",
+        "infer",
+        "ingestion",
+        "metrics",
+        "ops",
+        "progress",
+        "randomness",
+        "remote",
+        "train",
+    },
     "marker_genes": {
         "cells",
         "config",
@@ -127,7 +145,7 @@ ARROWS: dict[str, set[str]] = {
         "ranks",
         "remote",
     }
-    | {"cells", "simulation", "sources", "subclusters", "train"},
+    | {"cells", "report", "simulation", "sources", "subclusters", "train"},
     "tl": {"api", "config", "infer", "marker_genes"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},
@@ -144,6 +162,8 @@ HOMES = {
     "igraph": {"train"},
     "safetensors": {"fitted"},
     "obstore": {"remote"},
+    "matplotlib": {"report"},
+    "umap": {"report"},
     "torch": {"fitted", "infer", "loader", "losses", "metrics", "nn", "ops", "randomness", "ranks", "sweep", "train"}
     | {"api", "durable"},
 }

@@ -15,11 +15,13 @@ from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
 from scamac_scale.metrics.neighbors import find_neighbors
 from scamac_scale.report.gather import Facts, gather
 from scamac_scale.report.sample import read_latent
+from scamac_scale.report.shown import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from scamac_scale.ops.tree import Floats, Tree
     from scamac_scale.report.gather import ResultFacts
 
 Severity = Literal["bad", "look", "note"]
@@ -56,12 +58,16 @@ UNSURE = 0.5
 """A cell whose largest membership is below is as good as in another cluster."""
 MANY_UNSURE, MOST_UNSURE = 0.1, 0.3
 """Shares of such cells that are worth a look, and that are bad."""
-JOINED_LOW = 0.1
-"""Two clusters that the tree joins below are of cells that nine in ten clusterings keep together."""
-SPLIT_HIGH = 0.9
-"""A cluster whose own parts the tree joins above: nine in ten clusterings part them."""
-PART_SHARE = 0.02
-"""Parts of a cluster with a smaller share of all cells are not named."""
+JOINED_LOW = 0.5
+"""Two clusters that the tree joins below are told apart by less than half of the clusterings."""
+MANY_JOINS = 1 / 3
+"""Share of such joins from which on the number of clusters is surely too large."""
+FREE_HEIGHT = 0.45
+"""Groups of the tree that are joined above are parted by all clusterings that choose their number themselves, or by most others."""
+PART_SHARE = 0.01
+"""Groups with a smaller share of all cells are not counted."""
+MANY_PARTS, MOST_PARTS = 2.0, 3.0
+"""So many groups for each cluster are worth a look, or bad."""
 PURE = 0.5
 """A cluster whose commonest label has less than this share of its cells is of no one label."""
 FEW_GENES = 500
@@ -69,6 +75,8 @@ SAMPLE_CELLS = 5_000
 """Cells whose neighbours tell how batches mix: some seconds."""
 SHOWN = 5
 """Names of clusters or batches in a sentence."""
+MAX_NAME = 80
+"""Letters of each."""
 
 
 def findings(
@@ -102,11 +110,11 @@ def _finding(severity: Severity, check: str, found: str, advice: str) -> Finding
 def named(names: list[str]) -> str:
     """Write some names for a sentence."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(short(name, MAX_NAME) for name in names[:SHOWN]) + more
 
 
 def _clusters(names: list[str]) -> str:
-    return f"{'cluster' if len(names) == 1 else 'clusters'} {named(names)}"
+    return f"{'Cluster' if len(names) == 1 else 'Clusters'} {named(names)}"
 
 
 # ------------------------------------------------------------------ what went in
@@ -210,58 +218,47 @@ def _count(facts: Facts) -> Iterator[Finding]:
 
 
 def _tree(facts: Facts) -> Iterator[Finding]:
-    """Clusters that belong together, and clusters that do not hold together, by the tree."""
-    result, model = facts.result, facts.run.model
-    top = result.tree if result is not None else None
-    n_clusters = len(result.clusters.names) if result is not None else model.n_clusters
-    names = result.clusters.names if result is not None else [str(number) for number in range(n_clusters)]
-    if top is None and model.tree is not None and 2 <= n_clusters <= len(model.tree):
-        top = model.tree.top(n_clusters)
-    if top is None:
-        return
+    """Clusters that belong together, and fewer clusters than clusterings find that choose their number themselves."""
+    result, tree = facts.result, facts.run.model.tree
+    n_clusters = facts.run.model.n_clusters if result is None else len(result.clusters.names)
+    top = None if result is None else result.tree
+    if top is None and tree is not None and 2 <= n_clusters <= len(tree):
+        top = tree.top(n_clusters)
+    if top is not None:
+        yield from _joined(top, facts)
+    if tree is not None and n_clusters < len(tree):
+        yield from _parted(tree, n_clusters)
+
+
+def _joined(top: Floats, facts: Facts) -> Iterator[Finding]:
+    n_clusters, result = len(top) + 1, facts.result
+    names = [str(number) for number in range(n_clusters)] if result is None else result.clusters.names
     low = top[top[:, 2] < JOINED_LOW]
-    if len(low):
-        pairs = [" and ".join(names[int(node)] for node in row[:2]) for row in low if (row[:2] < n_clusters).all()] or [
-            "some"
-        ]
-        yield _finding(
-            "bad" if len(low) >= max(2, n_clusters // 4) else "look",
-            "number of clusters",
-            f"{len(low)} of {len(top)} joins of the tree are nearly at zero: {_clusters(pairs)} are hardly different.",
-            f"There may be too many clusters: try predict --n-clusters {max(2, n_clusters - len(low))}.",
-        )
-    if model.tree is None or n_clusters >= len(model.tree):
+    if not len(low):
         return
-    split = _parts(facts, n_clusters)
-    if split:
+    pairs = [f"{names[int(one)]} and {names[int(other)]}" for one, other in low[:, :2] if max(one, other) < n_clusters]
+    fewer = max(2, n_clusters - len(low))
+    yield _finding(
+        "bad" if len(low) >= max(2, MANY_JOINS * len(top)) else "look",
+        "number of clusters",
+        f"{len(low)} of the {len(top)} joins of the tree are low: more than half of the clusterings do not tell clusters "
+        f"{named(pairs)} apart.",
+        f"There may be too many clusters. Compare predict --n-clusters {fewer}, which cuts the same tree.",
+    )
+
+
+def _parted(tree: Tree, n_clusters: int) -> Iterator[Finding]:
+    """Leiden chooses its number of clusters itself, and has half of the weight: what it alone parts is joined at one half."""
+    finer = tree.count_at(FREE_HEIGHT)
+    shares = np.bincount(tree.labels(finer), tree.weights) / tree.weights.sum()
+    n_parts = int((shares >= PART_SHARE).sum())
+    if n_parts >= MANY_PARTS * n_clusters:
         yield _finding(
-            "bad" if len(split) >= max(2, n_clusters / 3) else "look",
+            "bad" if n_parts >= MOST_PARTS * n_clusters else "look",
             "number of clusters",
-            f"{_clusters([names[at] for at in split]).capitalize()} {'is' if len(split) == 1 else 'are'} of parts that "
-            "most clusterings keep apart.",
-            f"There may be too few clusters: try predict --n-clusters {n_clusters + len(split)}, or --n-clusters auto in train.",
+            f"There are {n_clusters} clusters, but clusterings that choose their number themselves find {n_parts} groups.",
+            f"There may be too few clusters. Compare predict --n-clusters {n_parts}, or train with --n-clusters auto.",
         )
-
-
-def _parts(facts: Facts, n_clusters: int) -> list[int]:
-    """Clusters whose two largest parts are joined high, and each of some size."""
-    tree = facts.run.model.tree
-    assert tree is not None
-    found = []
-    total = tree.weights.sum()
-    most = min(len(tree), 2 * n_clusters)
-    for finer in range(n_clusters + 1, most + 1):
-        if tree.merges[len(tree) - finer, 2] < SPLIT_HIGH:
-            break
-        above, below = tree.labels(finer - 1), tree.labels(finer)
-        own = tree.labels(n_clusters)
-        split = next(at for at in range(finer - 1) if len(np.unique(below[above == at])) > 1)
-        parts = np.unique(below[above == split])
-        shares = [tree.weights[below == part].sum() / total for part in parts]
-        cluster = int(own[above == split][0])
-        if min(shares) >= PART_SHARE and cluster not in found:
-            found.append(cluster)
-    return found
 
 
 def _confidence(facts: Facts) -> Iterator[Finding]:
@@ -293,7 +290,7 @@ def _empty(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "look",
             "empty clusters",
-            f"{_clusters(empty).capitalize()} {whole} {'has' if len(empty) == 1 else 'have'} no cells.",
+            f"{_clusters(empty)} {whole} {'has' if len(empty) == 1 else 'have'} no cells.",
             "Ask for fewer clusters, unless the result is of new cells that lack these types.",
         )
 
@@ -310,7 +307,7 @@ def _tiny(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "look",
             "tiny clusters",
-            f"{_clusters(tiny).capitalize()} {'has' if len(tiny) == 1 else 'have'} few cells.",
+            f"{_clusters(tiny)} {'has' if len(tiny) == 1 else 'have'} few cells.",
             "They may be a rare type, or doublets and damaged cells: look at their markers and counts.",
         )
 
@@ -334,7 +331,7 @@ def _labels(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "look",
             "labels",
-            f"{_clusters(mixed).capitalize()} {'holds' if len(mixed) == 1 else 'hold'} several labels, none with half of the cells.",
+            f"{_clusters(mixed)} {'holds' if len(mixed) == 1 else 'hold'} several labels, none with half of the cells.",
             "Ask for more clusters (predict --n-clusters), or cut these further with refine.",
         )
     if lost:
@@ -366,7 +363,7 @@ def _one_batch(facts: Facts) -> Iterator[Finding]:
     yield _finding(
         "bad" if held >= 0.3 else "look",
         "batches",
-        f"{_clusters(told).capitalize()} {'is' if len(told) == 1 else 'are'} nearly one batch, with {held:.0%} of all cells.",
+        f"{_clusters(told)} {'is' if len(told) == 1 else 'are'} nearly one batch, with {held:.0%} of all cells.",
         _batch_advice(facts, result),
     )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
+    from scamac_scale.ops.tree import Floats
     from scamac_scale.report.gather import Facts, Memberships
     from scamac_scale.report.markers import Markers
 
@@ -169,7 +170,7 @@ def confidence(clusters: Shown, numbers: Sequence[int], memberships: Memberships
     )
 
 
-def tree(linkage: FloatArray, leaves: Sequence[str]) -> Figure:
+def tree(linkage: Floats, leaves: Sequence[str]) -> Figure:
     """Dendrogram over (L,) leaves, from left to right."""
     info = drawing(linkage)
     x: list[float | None] = []
@@ -343,7 +344,7 @@ def curves(metrics: dict[str, tuple[FloatArray, FloatArray]], phases: list[tuple
         }
         for at, (_, start, stop) in enumerate(phases)
     ]
-    made = []
+    made: list[Figure] = []
     for name in sorted(metrics, key=lambda name: (_PLACE.get(name, len(_PLACE)), name)):
         steps, values = metrics[name]
         data = [
@@ -404,7 +405,7 @@ def counts_tried(tried: dict[str, list[float]], chosen: int) -> Figure:
     return Figure("tried", {"data": data, "layout": layout}, 280, legend)
 
 
-def leaves_of(facts: Facts) -> tuple[FloatArray, list[str]] | None:
+def leaves_of(facts: Facts) -> tuple[Floats, list[str]] | None:
     """Linkage and leaves of the tree that is drawn: over all clusters, or over its top branches where there are more than `MOST`."""
     result, model = facts.result, facts.run.model
     names = [str(number) for number in range(model.n_clusters)] if result is None else result.clusters.names

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.fitted import FittedModel
+    from scamac_scale.ops.tree import Floats
 
 BINS = 100
 """Of the histogram of confidences of each cluster."""
@@ -142,7 +143,7 @@ class ResultFacts:
     labels: Levels | None = None
     batch_key: str | None = None
     batches: Levels | None = None
-    tree: FloatArray | None = None
+    tree: Floats | None = None
     markers: Markers | None = None
     latent_width: int = 0
     genes: GeneSpace | None = None
@@ -333,7 +334,7 @@ def _batches(obs: pd.DataFrame, columns: tuple[str, ...], where: str) -> Levels 
     return Levels(names, codes) if len(names) > 1 else None
 
 
-def _tree(uns: Any, run: RunFacts, n_clusters: int) -> FloatArray | None:  # Any: an h5py or zarr group
+def _tree(uns: Any, run: RunFacts, n_clusters: int) -> Floats | None:  # Any: an h5py or zarr group
     """(K - 1, 4) linkage over the clusters of a result: as it says, else of the model."""
     place = f"{DENDROGRAM_KEY}/linkage"
     if uns is not None and DENDROGRAM_KEY in uns and "linkage" in uns[DENDROGRAM_KEY]:

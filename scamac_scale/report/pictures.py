@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
+    from scamac_scale.ops.tree import Floats
     from scamac_scale.report.gather import Memberships
     from scamac_scale.report.shown import Shown
 
@@ -140,7 +141,7 @@ class Pictures:
             _named(axes, clusters.names[: len(numbers)], "cluster")
             axes.set_ylabel("membership of the own cluster")
 
-    def tree(self, linkage: FloatArray, leaves: Sequence[str]) -> None:
+    def tree(self, linkage: Floats, leaves: Sequence[str]) -> None:
         """Dendrogram, leaves from top to bottom."""
         info = drawing(linkage)
         with self.axes("tree", 6.5, 1 + 0.22 * len(leaves)) as axes:

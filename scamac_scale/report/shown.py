@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,12 @@ from scamac_scale.host.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from scamac_scale.cells.arrays import IntArray
     from scamac_scale.evaluation import Levels
+
+    Numbers = NDArray[Any]  # Any: whole numbers or not
 
 MOST = 50
 """Clusters, labels or batches that are shown by themselves."""
@@ -79,9 +83,9 @@ class Shown:
         found: IntArray = np.append(self.number, len(self.names))[codes]
         return found
 
-    def summed(self, table: IntArray) -> IntArray:
+    def summed(self, table: Numbers) -> Numbers:
         """(S, ...) sums over what is shown as one, from (L, ...)."""
-        found = np.zeros((len(self.names), *table.shape[1:]), dtype=table.dtype)
+        found: Numbers = np.zeros((len(self.names), *table.shape[1:]), dtype=table.dtype)
         np.add.at(found, self.number, table)
         return found
 
@@ -100,7 +104,7 @@ def _chosen(names: Sequence[str], counts: IntArray, most: int) -> Shown:
     n_others = n_levels - len(kept)
     number = np.full(n_levels, len(kept), dtype=np.int64)
     number[kept] = np.arange(len(kept))
-    told = [short(names[at]) for at in kept]
+    told = [short(names[at]) for at in kept.tolist()]
     colors = [color(at) for at in range(len(kept))]
     sizes = [int(counts[at]) for at in kept]
     if n_others:

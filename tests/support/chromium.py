@@ -101,7 +101,9 @@ class Tab:
     def open(self, page: Path, width: int, height: int = 900) -> None:
         """Load a page as on a screen of this width, and wait until it is drawn."""
         self._loaded = False
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.ask("Page.navigate", url=page.resolve().as_uri())
         while not self._loaded:
             self._read()
