@@ -28,6 +28,7 @@ def test_a_demo_leaves_results_and_says_what_to_type_next(tmp_path: Path) -> Non
     assert [step["step"] for step in found["steps"]] == [
         *("copy", "ingest", "train", "predict", "evaluate"),
         *("simulate", "ingest", "train", "predict", "evaluate"),
+        "report",
     ]
     real, simulated = found["scores"]
     assert (real["data"], real["n_cells"], real["n_clusters"]) == ("pbmc.h5ad", 700, 10)
@@ -36,7 +37,8 @@ def test_a_demo_leaves_results_and_says_what_to_type_next(tmp_path: Path) -> Non
     assert found["peak_memory_bytes"] > 0
     for path, n_cells in zip(found["results"], (700, 400), strict=True):
         assert ad.read_zarr(path).obsm["X_scAMAC"].shape[0] == n_cells
-    for line in found["next"]:
+    assert Path(found["report"]).is_file()
+    for line in found["next"][1:]:
         assert "scamac" in line
         assert shutil.which(line.split()[0]) is not None
 
