@@ -1,6 +1,6 @@
 """Figures of a report, as plotly draws them: plain data, in which all text of users is escaped.
 
-Plotly reads a little HTML in text (``<b>``, ``<a>``): so names are escaped here, and nothing else may put a name into a figure.
+Plotly reads a little HTML in text (``<b>``, ``<a>``), and variables in templates: so names are escaped here, and never stand in a template.
 """
 
 from __future__ import annotations
@@ -257,8 +257,10 @@ def batches(clusters: Shown, levels: Shown, table: IntArray) -> Figure:
             "x": list(range(len(names))),
             "y": shares[:, at].tolist(),
             "marker": {"color": levels.colors[at]},
-            "customdata": [[escaped(name), f"{count:,}"] for name, count in zip(names, rows[:, at], strict=True)],
-            "hovertemplate": f"{escaped(level)}<br>%{{customdata[0]}}: %{{y:.1%}} (%{{customdata[1]}} cells)<extra></extra>",
+            "customdata": [
+                [escaped(name), f"{count:,}", escaped(level)] for name, count in zip(names, rows[:, at], strict=True)
+            ],
+            "hovertemplate": "%{customdata[2]}<br>%{customdata[0]}: %{y:.1%} (%{customdata[1]} cells)<extra></extra>",
         }
         for at, level in enumerate(levels.names)
     ]

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_S = 120.0

@@ -1,0 +1,123 @@
+"""Facts are made by hand: each check sees what it is to see, and nothing else speaks."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scamac_scale.cells.genes import GeneSpace, ValueRecord
+from scamac_scale.evaluation import Levels
+from scamac_scale.report import checks
+from scamac_scale.report.checks import check, findings
+from scamac_scale.report.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
+from tests.support.fitted import fitted_model
+
+GENES = tuple(f"g{number}" for number in range(600))
+
+
+def run_facts(values: ValueRecord | None = None, kind: str = "counts", **report: Any) -> RunFacts:
+    model = fitted_model()
+    target = None if kind == "log" else 1e4
+    model.genes = GeneSpace(kind=kind, target_sum=target, filtered=GENES, chosen=GENES, values=values)
+    metrics = {"reconstruction": (np.arange(10.0), np.linspace(1.0, 0.5, 10))}
+    return RunFacts("run", {}, report, metrics, model)
+
+
+def result_facts(sizes: list[int], confidence: float = 0.99, **more: Any) -> ResultFacts:
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    sure = np.full(len(codes), confidence, dtype=np.float32)
+    memberships = Memberships(sure, np.full(len(sizes), confidence), np.zeros((len(sizes), BINS), np.int64))
+    return ResultFacts("result", Levels([str(at) for at in range(len(sizes))], codes), memberships, **more)
+
+
+def told(facts: Facts) -> list[tuple[str, str]]:
+    return [(finding["severity"], finding["check"]) for finding in check(facts)]
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    assert told(Facts(run_facts(ValueRecord("counts")), result_facts([100, 200, 300]))) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind", "is_sure", "severity"),
+    [
+        ("log", "counts", True, "bad"),
+        ("log", "linear", True, "bad"),
+        ("counts", "log", True, "bad"),
+        ("mixed", "counts", True, "bad"),
+        ("linear", "counts", True, "look"),
+        ("log", "log", False, "look"),
+    ],
+)
+def test_values_of_another_kind_than_was_said_are_told(seen: str, kind: str, is_sure: bool, severity: str) -> None:
+    assert told(Facts(run_facts(ValueRecord(seen, is_sure=is_sure), kind))) == [(severity, "values")]
+
+
+def test_a_model_of_few_genes_is_told() -> None:
+    run = run_facts()
+    run.model.genes = GeneSpace(kind="counts", target_sum=1.0, filtered=GENES, chosen=GENES[:50])
+    assert told(Facts(run)) == [("look", "genes")]
+
+
+def test_losses_that_rise_or_are_not_finite_are_bad() -> None:
+    run = run_facts()
+    rising = replace(run, metrics={"reconstruction": (np.arange(10.0), np.linspace(0.5, 1.0, 10))})
+    assert told(Facts(rising)) == [("bad", "losses")]
+    broken = replace(run, metrics={"total": (np.arange(2.0), np.array([1.0, np.nan]))})
+    assert told(Facts(broken)) == [("bad", "losses")]
+
+
+def test_an_estimated_number_of_clusters_is_said_to_be_one() -> None:
+    assert told(Facts(run_facts(is_count_estimated=True, n_clusters=3))) == [("note", "number of clusters")]
+
+
+def test_empty_and_tiny_clusters_are_named() -> None:
+    found = check(Facts(run_facts(), result_facts([500, 0, 5, 700])))
+    assert [(finding["check"], finding["found"].split(" ha")[0]) for finding in found] == [
+        ("empty clusters", "Cluster 1 of the result"),
+        ("tiny clusters", "Cluster 2 (5)"),
+    ]
+
+
+@pytest.mark.parametrize(("confidence", "expected"), [(0.4, [("bad", "membership")]), (0.6, [])])
+def test_cells_between_clusters_are_told(confidence: float, expected: list[tuple[str, str]]) -> None:
+    assert told(Facts(run_facts(), result_facts([100, 100, 100], confidence))) == expected
+
+
+def test_clusters_that_the_tree_joins_low_are_too_many() -> None:
+    tree = np.array([[0, 1, 0.2, 2], [2, 3, 0.3, 2], [4, 5, 1.0, 4.0]])
+    found = check(Facts(run_facts(), result_facts([50, 50, 50, 50], tree=tree)))
+    assert [(finding["severity"], finding["check"]) for finding in found] == [("bad", "number of clusters")]
+    assert "0 and 1, 2 and 3" in found[0]["found"]
+    assert "--n-clusters 2" in found[0]["advice"]
+
+
+def test_labels_that_own_no_cluster_are_told() -> None:
+    labels = Levels(["a", "b", "c"], np.repeat([0, 1, 0, 2], [60, 40, 55, 45]))
+    found = check(Facts(run_facts(), result_facts([100, 100], labels=labels, label="type")))
+    assert [(finding["severity"], finding["check"]) for finding in found] == [("bad", "labels")]
+    assert "b, c" in found[0]["found"]
+
+
+def test_batches_that_do_not_mix_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Levels(["Ann", "Bob", "Cat"], np.repeat([0, 1, 2], 100))
+    draw = np.random.default_rng(0)
+    apart = draw.normal(size=(300, 4)) + 50 * batches.codes[:, None]
+    monkeypatch.setattr(checks, "read_latent", lambda result, rows: apart[rows])
+    result = result_facts([100, 100, 100], batches=batches, batch_key="donor")
+    found = check(Facts(run_facts(), result))
+    assert [(finding["severity"], finding["check"]) for finding in found] == [("bad", "batches"), ("bad", "batches")]
+    assert "Clusters 0 (Ann), 1 (Bob), 2 (Cat) are nearly one batch" in found[0]["found"]
+    assert "--batch-key donor" in found[0]["advice"]
+    mixed = Levels(batches.names, draw.permutation(batches.codes))
+    assert told(Facts(run_facts(), replace(result, batches=mixed))) == []
+
+
+def test_findings_are_plain_text_and_the_most_serious_comes_first(finished: tuple[Path, Path]) -> None:
+    found = findings(*finished, label="odd", batch_key="donor")
+    order = [checks.ORDER[finding["severity"]] for finding in found]
+    assert order == sorted(order)
+    assert all(finding["found"].isprintable() and finding["advice"].isprintable() for finding in found)
+    assert all(finding["found"].endswith(".") for finding in found)

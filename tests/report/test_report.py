@@ -1,0 +1,98 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import scamac_scale
+from scamac_scale.api import report
+from scamac_scale.cli.main import main
+from scamac_scale.errors import ConfigError, InputError, OutputError
+from tests.support.reported import ODD
+
+PICTURES = {
+    *("sizes.png", "map_cluster.png", "map_label.png", "map_batch.png", "map_confidence.png", "labels.png"),
+    *("tree.png", "confidence.png", "batches.png", "curves.png"),
+}
+
+
+def test_a_report_is_a_page_and_its_pictures(written: Path) -> None:
+    assert {path.name for path in written.iterdir()} == {"report.html", *PICTURES}
+    assert (written / "report.html").stat().st_size < 15e6
+
+
+def test_a_page_tells_what_was_run_in_this_order(written: Path) -> None:
+    page = re.sub("<script>.*?</script>", "", (written / "report.html").read_text(), flags=re.DOTALL)
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert titles == [
+        *("What was run", "What came out", "Cluster sizes", "The cells (t-SNE)", "Labels and clusters"),
+        *("The tree of the clusters", "How sure the cells are", "Marker genes", "Batches in the clusters", "The fit"),
+        "All settings",
+    ]
+    assert "300 cells in 4 clusters" in page
+    assert "scamac-scale markers" in page
+
+
+def test_names_of_a_user_never_become_a_part_of_the_page(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert page.count("</script>") == 3  # of plotly, the data and our own
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "\u202e" not in page
+    assert "<b>bob" not in page
+
+
+def test_the_data_of_a_page_holds_every_label(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    found = re.search('<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    columns = {column["title"]: column for column in json.loads(found[1])["cells"]["columns"]}
+    assert set(columns) == {"cluster", "odd", "donor"}
+    assert columns["odd"]["names"][0] == ODD[0]
+    assert columns["donor"]["names"] == ["<b>bob</b>", "ann", "cat & co"]
+
+
+def test_a_report_that_is_there_is_replaced_only_when_asked(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    out = tmp_path / "report"
+    assert scamac_scale.report(run, out=out)["report"] == str(out / "report.html")
+    first = (out / "report.html").stat().st_mtime_ns
+    assert main(["report", "--run", str(run), "--out", str(out)]) == 4
+    assert "already there" in capsys.readouterr().err
+    assert main(["report", "--run", str(run), "--out", str(out), "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_clusters"] == 4
+    assert (out / "report.html").stat().st_mtime_ns > first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(OutputError, match=r"holds no report\.html"):
+        report(finished[0], out=tmp_path / "mine", overwrite=True)
+
+
+def test_a_report_of_a_run_alone_says_what_is_missing(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    found = report(finished[0], out=tmp_path / "alone")
+    assert found["n_cells"] is None
+    assert "name what predict has written with --result" in (tmp_path / "alone" / "report.html").read_text()
+    assert {Path(path).name for path in found["pictures"]} == {"tree.png", "curves.png"}
+
+
+def test_what_cannot_be_reported_is_told_before_anything_is_written(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, result = finished
+    out = tmp_path / "report"
+    with pytest.raises(InputError, match="is no run folder"):
+        report(tmp_path, out=out)
+    with pytest.raises(InputError, match="name the result of predict"):
+        report(run, label="odd", out=out)
+    with pytest.raises(InputError, match=r"no column 'nothing'; it has .*odd"):
+        report(run, result, label="nothing", out=out)
+    with pytest.raises(ConfigError, match="max_cells=5"):
+        report(run, result, max_cells=5, out=out)
+    with pytest.raises(ConfigError, match="layout"):
+        report(run, result, layout="pca", out=out)  # type: ignore[arg-type]  # the mistake that is tested
+    assert list(tmp_path.iterdir()) == []
