@@ -264,14 +264,14 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _without_plots() -> Iterator[None]:
-    """Keep matplotlib out, which igraph imports where it is: that takes a second and a place to write, and no command draws."""
+    """Keep matplotlib out, which igraph imports where it is: that takes a second and a place to write. A report lets it in."""
     is_kept_out = "matplotlib" not in sys.modules
     if is_kept_out:
         sys.modules["matplotlib"] = None  # type: ignore[assignment]  # as Python marks what must not be imported
     try:
         yield
     finally:
-        if is_kept_out:
+        if is_kept_out and sys.modules.get("matplotlib") is None:  # a report has let it in
             sys.modules.pop("matplotlib", None)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scamac_scale.infer.output.table import CLUSTER_KEY
 from scamac_scale.ops.tree import drawing
 from scamac_scale.report.shown import GREY, MOST, Shown, short
 
@@ -190,7 +191,7 @@ def tree(linkage: Floats, leaves: Sequence[str]) -> Figure:
     ]
     yaxis = _names_on("", leaves)
     yaxis["range"] = [len(leaves) - 0.4, -0.6]
-    yaxis["ticktext"] = [escaped(name, 34) for name in leaves]
+    yaxis["ticktext"] = [escaped(name, 24) for name in leaves]
     layout = _layout(xaxis=_axis("height", range=[0, 1.03]), yaxis=yaxis)
     return Figure("tree", {"data": data, "layout": layout}, 90 + 22 * len(leaves))
 
@@ -312,7 +313,12 @@ def markers(found: Markers) -> Figure:
     yaxis["range"] = [len(genes) - 0.4, -0.6]
     yaxis["tickfont"] = {"size": 11}
     layout = _layout(
-        xaxis=_names_on(escaped(found.groupby or "cluster"), found.groups[:n_groups], side="top"), yaxis=yaxis
+        xaxis=_names_on(
+            "cluster" if found.groupby in ("", CLUSTER_KEY) else escaped(found.groupby),
+            found.groups[:n_groups],
+            side="top",
+        ),
+        yaxis=yaxis,
     )
     return Figure("markers", {"data": data, "layout": layout}, 90 + 19 * len(genes))
 
@@ -404,7 +410,7 @@ def counts_tried(tried: dict[str, list[float]], chosen: int) -> Figure:
     }
     layout = _layout(xaxis=_axis("number of clusters"), yaxis=_axis("score"), shapes=[mark])
     legend = [("score (the highest is taken)", BLUE), ("agreement", "#e69f00"), ("separation", "#009e73")]
-    return Figure("tried", {"data": data, "layout": layout}, 280, legend)
+    return Figure("tried", {"data": data, "layout": layout}, 280, legend, title="estimate of the number of clusters")
 
 
 def leaves_of(facts: Facts) -> tuple[Floats, list[str]] | None:
