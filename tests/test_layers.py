@@ -102,6 +102,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
     "report": {
+        "__init__",
         "cells",
         "config",
         "durable",

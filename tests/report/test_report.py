@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 from pathlib import Path
@@ -96,3 +97,11 @@ def test_what_cannot_be_reported_is_told_before_anything_is_written(
     with pytest.raises(ConfigError, match="layout"):
         report(run, result, layout="pca", out=out)  # type: ignore[arg-type]  # the mistake that is tested
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_that_has_the_name_of_the_function_does_what_it_does(tmp_path: Path) -> None:
+    module = importlib.import_module("scamac_scale.report")
+    importlib.import_module("scamac_scale.report.checks")
+    for called in (module, scamac_scale.report, report):
+        with pytest.raises(InputError, match="is no run folder"):
+            called(tmp_path)
