@@ -101,8 +101,7 @@ ARROWS: dict[str, set[str]] = {
         "train",
     },
     "evaluation": {"cells", "errors", "host", "ingestion", "metrics", "progress", "randomness"},
-    "report": {
-        "__init__",
+    "report_page": {
         "cells",
         "config",
         "durable",
@@ -146,7 +145,7 @@ ARROWS: dict[str, set[str]] = {
         "ranks",
         "remote",
     }
-    | {"cells", "report", "simulation", "sources", "subclusters", "train"},
+    | {"cells", "report_page", "simulation", "sources", "subclusters", "train"},
     "tl": {"api", "config", "infer", "marker_genes"},
     "demonstration": {"api", "config", "durable", "errors", "host", "simulation"},
     "cli": {"__init__", "api", "config", "demonstration", "durable", "errors", "host", "progress", "ranks", "remote"},
@@ -163,8 +162,8 @@ HOMES = {
     "igraph": {"train"},
     "safetensors": {"fitted"},
     "obstore": {"remote"},
-    "matplotlib": {"report"},
-    "umap": {"report"},
+    "matplotlib": {"report_page"},
+    "umap": {"report_page"},
     "torch": {"fitted", "infer", "loader", "losses", "metrics", "nn", "ops", "randomness", "ranks", "sweep", "train"}
     | {"api", "durable"},
 }

@@ -60,7 +60,7 @@ def report(
     OutputError
         If `out` is there already or cannot be written; nothing is left behind.
     """
-    from scamac_scale.report.write import ReportOptions, write_report
+    from scamac_scale.report_page.write import ReportOptions, write_report
 
     options = ReportOptions(layout=layout, max_cells=max_cells)
     return write_report(

@@ -13,15 +13,15 @@ import numpy as np
 
 from scamac_scale.infer.output.table import CLUSTER_KEY
 from scamac_scale.ops.tree import drawing
-from scamac_scale.report.shown import GREY, MOST, Shown, short
+from scamac_scale.report_page.shown import GREY, MOST, Shown, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.ops.tree import Floats
-    from scamac_scale.report.gather import Facts, Memberships
-    from scamac_scale.report.markers import Markers
+    from scamac_scale.report_page.gather import Facts, Memberships
+    from scamac_scale.report_page.markers import Markers
 
 Plot = dict[str, Any]
 INK, LINE, BLUE = "#24292f", "#d0d7de", "#0072b2"

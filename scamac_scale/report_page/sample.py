@@ -17,7 +17,7 @@ from scamac_scale.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
-    from scamac_scale.report.gather import ResultFacts
+    from scamac_scale.report_page.gather import ResultFacts
 
 NEIGHBORS = 15
 """Of a cell in UMAP, itself counted; its default."""

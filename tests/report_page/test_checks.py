@@ -9,9 +9,9 @@ import pytest
 
 from scamac_scale.cells.genes import GeneSpace, ValueRecord
 from scamac_scale.evaluation import Levels
-from scamac_scale.report import checks
-from scamac_scale.report.checks import check, findings
-from scamac_scale.report.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
+from scamac_scale.report_page import checks
+from scamac_scale.report_page.checks import check, findings
+from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
 from tests.support.fitted import fitted_model
 
 GENES = tuple(f"g{number}" for number in range(600))

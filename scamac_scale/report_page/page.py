@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scamac_scale.report.checks import Finding
-    from scamac_scale.report.figures import Figure
+    from scamac_scale.report_page.checks import Finding
+    from scamac_scale.report_page.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def render(page: Page) -> str:
     """Write the page; all that is not ours is escaped by the template, or by `safe_json`."""
     from jinja2 import Environment, StrictUndefined
 
-    own = resources.files("scamac_scale.report")
+    own = resources.files("scamac_scale.report_page")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((own / "page.html").read_text(encoding="utf-8"))
     figures = [figure for part in page.parts for figure in part.figures]

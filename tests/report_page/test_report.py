@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -99,9 +99,6 @@ def test_what_cannot_be_reported_is_told_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_package_that_has_the_name_of_the_function_does_what_it_does(tmp_path: Path) -> None:
-    module = importlib.import_module("scamac_scale.report")
-    importlib.import_module("scamac_scale.report.checks")
-    for called in (module, scamac_scale.report, report):
-        with pytest.raises(InputError, match="is no run folder"):
-            called(tmp_path)
+def test_no_part_of_the_package_hides_a_function_of_the_public_face() -> None:
+    for name in scamac_scale.__all__:
+        assert name == "tl" or importlib.util.find_spec(f"scamac_scale.{name}") is None, name

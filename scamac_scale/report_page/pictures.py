@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.ops.tree import Floats
-    from scamac_scale.report.gather import Memberships
-    from scamac_scale.report.shown import Shown
+    from scamac_scale.report_page.gather import Memberships
+    from scamac_scale.report_page.shown import Shown
 
 DPI = 150
 BLUE = "#0072b2"

@@ -30,7 +30,7 @@ from scamac_scale.metrics.labels import is_labelled
 from scamac_scale.progress import track
 from scamac_scale.remote.bucket import Bucket
 from scamac_scale.remote.place import is_url, parse
-from scamac_scale.report.markers import Markers, read_markers
+from scamac_scale.report_page.markers import Markers, read_markers
 from scamac_scale.train.run.inspected import RUN_NAMES, fetched_run
 from scamac_scale.train.run.report import CONFIG_FILE, METRICS_FILE, MODEL_FOLDER, check_run_tree, checked_report
 from scamac_scale.train.run.writers import read_rows

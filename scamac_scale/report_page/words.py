@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.ingestion.kinds import named_total, named_values
-from scamac_scale.report.shown import short
+from scamac_scale.report_page.shown import short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scamac_scale.report.checks import Finding
-    from scamac_scale.report.gather import Facts
+    from scamac_scale.report_page.checks import Finding
+    from scamac_scale.report_page.gather import Facts
 
 SEVERITIES = {"bad": "Most likely wrong", "look": "Look at this", "note": "Good to know"}
 MAX_VALUE = 300

@@ -15,19 +15,19 @@ from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError, choose
 from scamac_scale.host.memory import explained
 from scamac_scale.remote.place import is_url
-from scamac_scale.report import figures, words
-from scamac_scale.report.checks import check
-from scamac_scale.report.gather import gather
-from scamac_scale.report.page import Page, Part, packed, render
-from scamac_scale.report.pictures import Pictures, with_matplotlib
-from scamac_scale.report.sample import LAYOUTS, draw_by_root, lay_out, read_latent
-from scamac_scale.report.shown import MOST, Shown, short, shown
+from scamac_scale.report_page import figures, words
+from scamac_scale.report_page.checks import check
+from scamac_scale.report_page.gather import gather
+from scamac_scale.report_page.page import Page, Part, packed, render
+from scamac_scale.report_page.pictures import Pictures, with_matplotlib
+from scamac_scale.report_page.sample import LAYOUTS, draw_by_root, lay_out, read_latent
+from scamac_scale.report_page.shown import MOST, Shown, short, shown
 
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import Layout
-    from scamac_scale.report.checks import Finding
-    from scamac_scale.report.gather import Facts, ResultFacts
+    from scamac_scale.report_page.checks import Finding
+    from scamac_scale.report_page.gather import Facts, ResultFacts
 
 logger = logging.getLogger(__name__)
 

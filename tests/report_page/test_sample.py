@@ -5,8 +5,8 @@ import pytest
 
 from scamac_scale.config import Layout
 from scamac_scale.evaluation import Levels
-from scamac_scale.report.sample import FEW_CELLS, LAYOUTS, draw_by_root, lay_out, quotas
-from scamac_scale.report.shown import MOST, color, shown
+from scamac_scale.report_page.sample import FEW_CELLS, LAYOUTS, draw_by_root, lay_out, quotas
+from scamac_scale.report_page.shown import MOST, color, shown
 
 
 def test_small_clusters_keep_all_cells_before_large_ones_fill_the_picture() -> None:

@@ -13,16 +13,16 @@ import numpy as np
 from scamac_scale.evaluation import OWN_EXCESS, draw_sample
 from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
 from scamac_scale.metrics.neighbors import find_neighbors
-from scamac_scale.report.gather import Facts, gather
-from scamac_scale.report.sample import read_latent
-from scamac_scale.report.shown import short
+from scamac_scale.report_page.gather import Facts, gather
+from scamac_scale.report_page.sample import read_latent
+from scamac_scale.report_page.shown import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from scamac_scale.ops.tree import Floats, Tree
-    from scamac_scale.report.gather import ResultFacts
+    from scamac_scale.report_page.gather import ResultFacts
 
 Severity = Literal["bad", "look", "note"]
 """``bad``: the result is most likely not what was meant; ``look``: look before you go on; ``note``: good to know."""
