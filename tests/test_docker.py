@@ -1,4 +1,7 @@
-"""The Dockerfile without docker: its rules, and its install steps and entrypoint run in an empty environment."""
+"""The Dockerfile without docker: its rules, and its install steps and entrypoint run in an empty environment.
+
+`make image-test` builds the image itself, and runs it.
+"""
 
 import json
 import os
@@ -6,13 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VENV = "/opt/venv"
-"""Where the Dockerfile puts its environment."""
+VENV, TOOLS, SOURCES = "/opt/venv", "/opt/tools", "/src"
+"""Where the Dockerfile puts its environment, what fills it, and the sources."""
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -41,12 +45,31 @@ def last(name: str, word: str) -> str:
 def test_the_image_runs_without_root_and_holds_no_build_tools() -> None:
     assert last("run", "USER") == "1000"
     assert [rest for word, rest in stage("run") if word == "COPY"] == [f"--from=build {VENV} {VENV}"]
-    assert all("--no-cache-dir" in rest for word, rest in stage("build") if word == "RUN" and "pip install" in rest)
+    installs = [
+        rest for word, rest in stage("build") if word == "RUN" and re.search(r"\bpip (install|wheel|--python)", rest)
+    ]
+    assert installs
+    assert all("--no-cache-dir" in rest for rest in installs)
+    assert any(f"venv --without-pip {VENV}" in rest for _, rest in stage("build"))
+
+
+def test_the_image_says_what_it_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"VERSION={project['version']}" in [rest for word, rest in stage("run") if word == "ARG"]
+    for name, value in (("title", project["name"]), ("version", "${VERSION}"), ("licenses", project["license"])):
+        assert f'org.opencontainers.image.{name}="{value}"' in last("run", "LABEL")
+
+
+def test_no_setting_of_pip_is_kept_in_the_image() -> None:
+    names = {rest.partition("=")[0] for word, rest in instructions() if word in ("ARG", "ENV")}
+    assert not [name for name in names if name.startswith("PIP")]
+    reaching = [rest for word, rest in stage("build") if word == "RUN" and "install" in rest]
+    assert all(rest.startswith("--mount=type=secret,id=pip.conf,target=/etc/pip.conf ") for rest in reaching)
 
 
 def test_the_image_is_ready_for_cuda() -> None:
     names = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
-    assert {"PYTHON_IMAGE", "EXTRAS"} <= names
+    assert {"PYTHON_IMAGE", "EXTRAS", "TORCH_INDEX"} <= names
     assert "NVIDIA_VISIBLE_DEVICES=all" in last("run", "ENV")
 
 
@@ -57,14 +80,17 @@ def test_everything_that_is_copied_is_in_the_build_context() -> None:
 
 
 @pytest.mark.slow  # installs torch and the rest
-def test_the_install_steps_and_the_entrypoint_run_in_an_empty_environment(tmp_path: Path) -> None:
+def test_the_wheel_installs_into_an_empty_environment_and_runs_the_demo(tmp_path: Path) -> None:
     work, venv = tmp_path / "src", tmp_path / "venv"
+    places = {VENV: venv, TOOLS: tmp_path / "tools", SOURCES: work}
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
     python = Path(sys.executable).resolve().parent  # the interpreter of the base image
     environment["PATH"] = f"{python}:{environment['PATH']}"
     for word, rest in stage("build"):
-        text = rest.replace(VENV, str(venv))
+        text = re.sub(r"^--mount=\S+ ", "", rest)
+        for place, folder in places.items():
+            text = re.sub(rf"{place}\b", str(folder), text)
         if word == "ARG":
             name, _, value = text.partition("=")
             environment[name] = value
@@ -81,12 +107,12 @@ def test_the_install_steps_and_the_entrypoint_run_in_an_empty_environment(tmp_pa
                     shutil.copy(ROOT / source, work / target)
         elif word == "RUN":
             run(["bash", "-c", text], work, environment)
+    environment["PATH"] = f"{venv / 'bin'}:{environment['PATH']}"
     entrypoint, command = json.loads(last("run", "ENTRYPOINT")), json.loads(last("run", "CMD"))
     data = tmp_path / "data"  # away from the sources
     data.mkdir()
     assert "usage: scamac-scale" in run([*entrypoint, *command], data, environment)
-    run([*entrypoint, "simulate", "--cells", "200", "--genes", "60", "--out", "atlas.zarr"], data, environment)
-    assert "raw data" in run([*entrypoint, "inspect", "atlas.zarr", "--verify"], data, environment)
+    assert "scores" in run([*entrypoint, "demo", "--out", "demo"], data, environment)
     assert shutil.which("scamac-scale", path=environment["PATH"]) == str(venv / "bin" / "scamac-scale")
     shutil.rmtree(venv)  # two gigabytes, which pytest would keep
 

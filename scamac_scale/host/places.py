@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import tempfile
 from contextlib import suppress
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = "scamac-scale"
+SHIPPED = "SCAMAC_KERNELS_DIR"
+"""Names a folder of compiled code that an image brings; read, never written."""
 REMEDY = "set NUMBA_CACHE_DIR to a folder that you can write and others cannot"
 
 logger = logging.getLogger(__name__)
@@ -119,5 +122,29 @@ def _version_folder(folder: Path) -> Path:
     for path in sorted((Path(__file__).parents[1] / "cells").glob("*.py")):
         digest.update(path.read_bytes())
     found = folder / digest.hexdigest()[:16]
+    if os.environ.get(SHIPPED) and not found.exists():
+        _take_shipped(found)
     found.mkdir(exist_ok=True, mode=0o700)
     return found
+
+
+def _take_shipped(found: Path) -> None:
+    """Begin with the compiled code that an image brings: a copy, for numba keeps nothing in a folder that it cannot write.
+
+    Nothing is taken where others can have written it; then it is compiled as elsewhere.
+    """
+    user = os.geteuid()
+    with suppress(OSError):  # not there, no room, or another process was first
+        shipped = Path(os.path.realpath(Path(os.environ[SHIPPED], found.name), strict=True))
+        if not all(_is_kept_by_owner(above, user) for above in shipped.parents):
+            return
+        if not all(_is_shipped_safely(path, user) for path in (shipped, *shipped.rglob("*"))):
+            return
+        with tempfile.TemporaryDirectory(prefix=".", dir=found.parent) as folder:
+            shutil.copytree(shipped, Path(folder, found.name)).rename(found)
+
+
+def _is_shipped_safely(path: Path, user: int) -> bool:
+    """Whether it is a folder or a file that none but root and this user can have written."""
+    mode = path.lstat().st_mode
+    return (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) and not mode & 0o022 and _is_kept_by_owner(path, user)

@@ -11,7 +11,7 @@ import pytest
 
 from scamac_scale.host import compiled as home
 from scamac_scale.host.compiled import compiled
-from scamac_scale.host.places import code_folder, private_folder
+from scamac_scale.host.places import SHIPPED, code_folder, private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,3 +163,40 @@ def test_every_kernel_of_the_package_goes_this_way() -> None:
         if "jit" in ast.unparse(decorator) and "cache" in ast.unparse(decorator)
     ]
     assert direct == []
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Compiled code as an image brings it: another folder of the same version."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "image"))
+    compiled(doubled)(np.ones(3))
+    made = code_folder()
+    assert made is not None
+    code_folder.cache_clear()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv(SHIPPED, str(made.parent))
+    return made
+
+
+def test_code_that_an_image_brings_is_used_and_not_compiled_again(shipped: Path) -> None:
+    for path in (shipped, *shipped.rglob("*")):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    kernel = compiled(doubled)
+    assert kernel(np.ones(3)).tolist() == [2, 2, 2]
+    assert sum(kernel.stats.cache_hits.values()) == 1
+    assert code_folder() != shipped
+    for path in (shipped, *shipped.rglob("*")):
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize("what", ["a file", "the folder", "a link"])
+def test_code_of_an_image_that_others_can_have_written_is_not_used(shipped: Path, tmp_path: Path, what: str) -> None:
+    file = next(path for path in shipped.rglob("*") if path.is_file())
+    if what == "a link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        (file if what == "a file" else shipped).chmod(0o777)
+    kernel = compiled(doubled)
+    assert kernel(np.ones(3)).tolist() == [2, 2, 2]
+    assert not kernel.stats.cache_hits
