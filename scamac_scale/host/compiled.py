@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 
 from scamac_scale.host.places import REMEDY, code_folder
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 logger = logging.getLogger(__name__)
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # a library may import kernels of ours
 _SAID: set[str] = set()
 """What a person knows already."""
 
@@ -49,6 +53,24 @@ def compiled(function: Any) -> Any:  # Any: numba's kernels are not typed
                 return kernel
             _say("numba keeps it elsewhere")
     return numba.njit(nogil=True)(function)
+
+
+@contextmanager
+def kept_for_libraries() -> Iterator[None]:
+    """Import a library with kernels of its own, such as umap, which keep their machine code where ours do.
+
+    Such a library cannot be imported at all where numba finds no folder that it can write, as for a user without a home on a root
+    that is read-only.
+    """
+    folder = code_folder()
+    settings: Any = numba.config
+    with _LOCK:
+        before = settings.CACHE_DIR
+        settings.CACHE_DIR = str(folder) if folder is not None else before
+        try:
+            yield
+        finally:
+            settings.CACHE_DIR = before
 
 
 def _kept(function: Any, folder: Path) -> Any:  # Any: as of `compiled`

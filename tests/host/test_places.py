@@ -6,11 +6,12 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numba
 import numpy as np
 import pytest
 
 from scamac_scale.host import compiled as home
-from scamac_scale.host.compiled import compiled
+from scamac_scale.host.compiled import compiled, kept_for_libraries
 from scamac_scale.host.places import SHIPPED, code_folder, private_folder
 
 if TYPE_CHECKING:
@@ -200,3 +201,12 @@ def test_code_of_an_image_that_others_can_have_written_is_not_used(shipped: Path
     kernel = compiled(doubled)
     assert kernel(np.ones(3)).tolist() == [2, 2, 2]
     assert not kernel.stats.cache_hits
+
+
+def test_kernels_of_a_library_are_kept_where_ours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    before = numba.config.CACHE_DIR
+    with kept_for_libraries():
+        kernel: Any = numba.njit(cache=True)(doubled)
+    assert Path(kernel._cache.cache_path).is_relative_to(tmp_path)
+    assert before == numba.config.CACHE_DIR
