@@ -21,7 +21,7 @@ process SCAMAC_CLUSTER {
 
     output:
     tuple val(meta), path("${prefix}.scamac.h5ad"), emit: h5ad
-    path "versions.yml", emit: versions, topic: versions
+    tuple val("${task.process}"), val('scamac-scale'), eval("scamac-scale --version | sed 's/.* //'"), emit: versions_scamac, topic: versions
 
     when:
     task.ext.when == null || task.ext.when
@@ -37,21 +37,11 @@ process SCAMAC_CLUSTER {
     scamac-scale ingest ${h5ad} --out ${folder}/${prefix}.store.zarr --resume ${ingest}
     scamac-scale train --store ${folder}/${prefix}.store.zarr --run ${folder}/${prefix}.run --n-clusters ${n_clusters} --resume ${train}
     scamac-scale predict --run ${folder}/${prefix}.run --input ${folder}/${prefix}.store.zarr --out ${prefix}.scamac.h5ad ${predict}
-
-    cat <<-END_VERSIONS > versions.yml
-    "${task.process}":
-        scamac-scale: \$(scamac-scale --version | sed 's/.* //')
-    END_VERSIONS
     """
 
     stub:
     prefix = task.ext.prefix ?: "${meta.id}"
     """
     touch ${prefix}.scamac.h5ad
-
-    cat <<-END_VERSIONS > versions.yml
-    "${task.process}":
-        scamac-scale: \$(scamac-scale --version | sed 's/.* //')
-    END_VERSIONS
     """
 }
