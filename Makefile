@@ -12,7 +12,7 @@ IN_MEMORY := $(shell [ -w /dev/shm ] && [ "$$(df -Pk /dev/shm | awk 'NR == 2 {pr
 	&& echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 READY := .venv/.ready
 
-.PHONY: demo test slow fuzz million lint coverage clean
+.PHONY: demo test slow fuzz million lint coverage image image-test clean
 
 demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
@@ -44,6 +44,17 @@ lint: $(READY)
 
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+# The image, by the first of these that answers: make image IMAGE_ARGS="--build-arg EXTRAS=gpu,s3"; image-test builds one and runs it.
+ENGINE ?= $(shell for e in docker podman buildah; do "$$e" info >/dev/null 2>&1 && echo "$$e" && break; done)
+IMAGE_ARGS ?=
+IMAGE_TEST_ARGS ?=
+image:
+	@test -n "$(ENGINE)" || { echo "error: none of docker, podman and buildah is here and answers; install one, or name it: make image ENGINE=podman" >&2; exit 2; }
+	$(ENGINE) build $(IMAGE_ARGS) -t scamac-scale .
+
+image-test: $(READY)
+	$(BIN)/python -m tests.image $(IMAGE_TEST_ARGS)
 
 clean:
 	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

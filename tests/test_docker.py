@@ -112,7 +112,8 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs_the_demo(tmp_path
     data = tmp_path / "data"  # away from the sources
     data.mkdir()
     assert "usage: scamac-scale" in run([*entrypoint, *command], data, environment)
-    assert "scores" in run([*entrypoint, "demo", "--out", "demo"], data, environment)
+    assert "700" in run([*entrypoint, "inspect", str(work / "demo" / "pbmc.result.zarr")], data, environment)
+    assert [*(venv / "kernels").rglob("*.nbc")]
     assert shutil.which("scamac-scale", path=environment["PATH"]) == str(venv / "bin" / "scamac-scale")
     shutil.rmtree(venv)  # two gigabytes, which pytest would keep
 

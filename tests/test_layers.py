@@ -339,7 +339,7 @@ def test_an_arrow_that_is_not_in_the_table_is_seen(tmp_path: Path) -> None:
 def shared_home(path: Path) -> set[str]:
     """Folders of ``tests`` whose modules a module of the tests may import."""
     return {"support", "contracts"} | (
-        {path.parent.name} if path.parent in (TESTS / "parity", TESTS / "fuzz") else set()
+        {path.parent.name} if path.parent in (TESTS / "parity", TESTS / "fuzz", TESTS / "image") else set()
     )
 
 

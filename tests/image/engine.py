@@ -30,8 +30,8 @@ class Done(NamedTuple):
 class Running:
     """A command in a container that runs."""
 
-    def __init__(self, argv: list[str], kill: list[str]) -> None:
-        self._kill = kill
+    def __init__(self, argv: list[str], kill: list[str], after: list[str]) -> None:
+        self._kill, self._after = kill, after
         self._process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
@@ -49,6 +49,8 @@ class Running:
 
     def wait(self) -> Done:
         text, _ = self._process.communicate()
+        if self._after:
+            said(self._after)
         return Done(self._process.returncode, text)
 
 
@@ -91,11 +93,12 @@ class Engine:
             assert made.code == 0, made.text
             name = made.text.split()[-1]
             options = [*self.run_options, mount, f"--user={USER}", *variables, name, "--", entrypoint]
-            return Running([*self.program, "run", *options, *command], [])
+            return Running([*self.program, "run", *options, *command], [], [*self.program, "rm", name])
         name = f"scamac-test-{os.getpid()}-{next(_NUMBERS)}"
         options = ["--rm", f"--name={name}", "--read-only", "--tmpfs=/tmp", "--network=host", f"--user={USER}:{USER}"]
         options += [*self.run_options, mount, *variables, f"--entrypoint={entrypoint}", IMAGE]
-        return Running([*self.program, "run", *options, *command], [*self.program, "kill", "--signal=KILL", name])
+        kill = [*self.program, "kill", "--signal=KILL", name]
+        return Running([*self.program, "run", *options, *command], kill, [])
 
     def size_bytes(self) -> int:
         """Of the image, unpacked."""
