@@ -1,17 +1,21 @@
-"""How well are hidden expression values recovered? The question of the paper's Figure 7, beside PCA and doing nothing.
+"""How well are hidden expression values recovered? Two protocols: honest, and that of the paper's Figure 7.
 
-A share of the nonzero raw counts, drawn uniformly over the whole matrix, is set to 0 before anything is fitted: the gene
-filter, the variable genes, the size factors and the network see the damaged counts only. (The paper damages the
-normalised values instead.) The default scAMAC is fitted to them and reconstructs them; so does PCA of the same damaged
+``thinned`` (the default) is molecular cross-validation: see thinning.py. Beside ours stand no denoising, the mean of each
+gene, PCA, ALRA, MAGIC and scVI.
+
+``hidden`` is the biased protocol of Figure 7. A share of the nonzero raw counts, drawn uniformly over the whole matrix, is set
+to 0 before anything is fitted: the gene filter, the variable genes, the size factors and the network see the damaged counts
+only. (The paper damages the normalised values instead.) Only entries that were nonzero are scored, so a method that fills in
+true zeros pays nothing. The default scAMAC is fitted to them and reconstructs them; so does PCA of the same damaged
 log-normalised matrix on the same genes, clamped at 0 as ours is. Rank 32, the width of the latent, is the one to compare
-with; rank 50 and rank 0, the mean of each gene, stand beside it.
+with; rank 50 and rank 0, the mean of each gene, stand beside it. Scored are the hidden entries of the genes that the model
+keeps, the same for all methods, against the undamaged counts brought to log-normalised values as if nothing had been hidden:
+size factors from the undamaged totals over the genes that passed the model's filter, scaled to their median. The damage to
+the size factors so counts as error, for all methods alike. Labels give their number as K, and nothing else.
 
-Scored are the hidden entries of the genes that the model keeps, the same for all methods, against the undamaged counts
-brought to log-normalised values as if nothing had been hidden: size factors from the undamaged totals over the genes that
-passed the model's filter, scaled to their median. The damage to the size factors so counts as error, for all methods alike.
-Labels give their number as K, and nothing else.
-
-    python benchmarks/imputation.py --data FOLDER --threads 1
+    python benchmarks/imputation.py --threads 1 --magic-python PEERS/magic/bin/python --scvi-python PEERS/scvi/bin/python
+    python benchmarks/imputation.py --threads 1 --protocol hidden
+    python benchmarks/imputation.py --report                   # the tables again, from the JSON file
 """
 
 from __future__ import annotations
@@ -25,11 +29,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import thinning
+from denoisers import DENOISERS, PACKAGES, pca_reconstructions
+from integration.children import PeerError, Peers
 from quality import THREAD_SETTINGS
 from record import Results, environment
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
+from summary import in_words, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +48,8 @@ if TYPE_CHECKING:
     from scamac_scale.cells.genes import GeneSpace
 
 OUT = Path(__file__).resolve().parent / "results" / "imputation.json"
-KEY = ("set", "share", "method", "seed")
+KEY = ("protocol", "set", "share", "method", "seed")
+PROTOCOLS = ("thinned", "hidden")
 SETS = ("zeisel1464_1000g", "pbmc3k_seurat")
 SHARES = (0.1, 0.3, 0.5)
 RANKS = {"pca32": 32, "pca50": 50, "gene-mean": 0}
@@ -66,15 +75,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("SCAMAC_DATA"), help="folder of .h5ad files; default $SCAMAC_DATA"
     )
-    parser.add_argument("--sets", nargs="+", default=list(SETS), help="files of raw counts, without .h5ad")
-    parser.add_argument("--label", default="cell_type", help="column of obs; its number of classes is K")
-    parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of the nonzero counts to hide")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help="all entries, or Figure 7's")
+    parser.add_argument("--sets", nargs="+", help="files of raw counts, without .h5ad; default: those of the protocol")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this minus 1, of the damage and of the fit")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
-    parser.add_argument("--out", type=Path, default=OUT, help="JSON file; replaced")
+    parser.add_argument("--resume", action="store_true", help="thinned: skip what the file holds, of whatever commit")
+    parser.add_argument("--report", action="store_true", help="no fits: the tables of what the file holds")
+    parser.add_argument("--out", type=Path, default=OUT, help="JSON file")
+    thinned = parser.add_argument_group("thinned")
+    thinned.add_argument("--methods", nargs="+", choices=list(DENOISERS), metavar="METHOD", default=list(DENOISERS))
+    thinned.add_argument("--magic-python", type=Path, help="interpreter of the environment with MAGIC; none: left out")
+    thinned.add_argument("--scvi-python", type=Path, help="interpreter of the environment with scVI; none: left out")
+    hidden = parser.add_argument_group("hidden")
+    hidden.add_argument("--label", default="cell_type", help="column of obs; its number of classes is K")
+    hidden.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of the nonzero counts to hide")
     options = parser.parse_args(arguments)
+    if options.report:
+        return options
     if options.data is None:
         parser.error("name a folder of .h5ad files with --data, or in SCAMAC_DATA.")
+    options.sets = options.sets or list(SETS if options.protocol == "hidden" else thinning.SETS)
     missing = [name for name in options.sets if not (Path(options.data) / f"{name}.h5ad").is_file()]
     if missing:
         parser.error(f"--data holds no {', '.join(missing)}; name others with --sets.")
@@ -147,18 +167,6 @@ def log_normalised(counts: sparse.csr_matrix, names: Sequence[str], genes: GeneS
     return values
 
 
-def pca_reconstructions(values: NDArray[np.float32], ranks: Sequence[int]) -> list[NDArray[np.float64]]:
-    """Exact PCA reconstructions (N, G) of these ranks, clamped at 0; rank 0 is the mean of each gene."""
-    from scipy.linalg import eigh
-
-    mean = values.mean(axis=0, dtype=np.float64)
-    centered = values - mean
-    n_genes = mean.size
-    ends = [max(0, n_genes - max(ranks)), n_genes - 1]
-    axes = eigh(centered.T @ centered, subset_by_index=ends)[1][:, ::-1]
-    return [np.maximum(mean + centered @ axes[:, :rank] @ axes[:, :rank].T, 0.0) for rank in ranks]
-
-
 def recover(
     damaged: sparse.csr_matrix, cells: AnnData, n_clusters: int, seed: int
 ) -> tuple[GeneSpace, dict[str, NDArray[Any]]]:
@@ -221,10 +229,7 @@ def run_set(path: Path, options: argparse.Namespace, console: Console) -> tuple[
     import anndata
 
     cells = anndata.read_h5ad(path)
-    counts = sparse.csr_matrix(cells.X)
-    counts.sum_duplicates()
-    if not np.array_equal(counts.data, np.rint(counts.data)):
-        raise SystemExit(f"{path.name} holds values that are no counts; hiding is done on raw counts.")
+    counts = thinning.read_counts(path)
     labels = cells.obs[options.label].dropna().astype(str)
     n_clusters = labels[labels != ""].nunique()
     facts = {
@@ -240,20 +245,20 @@ def run_set(path: Path, options: argparse.Namespace, console: Console) -> tuple[
             shared = {name: found[name] for name in ("n_hidden", "n_scored", "n_genes", "mean_truth")}
             for name, scores in found["scores"].items():
                 kept = {score: scores[score] for score in SCORES}
-                rows.append({"set": path.stem, "share": share, "method": name, "seed": seed, **kept, **shared})
+                rows.append(
+                    {
+                        "protocol": "hidden",
+                        "set": path.stem,
+                        "share": share,
+                        "method": name,
+                        "seed": seed,
+                        **kept,
+                        **shared,
+                    }
+                )
             line = "  ".join(f"{name} {scores['rmse']:.3f}" for name, scores in found["scores"].items())
             console.print(f"{path.stem}  {share:.0%}  seed {seed}  RMSE  {line}", highlight=False, soft_wrap=True)
     return facts, rows
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest of the seeds."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def in_words(values: dict[str, float], digits: int = 3) -> str:
-    """Median, with the lowest and the highest in brackets."""
-    return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(values["median"], values["low"], values["high"], d=digits)
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -287,29 +292,78 @@ def show(summary: Sequence[dict[str, Any]], name: str) -> Table:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Hide, recover, score, print, write."""
-    options = parse(arguments)
-    limit_threads(options.threads)
+def run_hidden(options: argparse.Namespace, results: Results, console: Console) -> None:
+    """The protocol of Figure 7 on all sets."""
     from scamac_scale.config import IngestConfig, ScamacConfig
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
     where = environment()
-    sets, rows = {}, []
     for name in options.sets:
-        sets[name], found = run_set(Path(options.data) / f"{name}.h5ad", options, console)
-        rows += found
-    summary = summarise(rows)
-    Results(options.out, KEY).update(
-        environments=[where],
-        settings={"config": asdict(ScamacConfig()), "ingest": asdict(IngestConfig()), "ranks": RANKS},
-        note=NOTE,
-        sets=sets,
-        summary=summary,
-        runs=[{**row, "environment": 0} for row in rows],
-    )
+        facts, rows = run_set(Path(options.data) / f"{name}.h5ad", options, console)
+        for row in rows:
+            results.add(row, where)
+        results.update(sets={**results.read().get("sets", {}), name: facts})
+    settings = {"config": asdict(ScamacConfig()), "ingest": asdict(IngestConfig()), "ranks": RANKS}
+    results.update(settings={**results.read().get("settings", {}), "hidden": settings})
+
+
+def usable_methods(options: argparse.Namespace, console: Console) -> tuple[list[str], dict[str, Peers]]:
+    """Methods that can run here, and the environments of the peers."""
+    pythons = {"magic-impute": options.magic_python, "scvi-tools": options.scvi_python}
+    peers = {package: Peers(python, options.threads) for package, python in pythons.items()}
+    usable = []
+    for method in options.methods:
+        package = PACKAGES.get(method)
+        try:
+            if package is not None:
+                peers[package].check([package])
+            usable.append(method)
+        except PeerError as error:
+            console.print(f"{method} is left out: {error}", highlight=False, soft_wrap=True)
+    return usable, peers
+
+
+def run_thinned(options: argparse.Namespace, results: Results, console: Console) -> None:
+    """Molecular cross-validation on all sets, one method after the other."""
+    from denoisers import ALRA, PCA_RANKS
+
+    methods, peers = usable_methods(options, console)
+    where, done = environment(), results.done() if options.resume else set()
     for name in options.sets:
-        console.print(show(summary, name))
+        for seed in range(options.seeds):
+            missing = [m for m in methods if ("thinned", name, thinning.HELD_OUT_SHARE, m, seed) not in done]
+            for row in thinning.run_seed(Path(options.data) / f"{name}.h5ad", seed, missing, peers):
+                results.add(row, where)
+                said = f"Poisson {row['poisson']:.4f}  log MSE {row['log_mse']:.4f}  {row['cpu_seconds']:.0f} CPU s"
+                console.print(f"{name}  {row['method']}  seed {seed}  {said}", highlight=False, soft_wrap=True)
+    settings = {"held_out_share": thinning.HELD_OUT_SHARE, "alra": ALRA, "pca_ranks": PCA_RANKS}
+    results.update(settings={**results.read().get("settings", {}), "thinned": settings})
+
+
+RUNS = {"thinned": run_thinned, "hidden": run_hidden}
+
+
+def report(results: Results, console: Console) -> None:
+    """Summarise all that the file holds, write that into it, and print the tables."""
+    runs = results.read()["runs"]
+    hidden = [run for run in runs if run["protocol"] == "hidden"]
+    thinned = [run for run in runs if run["protocol"] == "thinned"]
+    summary = {"thinned": thinning.summarise(thinned), "hidden": summarise(hidden)}
+    results.update(note={"thinned": thinning.NOTE, "hidden": NOTE}, summary=summary)
+    if thinned:
+        console.print(thinning.show(summary["thinned"]))
+    for name in dict.fromkeys(run["set"] for run in hidden):
+        console.print(show(summary["hidden"], name))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Damage, recover, score, write, print."""
+    options = parse(arguments)
+    limit_threads(options.threads)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    results = Results(options.out, KEY)
+    if not options.report:
+        RUNS[options.protocol](options, results, console)
+    report(results, console)
 
 
 if __name__ == "__main__":

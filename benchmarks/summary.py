@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 Run = Mapping[str, Any]
@@ -150,3 +150,13 @@ def summarise(
         }
         for name, part in parts.items()
     }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest of the seeds."""
+    return {"median": median(values), "low": min(values), "high": max(values)}
+
+
+def in_words(values: dict[str, float], digits: int = 3) -> str:
+    """Median, with the lowest and the highest in brackets."""
+    return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(values["median"], values["low"], values["high"], d=digits)

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from baselines import N_NEIGHBORS, PREPARATION, prepare, quiet
-from imputation import in_words, limit_threads, spread
+from imputation import limit_threads
 from record import Results, environment
 from rich.console import Console
 from rich.table import Table
+from summary import in_words, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

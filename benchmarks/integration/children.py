@@ -19,6 +19,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
 PACKAGES = {
     "harmonypy": "2.1.0",
     "scvi-tools": "1.4.2",
+    "magic-impute": "3.0.0",
     "bbknn": "1.6.0",
     "scib-metrics": "0.5.10",
     "scanpy": "1.11.5",

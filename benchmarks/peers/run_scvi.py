@@ -1,6 +1,7 @@
 """scVI at its defaults: CSR counts (`data`, `indices`, `indptr`, `shape`) and `batches` to `latent` (N, 10).
 
-Settings: seed, threads; epochs, or null for its own choice; cpu_seconds, a budget: the epochs are those that fit into it,
+Settings: seed, threads; is_denoised: also `denoised` (N, G), its profile of each cell times the total of the cell; epochs, or
+null for its own choice; cpu_seconds, a budget: the epochs are those that fit into it,
 by the time of one epoch after a first one that is not counted. The warm-up of the KL term stays at its 400 epochs.
 """
 
@@ -50,13 +51,14 @@ def train(adata: Any, epochs: int | None) -> Any:
 
 
 def fit(prepared: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train and take the latent."""
+    """Train and take the latent, and what else was asked for."""
     adata, epochs = prepared
     model = train(adata, epochs)
-    return {
-        "latent": np.asarray(model.get_latent_representation(), dtype=np.float32),
-        "about": {"epochs": len(model.history["elbo_train"])},
-    }
+    found = {"latent": np.asarray(model.get_latent_representation(), dtype=np.float32)}
+    if settings.get("is_denoised"):
+        profiles = model.get_normalized_expression(library_size=1, return_numpy=True)
+        found["denoised"] = (profiles * np.asarray(adata.X.sum(axis=1)).reshape(-1, 1)).astype(np.float32)
+    return {**found, "about": {"epochs": len(model.history["elbo_train"])}}
 
 
 if __name__ == "__main__":

@@ -75,7 +75,18 @@ def test_every_method_is_scored_on_the_same_hidden_entries(
     imputation: ModuleType, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "imputation.json"
-    arguments = ["--data", str(tiny_atlas.parent), "--sets", "tiny", "--shares", "0.3", "--seeds", "1"]
+    arguments = [
+        "--data",
+        str(tiny_atlas.parent),
+        "--sets",
+        "tiny",
+        "--protocol",
+        "hidden",
+        "--shares",
+        "0.3",
+        "--seeds",
+        "1",
+    ]
     imputation.main([*arguments, "--out", str(out)])
     held = json.loads(out.read_text())
     runs = {run["method"]: run for run in held["runs"]}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scamac_scale.errors import InputError, ShapeError
-from scamac_scale.metrics.imputation import imputation_scores
+from scamac_scale.metrics.imputation import imputation_scores, thinned_scores
 from tests.support.mathematics import LAWS
 
 
@@ -42,3 +42,23 @@ def test_unusable_values_are_refused() -> None:
         imputation_scores([1.0, 2.0], [1.0, 2.0], [False, False])
     with pytest.raises(InputError, match="NaN or infinity"):
         imputation_scores([1.0, 2.0], [1.0, np.inf])
+
+
+def test_the_true_expectation_has_the_least_poisson_loss() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(0.5, 1.0, (1, 60)) * rng.gamma(9, 0.2, (400, 1))
+    kept, test = rng.poisson(9 * rates), rng.poisson(rates)
+    good, same, filled, emptied = (
+        thinned_scores(test, guess, float(kept.sum()))["poisson"]
+        for guess in (9 * rates, kept, np.maximum(9 * rates, 3.0), np.where(9 * rates < 1, 0.0, 9 * rates))
+    )
+    assert good < min(same, filled, emptied)
+
+
+def test_thinned_counts_that_cannot_be_scored_are_refused() -> None:
+    with pytest.raises(ShapeError, match="must have the same shape"):
+        thinned_scores([[1.0, 2.0]], [[1.0]], 3.0)
+    with pytest.raises(InputError, match="nothing to compare"):
+        thinned_scores([[1.0]], [[1.0]], 0.0)
+    with pytest.raises(InputError, match="negative"):
+        thinned_scores([[1.0]], [[-1.0]], 3.0)

@@ -217,6 +217,28 @@ def rand_score(labels: list[int], clusters: list[int]) -> float:
     return (both - expected) / ((first + second) / 2 - expected)
 
 
+def poisson_loss(test: Array, denoised: Array, kept_total: float) -> float:
+    """Mean over all entries of expected - count log(expected + 1e-6), expected counts scaled to the total of the test."""
+    scale, total = float(test.sum()) / kept_total, 0.0
+    for i in range(test.shape[0]):
+        for g in range(test.shape[1]):
+            expected = float(denoised[i, g]) * scale
+            total += expected - float(test[i, g]) * math.log(expected + 1e-6)
+    return total / test.size
+
+
+def log_error(test: Array, denoised: Array) -> float:
+    """Mean squared difference of log(1 + counts per 10,000 of the cell); a cell of no counts keeps its zeros."""
+    total = 0.0
+    for i in range(test.shape[0]):
+        true_sum, guess_sum = sum(float(x) for x in test[i]) or 1.0, sum(float(x) for x in denoised[i]) or 1.0
+        for g in range(test.shape[1]):
+            true = math.log(1 + float(test[i, g]) / true_sum * 10000)
+            guess = math.log(1 + float(denoised[i, g]) / guess_sum * 10000)
+            total += (true - guess) ** 2
+    return total / test.size
+
+
 def network(
     x: Array,
     weights: dict[str, Array],
