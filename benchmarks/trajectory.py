@@ -1,13 +1,18 @@
 """Does the latent keep the order of development? The question of the paper's Figure 8, beside PCA.
 
-On two sets with known time, diffusion pseudotime is computed by scanpy from the latent of scAMAC and from 32 and 50
-principal components of the log-normalised variable genes, all with scanpy's defaults; only the representation differs. (The
+On two sets with known time, diffusion pseudotime is computed by scanpy from the latent of scAMAC, from its latent before the
+feedback (a fit with ``train.rounds=0``), and from 32 and 50 principal components of the log-normalised variable genes. (The
 paper runs Monocle3, on other cells.) Scored are Kendall's tau-b between pseudotime and the rank of the stage, and the
 pseudotemporal ordering score (POS) of TSCAN; both are 1 at best, 0 by chance and -1 for the reverse.
 
 The root is the medoid of the first stage: its cell with the least summed distance to the others of that stage, in the
-representation itself. Cells that the graph does not connect with the root have no pseudotime; they are counted, and placed
-last, tied with each other. Labels give the root and the score, and nothing else: scAMAC finds the number of clusters itself.
+representation itself. Labels give the root and the score, and nothing else: scAMAC finds the number of clusters itself.
+
+Scanpy's graph of 15 neighbours can fall apart: where all neighbours of a cluster lie within it, nothing connects it with the
+root. Cells so cut off have no pseudotime; they are counted, and placed last, tied with each other. Every representation is
+therefore ordered along three graphs: ``knn``, scanpy's default; ``tree``, the same with the edges of the minimum spanning tree
+that it lacks, each as weak as its weakest edge; ``more``, half as many neighbours more until it is connected. A graph that is
+connected is left as it is by both.
 
     python benchmarks/trajectory.py --data FOLDER --threads 1
 
@@ -21,9 +26,10 @@ Z. Ji and H. Ji, TSCAN: Pseudo-time reconstruction and evaluation in single-cell
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +46,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+    from scipy import sparse
 
 OUT = Path(__file__).resolve().parent / "results" / "trajectory.json"
-KEY = ("set", "method", "seed")
+KEY = ("set", "method", "graph", "seed")
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,21 @@ STAGES = {
 
 GRAPH = {"n_neighbors": N_NEIGHBORS, "n_comps": 15, "n_dcs": 10}
 """Scanpy's defaults: of the neighbour graph, of the diffusion map, and of it in the pseudotime."""
+MORE = 1.5
+"""Factor by which neighbours are added until the graph is connected."""
 COMPONENTS = {"pca32": 32, "pca50": 50}
-TITLES = {"scamac": "scAMAC latent", "pca32": "PCA, 32 components", "pca50": "PCA, 50 components"}
+TITLES = {
+    "scamac": "scAMAC latent",
+    "before": "scAMAC, before the feedback",
+    "pca32": "PCA, 32 components",
+    "pca50": "PCA, 50 components",
+}
+GRAPH_TITLES = {"knn": "15 neighbours", "tree": "and a spanning tree", "more": "more neighbours"}
 NOTE = (
-    "Diffusion pseudotime from the medoid of the first stage; tau-b and POS are 1 at best, 0 by chance. No pseudotime: cells "
-    "that the graph does not connect with the root, placed last and tied; tau-b forgives ties, POS does not. Seeds vary the "
-    "fit of scAMAC; PCA and neighbours are exact. Median over seeds (lowest to highest)."
+    "Diffusion pseudotime from the medoid of the first stage; tau-b and POS are 1 at best, 0 by chance. Cut off: cells "
+    "that the graph does not connect with the root, placed last and tied; tau-b forgives ties, POS does not. Tree and more "
+    "neighbours change only graphs that are not connected. Seeds vary the fit of scAMAC; PCA and neighbours are exact. "
+    "Median over seeds (lowest to highest)."
 )
 
 
@@ -172,25 +188,90 @@ def medoid(points: NDArray[np.floating], rows: NDArray[np.integer]) -> int:
     return int(rows[cdist(chosen, chosen).sum(axis=1).argmin()])
 
 
-def diffusion_pseudotime(points: NDArray[np.floating], root: int, seed: int) -> NDArray[np.float64]:
-    """Pseudotime by scanpy, with the settings GRAPH; (N, D) to (N,), infinite where the root is not connected."""
+def is_connected(weights: sparse.csr_matrix) -> bool:
+    """Whether one can walk from every cell to every other."""
+    from scipy.sparse.csgraph import connected_components
+
+    return bool(connected_components(weights, directed=False)[0] == 1)
+
+
+def with_tree(weights: sparse.csr_matrix, points: NDArray[np.floating]) -> sparse.csr_matrix:
+    """Add the edges of the minimum spanning tree of the points that are not there, as weak as the weakest that is.
+
+    Parameters
+    ----------
+    weights
+        (N, N) symmetric.
+    points
+        (N, D), at most some thousands: all distances are computed.
+
+    Returns
+    -------
+    csr_matrix
+        (N, N), connected.
+    """
+    from scipy import sparse
+    from scipy.sparse.csgraph import minimum_spanning_tree
+    from scipy.spatial.distance import cdist
+
+    distances = cdist(points.astype(np.float64), points.astype(np.float64))
+    distances[distances == 0] = np.nextafter(0, 1)  # 0 would be no edge
+    tree = minimum_spanning_tree(distances).tocoo()
+    rows, columns = np.concatenate([tree.row, tree.col]), np.concatenate([tree.col, tree.row])
+    is_lacking = np.asarray(weights[rows, columns]).ravel() == 0
+    weak = np.full(int(is_lacking.sum()), weights.data[weights.data > 0].min())
+    edges = (rows[is_lacking], columns[is_lacking])
+    return sparse.csr_matrix(weights + sparse.csr_matrix((weak, edges), shape=weights.shape))
+
+
+def diffusion_pseudotime(
+    points: NDArray[np.floating], root: int, graph: str, seed: int
+) -> tuple[NDArray[np.float64], int]:
+    """Pseudotime by scanpy, with the settings GRAPH.
+
+    Parameters
+    ----------
+    points
+        (N, D).
+    root
+        Row of the first cell.
+    graph
+        ``knn``, ``tree`` or ``more``.
+    seed
+        Of scanpy.
+
+    Returns
+    -------
+    ndarray, int
+        (N,), infinite where the root is not connected; the number of neighbours.
+    """
     import anndata
     import scanpy as sc
 
+    n_neighbors = GRAPH["n_neighbors"]
     with quiet():
         cells = anndata.AnnData(np.asarray(points, dtype=np.float32))
-        sc.pp.neighbors(cells, n_neighbors=GRAPH["n_neighbors"], use_rep="X", random_state=seed)
+        sc.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+        while graph == "more" and not is_connected(cells.obsp["connectivities"]) and n_neighbors < len(points) - 1:
+            n_neighbors = min(int(MORE * n_neighbors), len(points) - 1)
+            sc.pp.neighbors(cells, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+        if graph == "tree" and not is_connected(cells.obsp["connectivities"]):
+            cells.obsp["connectivities"] = with_tree(cells.obsp["connectivities"], points)
         sc.tl.diffmap(cells, n_comps=GRAPH["n_comps"], random_state=seed)
         cells.uns["iroot"] = root
         sc.tl.dpt(cells, n_dcs=GRAPH["n_dcs"])
-    return cells.obs["dpt_pseudotime"].to_numpy().astype(np.float64)
+    return cells.obs["dpt_pseudotime"].to_numpy().astype(np.float64), n_neighbors
 
 
-def latent(path: Path, seed: int) -> tuple[NDArray[np.float32], int]:
-    """Latent (N, D) of a default fit that is told nothing, and the number of clusters it found."""
+def latent(path: Path, seed: int, *, has_feedback: bool) -> tuple[NDArray[np.float32], int]:
+    """Latent (N, D) of a fit that is told nothing, and the number of clusters it found."""
     from scamac_scale import ScAMAC
+    from scamac_scale.config import ScamacConfig
 
-    model = ScAMAC("auto", seed=seed).fit(path)
+    config = ScamacConfig()
+    if not has_feedback:
+        config = replace(config, train=replace(config.train, rounds=0))
+    model = ScAMAC("auto", seed=seed, config=config).fit(path)
     return model.predict(path).obsm["X_scAMAC"], model.fitted.n_clusters
 
 
@@ -204,38 +285,40 @@ def run_set(path: Path, options: argparse.Namespace, console: Console) -> tuple[
     facts = {"cells": len(stages), "column": known.column, "stages": dict(zip(known.order, counts, strict=True))}
     rows = []
     for seed in range(options.seeds):
-        points, n_clusters = latent(path, seed)
-        spaces = {"scamac": points} | {name: prepared.obsm["X_pca"][:, :n] for name, n in COMPONENTS.items()}
-        for name, space in spaces.items():
+        fitted = {name: latent(path, seed, has_feedback=name == "scamac") for name in ("scamac", "before")}
+        spaces = {name: points for name, (points, _) in fitted.items()}
+        spaces |= {name: prepared.obsm["X_pca"][:, :n] for name, n in COMPONENTS.items()}
+        for (name, space), graph in itertools.product(spaces.items(), GRAPH_TITLES):
             root = medoid(space, first)
-            scores = order_scores(diffusion_pseudotime(space, root, seed), stages)
-            rows.append(
-                {"set": path.stem, "method": name, "seed": seed, "width": space.shape[1], "root": root, **scores}
-            )
-            if name == "scamac":
-                rows[-1]["n_clusters"] = n_clusters
-            line = f"tau-b {scores['kendall']:.3f}  POS {scores['pos']:.3f}  no pseudotime {scores['n_unreached']}"
-            console.print(f"{path.stem}  {name}  seed {seed}  {line}", highlight=False, soft_wrap=True)
+            pseudotime, n_neighbors = diffusion_pseudotime(space, root, graph, seed)
+            scores = order_scores(pseudotime, stages)
+            row = {"set": path.stem, "method": name, "graph": graph, "seed": seed, "width": space.shape[1]}
+            rows.append(row | {"root": root, "n_neighbors": n_neighbors, **scores})
+            if name in fitted:
+                rows[-1]["n_clusters"] = fitted[name][1]
+            line = f"tau-b {scores['kendall']:.3f}  POS {scores['pos']:.3f}  cut off {scores['n_unreached']}"
+            console.print(f"{path.stem}  {name}  {graph}  seed {seed}  {line}", highlight=False, soft_wrap=True)
     return facts, rows
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each set and method: every score over the seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """One entry for each set, method and graph: every score over the seeds."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["set"], row["method"]), []).append(row)
+        groups.setdefault((row["set"], row["method"], row["graph"]), []).append(row)
     return [
-        {"set": name, "method": method}
-        | {score: spread([row[score] for row in group]) for score in ("kendall", "pos", "n_unreached")}
-        for (name, method), group in groups.items()
+        {"set": name, "method": method, "graph": graph}
+        | {score: spread([row[score] for row in group]) for score in ("kendall", "pos", "n_unreached", "n_neighbors")}
+        for (name, method, graph), group in groups.items()
     ]
 
 
 def show(summary: Sequence[dict[str, Any]], sets: dict[str, Any]) -> Table:
-    """One row for each set and method; the best median is bold."""
+    """One row for each set, method and graph; the best median is bold."""
     table = Table(title="Order of development", caption=NOTE, caption_justify="left")
-    for column in ("set", "cells", "stages", "method", "Kendall tau-b", "POS", "no pseudotime"):
-        table.add_column(column, justify="left" if column in ("set", "method") else "right", no_wrap=True)
+    for column in ("set", "cells", "stages", "method", "graph", "Kendall tau-b", "POS", "cut off"):
+        is_text = column in ("set", "method", "graph")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for name, facts in sets.items():
         rows = [row for row in summary if row["set"] == name]
         best = {score: max(row[score]["median"] for row in rows) for score in ("kendall", "pos")}
@@ -245,8 +328,9 @@ def show(summary: Sequence[dict[str, Any]], sets: dict[str, Any]) -> Table:
                 f"[bold]{in_words(row[score])}[/]" if row[score]["median"] == best[score] else in_words(row[score])
                 for score in best
             ]
-            lost = in_words(row["n_unreached"], digits=0)
-            table.add_row(*what, TITLES[row["method"]], *cells, lost, end_section=index + 1 == len(rows))
+            cells += [in_words(row["n_unreached"], digits=0)]
+            names = (TITLES[row["method"]], GRAPH_TITLES[row["graph"]])
+            table.add_row(*what, *names, *cells, end_section=index + 1 == len(rows))
     return table
 
 
@@ -269,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "config": asdict(ScamacConfig()),
             "ingest": asdict(IngestConfig()),
             "pca": PREPARATION,
-            "pseudotime": GRAPH,
+            "pseudotime": {**GRAPH, "more": MORE},
         },
         note=NOTE,
         sets=sets,

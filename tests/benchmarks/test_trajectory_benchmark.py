@@ -82,6 +82,19 @@ def course(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_spanning_tree_joins_a_graph_that_fell_apart_and_no_more(trajectory: ModuleType) -> None:
+    points = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+    edges = ([0, 1, 3, 4, 0], [1, 2, 4, 5, 2])
+    half = sparse.csr_matrix(([0.9, 0.8, 0.7, 0.6, 0.5], edges), shape=(6, 6))
+    weights = sparse.csr_matrix(half + half.T)
+    assert not trajectory.is_connected(weights)
+    joined = trajectory.with_tree(weights, points)
+    assert trajectory.is_connected(joined)
+    added = (joined - weights).tocoo()
+    assert {tuple(edge) for edge in np.transpose(added.coords)} == {(2, 3), (3, 2)}
+    assert added.data.tolist() == [0.5, 0.5]
+
+
 def run(trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setitem(trajectory.STAGES, "course", trajectory.Stages("day", ORDER))
     out = course / "trajectory.json"
@@ -93,14 +106,15 @@ def run(trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_all_representations_are_scored_by_the_same_rule(
     trajectory: ModuleType, course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def distance(points: np.ndarray, root: int, seed: int) -> np.ndarray:  # scanpy would compile for ten seconds
-        return np.where(np.arange(len(points)) == 149, np.inf, np.linalg.norm(points - points[root], axis=1))
+    def distance(points: np.ndarray, root: int, graph: str, seed: int) -> tuple[np.ndarray, int]:
+        # scanpy would compile for ten seconds
+        return np.where(np.arange(len(points)) == 149, np.inf, np.linalg.norm(points - points[root], axis=1)), 15
 
     monkeypatch.setattr(trajectory, "diffusion_pseudotime", distance)
     held = run(trajectory, course, monkeypatch)
     runs = {row["method"]: row for row in held["runs"]}
     assert runs.keys() == trajectory.TITLES.keys()
-    assert [row["n_unreached"] for row in held["runs"]] == [1, 1, 1]
+    assert [row["n_unreached"] for row in held["runs"]] == [1] * 12  # four representations, three graphs
     assert all(row["root"] < 50 and row["pos"] > 0.5 for row in held["runs"])
     assert held["sets"]["course"]["stages"] == dict.fromkeys(ORDER, 50)
     printed = capsys.readouterr().out
