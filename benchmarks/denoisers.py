@@ -1,4 +1,4 @@
-"""What the methods of benchmarks/imputation.py make of thinned counts: ours, baselines, ALRA here, MAGIC and scVI as peers.
+"""What the methods of benchmarks/imputation.py make of thinned counts: ours, baselines, ALRA here, MAGIC and scVI as peers, prototypes.
 
 Every method takes the same counts (N, G) and gives expected counts (N, G) at the same depth. Those that work on logarithms
 are brought back by expm1 and the total of each cell. MAGIC and scVI run in environments of their own, see
@@ -260,6 +260,20 @@ def scvi(work: Work) -> Denoised:
     return _call(work, "scvi-tools", "run_scvi", {"is_denoised": True})
 
 
+def poisson_prototype(work: Work) -> Denoised:
+    """counts.py, Poisson given the totals; at most the CPU seconds that ours took."""
+    from counts import denoise  # it imports this module
+
+    return denoise(work, "poisson")
+
+
+def nb_prototype(work: Work) -> Denoised:
+    """counts.py, negative binomial with a dispersion per gene; at most the CPU seconds that ours took."""
+    from counts import denoise  # it imports this module
+
+    return denoise(work, "nb")
+
+
 DENOISERS: dict[str, Callable[[Work], Denoised]] = {
     "scamac": scamac,
     "none": nothing,
@@ -269,6 +283,8 @@ DENOISERS: dict[str, Callable[[Work], Denoised]] = {
     "magic": magic,
     "scvi-equal": scvi_equal,
     "scvi": scvi,
+    "prototype-poisson": poisson_prototype,
+    "prototype-nb": nb_prototype,
 }
 """Ours is the first: the time that it takes is a budget of others."""
 PACKAGES = {"magic": "magic-impute", "scvi-equal": "scvi-tools", "scvi": "scvi-tools"}
@@ -282,4 +298,6 @@ TITLES = {
     "magic": "MAGIC",
     "scvi-equal": "scVI, CPU time of ours",
     "scvi": "scVI, its own epochs",
+    "prototype-poisson": "prototype, Poisson",
+    "prototype-nb": "prototype, negative binomial",
 }

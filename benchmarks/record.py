@@ -151,7 +151,7 @@ class Results:
 
     def done(self) -> set[tuple[Any, ...]]:
         """Keys of the runs that ended well."""
-        return {self._key(run) for run in self.read()["runs"] if "error" not in run}
+        return {self.key_of(run) for run in self.read()["runs"] if "error" not in run}
 
     def add(self, run: dict[str, Any], where: dict[str, Any]) -> None:
         """Add one run, made in the environment `where`."""
@@ -159,19 +159,20 @@ class Results:
         if where not in held["environments"]:
             held["environments"].append(where)
         run = {**run, "environment": held["environments"].index(where)}
-        held["runs"] = [old for old in held["runs"] if self._key(old) != self._key(run)] + [run]
+        held["runs"] = [old for old in held["runs"] if self.key_of(old) != self.key_of(run)] + [run]
         self._write(held)
 
     def update(self, **sections: object) -> None:
         """Replace whole sections."""
         self._write({**self.read(), **sections})
 
-    def _key(self, run: dict[str, Any]) -> tuple[Any, ...]:
+    def key_of(self, run: dict[str, Any]) -> tuple[Any, ...]:
+        """What names a run."""
         return tuple(run[name] for name in self.key)
 
     def _write(self, held: dict[str, Any]) -> None:
         # One run a line: a file of hundreds of runs stays readable, and so does its diff.
-        runs = sorted(held["runs"], key=lambda run: tuple(str(part) for part in self._key(run)))
+        runs = sorted(held["runs"], key=lambda run: tuple(str(part) for part in self.key_of(run)))
         lines = ",\n".join("  " + json.dumps(run) for run in runs)
         body = json.dumps({**held, "runs": []}, indent=1)
         body = body.replace('"runs": []', f'"runs": [\n{lines}\n ]', 1) if runs else body

@@ -83,12 +83,14 @@ def split_set(
     return kept, test, facts
 
 
-def run_seed(path: Path, seed: int, methods: Sequence[str], peers: dict[str, Peers]) -> Iterator[dict[str, Any]]:
-    """One row for each method, each as soon as it is there."""
+def run_seed(
+    path: Path, seed: int, methods: Sequence[str], peers: dict[str, Peers], cpu_seconds: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row for each method, each as soon as it is there; `cpu_seconds`: what ours took, if it has run before."""
     from scamac_scale.metrics.imputation import thinned_scores
 
     kept, test, facts = split_set(path, seed, HELD_OUT_SHARE)
-    work, held_out = Work(kept, seed, peers), test.toarray()
+    work, held_out = Work(kept, seed, peers, cpu_seconds), test.toarray()
     for name in (name for name in DENOISERS if name in methods):
         found = DENOISERS[name](work)
         if name == "scamac":
