@@ -1,4 +1,4 @@
-"""benchmarks/imputation.py on the tiny atlas: what is hidden, what it is compared with, and one real fit."""
+"""benchmarks/imputation.py on the tiny atlas: what is hidden or held out, what it is compared with, and one real fit each."""
 
 import importlib
 import json
@@ -68,6 +68,62 @@ def test_pca_goes_from_the_gene_means_to_the_values(imputation: ModuleType) -> N
     np.testing.assert_allclose(whole, values, atol=1e-6)  # float32
     assert 0 < ((middle - values) ** 2).sum() < ((means - values) ** 2).sum()
     assert min(middle.min(), whole.min()) >= 0
+
+
+@pytest.fixture
+def denoisers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("denoisers")
+
+
+def test_thinned_parts_add_up_and_hold_no_zeros(denoisers: ModuleType, tiny_adata: ad.AnnData) -> None:
+    counts = tiny_adata.X.copy()
+    counts.eliminate_zeros()
+    kept, held_out = denoisers.thin(counts, 0.1, np.random.default_rng(0))
+    assert (kept + held_out != counts).nnz == 0
+    assert kept.data.min() > 0
+    assert held_out.data.min() > 0
+    assert held_out.sum() / counts.sum() == pytest.approx(0.1, abs=0.01)
+
+
+def test_log_values_and_counts_are_each_other_s_inverse(denoisers: ModuleType, tiny_adata: ad.AnnData) -> None:
+    totals = np.asarray(tiny_adata.X.sum(axis=1)).reshape(-1, 1)
+    values, scale = denoisers.log_values(tiny_adata.X)
+    np.testing.assert_allclose(denoisers.to_counts(values, totals, scale), tiny_adata.X.toarray(), atol=1e-9)
+
+
+def test_alra_finds_the_rank_keeps_what_was_seen_and_most_true_zeros(denoisers: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    types = rng.gamma(2.0, 1.0, (4, 150)) * (rng.random((4, 150)) < 0.5)  # half of the genes are off in each type
+    of = np.arange(400) % 4
+    values = np.log1p(rng.poisson(2 * types[of]).astype(float))
+    assert 4 <= denoisers.alra_rank(values, 0) < 12  # the first gaps of the noise are wider than its last ones
+    found = denoisers.alra_values(values, 4, 0)
+    assert (found[values > 0] > 0).all()
+    is_off = types[of] == 0
+    assert (found[is_off] == 0).mean() > 0.9
+    assert (found[~is_off] == 0).mean() < 0.5 * (values[~is_off] == 0).mean()
+
+
+@pytest.mark.slow
+def test_methods_are_scored_on_the_same_held_out_molecules(
+    imputation: ModuleType, tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "imputation.json"
+    methods = ["scamac", "none", "gene-mean", "pca", "alra", "magic", "prototype-poisson"]
+    arguments = ["--data", str(tiny_atlas.parent), "--sets", "tiny", "--seeds", "1", "--methods", *methods]
+    imputation.main([*arguments, "--out", str(out)])
+    runs = {run["method"]: run for run in json.loads(out.read_text())["runs"]}
+    assert runs.keys() == set(methods) - {"magic"}
+    assert len({(run["scored_cells"], run["scored_genes"], run["held_out_zeros"]) for run in runs.values()}) == 1
+    assert all(run["poisson"] < runs["none"]["poisson"] for name, run in runs.items() if name != "none")
+    for name in ("scamac", "pca", "prototype-poisson"):
+        assert runs[name]["poisson"] < runs["gene-mean"]["poisson"]
+    assert runs["gene-mean"]["poisson"] == pytest.approx(runs["gene-mean"]["poisson_totals"])
+    printed = capsys.readouterr().out
+    assert "magic is left out" in printed
+    assert "zeros too" in printed
+    assert str(tiny_atlas.parent) not in out.read_text() + printed
 
 
 @pytest.mark.slow
