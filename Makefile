@@ -12,7 +12,7 @@ IN_MEMORY := $(shell [ -w /dev/shm ] && [ "$$(df -Pk /dev/shm | awk 'NR == 2 {pr
 	&& echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 READY := .venv/.ready
 
-.PHONY: demo test slow fuzz million lint coverage image image-test clean
+.PHONY: demo test slow fuzz million lint docs coverage image image-test clean
 
 demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
@@ -42,6 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the pages of docs/ as a site, in site/; a link that leads nowhere is an error. Needs no network.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
@@ -57,12 +61,12 @@ image-test: $(READY)
 	$(BIN)/python -m tests.image $(IMAGE_TEST_ARGS)
 
 clean:
-	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # --no-build-isolation: the build backend then comes from constraints.txt too.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on the PATH; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt --no-build-isolation -e ".[cpu,dask,dev,loess,s3]"
+	$(BIN)/python -m pip install $(PIP_ARGS) -q -c constraints.txt --no-build-isolation -e ".[cpu,dask,dev,docs,loess,s3]"
 	touch $(READY)
