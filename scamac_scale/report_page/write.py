@@ -203,7 +203,7 @@ def _map(result: ResultFacts, clusters: Shown, drawn: _Drawn, pictures: Pictures
     if len(drawn.rows) < result.n_cells:
         notes.insert(
             0,
-            f"{name} of {len(drawn.rows):,} of the {result.n_cells:,} cells. Each cluster has a share by the square root of its size, "
+            f"{name} of {len(drawn.rows):,} of the {result.n_cells:,} cells. Each cluster has 50 cells if it has so many, and more by the square root of its size, "
             "so that small ones are seen; how many points a cluster has does not tell how large it is.",
         )
     else:
