@@ -95,8 +95,9 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs_the_demo(tmp_path
             name, _, value = text.partition("=")
             environment[name] = value
         elif word == "ENV":
-            name, _, value = text.partition("=")
-            environment[name] = value.replace("$PATH", environment["PATH"])
+            for entry in text.split():
+                name, _, value = entry.partition("=")
+                environment[name] = value.replace("$PATH", environment["PATH"])
         elif word == "COPY":
             *sources, target = text.split()
             for source in sources:
