@@ -115,6 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, default=os.environ.get("SCAMAC_DATA"), help="folder of .h5ad files; default $SCAMAC_DATA"
     )
     parser.add_argument("--sets", nargs="+", default=list(STAGES), choices=list(STAGES), metavar="SET")
+    parser.add_argument("--methods", nargs="+", default=list(TITLES), choices=list(TITLES), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this minus 1")
     parser.add_argument("--threads", type=int, help="threads of every library; default: theirs")
     parser.add_argument("--out", type=Path, default=OUT, help="JSON file; replaced")
@@ -285,9 +286,10 @@ def run_set(path: Path, options: argparse.Namespace, console: Console) -> tuple[
     facts = {"cells": len(stages), "column": known.column, "stages": dict(zip(known.order, counts, strict=True))}
     rows = []
     for seed in range(options.seeds):
-        fitted = {name: latent(path, seed, has_feedback=name == "scamac") for name in ("scamac", "before")}
+        own = [name for name in ("scamac", "before") if name in options.methods]
+        fitted = {name: latent(path, seed, has_feedback=name == "scamac") for name in own}
         spaces = {name: points for name, (points, _) in fitted.items()}
-        spaces |= {name: prepared.obsm["X_pca"][:, :n] for name, n in COMPONENTS.items()}
+        spaces |= {name: prepared.obsm["X_pca"][:, :n] for name, n in COMPONENTS.items() if name in options.methods}
         for (name, space), graph in itertools.product(spaces.items(), GRAPH_TITLES):
             root = medoid(space, first)
             pseudotime, n_neighbors = diffusion_pseudotime(space, root, graph, seed)
