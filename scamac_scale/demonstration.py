@@ -99,7 +99,7 @@ def demo(out: str | Path, *, n_cells: int | None = None, config: ScamacConfig | 
             f"open {page} in a browser",
             f"{program()} inspect {result}",
             f"{program()} train --store {folder / 'pbmc.store.zarr'} --run {folder / 'auto.run'} --n-clusters auto",
-            f"{program()} ingest YOUR.h5ad --out YOUR.store.zarr",
+            f"{program()} cluster YOUR.h5ad --out result.h5ad",
         ],
     }
 
@@ -177,8 +177,8 @@ def read_pbmc() -> ad.AnnData:
 def _pipeline(
     clock: _Clock, raw: Path, label: str, n_cells: int, config: ScamacConfig, values: IngestConfig
 ) -> dict[str, Any]:
-    """Ingest, train, predict and evaluate one file; every result lies beside it."""
-    from scamac_scale.api import ScAMAC, evaluate, ingest
+    """Ingest, train, predict, evaluate and find the markers of one file; every result lies beside it."""
+    from scamac_scale.api import ScAMAC, evaluate, ingest, markers
 
     base = raw.with_suffix("")
     store, run, result = (base.with_name(f"{base.name}.{name}") for name in ("store.zarr", "run", "result.zarr"))
@@ -190,6 +190,8 @@ def _pipeline(
         model.predict(store, result)
     with clock.step("evaluate", f"{result.name} against the labels in {label}", n_cells):
         scores = evaluate(result, label)
+    with clock.step("markers", f"genes of each cluster -> {result.name}", n_cells):
+        markers(result, raw, ingest=values)
     return {"data": raw.name, **scores, "result": str(result)}
 
 

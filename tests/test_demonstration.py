@@ -26,8 +26,8 @@ def test_the_cells_are_those_that_scanpy_carries() -> None:
 def test_a_demo_leaves_results_and_says_what_to_type_next(tmp_path: Path) -> None:
     found = demo(tmp_path / "demo", n_cells=400, config=LIGHT)
     assert [step["step"] for step in found["steps"]] == [
-        *("copy", "ingest", "train", "predict", "evaluate"),
-        *("simulate", "ingest", "train", "predict", "evaluate"),
+        *("copy", "ingest", "train", "predict", "evaluate", "markers"),
+        *("simulate", "ingest", "train", "predict", "evaluate", "markers"),
         "report",
     ]
     real, simulated = found["scores"]
