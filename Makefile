@@ -12,7 +12,7 @@ IN_MEMORY := $(shell [ -w /dev/shm ] && [ "$$(df -Pk /dev/shm | awk 'NR == 2 {pr
 	&& echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 READY := .venv/.ready
 
-.PHONY: demo test slow fuzz million lint docs coverage image image-test clean
+.PHONY: demo test slow long fuzz million lint docs coverage image image-test clean
 
 demo: $(READY)
 	$(BIN)/scamac-scale demo --out demo-out
@@ -21,7 +21,11 @@ test: $(READY)
 	$(IN_MEMORY) $(BIN)/python -m pytest $(PARALLEL)
 
 slow: $(READY)
-	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu and not long"
+
+# minutes each: the wheel in an empty environment, hundreds of damaged files
+long: $(READY)
+	$(BIN)/python -m pytest -m "long and not gpu"
 
 # damaged and crafted files: make fuzz MUTANTS=2000 SEED=7
 MUTANTS ?= 200

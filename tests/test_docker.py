@@ -79,6 +79,7 @@ def test_everything_that_is_copied_is_in_the_build_context() -> None:
     assert copied == allowed
 
 
+@pytest.mark.long
 @pytest.mark.slow  # installs torch and the rest
 def test_the_wheel_installs_into_an_empty_environment_and_runs_the_demo(tmp_path: Path) -> None:
     work, venv = tmp_path / "src", tmp_path / "venv"

@@ -40,6 +40,7 @@ def test_sixty_mutants_are_refused_or_right(subjects: Path, tmp_path: Path) -> N
     )  # the other core has tests of its own
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_four_hundred_mutants_are_refused_or_right(subjects: Path, tmp_path: Path) -> None:
     assert not wrong_ones(subjects, tmp_path, seed=10_000, counts=(240, 160), n_workers=None)
