@@ -160,7 +160,7 @@ def run_size(args: argparse.Namespace, n_cells: int, folder: Path) -> dict[str, 
     return {
         "commands": costs,
         "cpu_seconds": round(sum(costs[name]["cpu_seconds"] for name in TO_LABELS), 1),
-        "peak_mb": max(cost["peak_mb"] for cost in costs.values()),
+        "peak_mb": max(costs[name]["peak_mb"] for name in TO_LABELS),
         "ari": round(float(adjusted_rand_score(types, obs["scamac_cluster"].to_numpy())), 4),
         "ari_pca_ward": round(float(adjusted_rand_score(types, ward)), 4),
         "n_clusters": int(n_clusters),
