@@ -48,7 +48,7 @@ lint: $(READY)
 
 # the pages of docs/ as a site, in site/; a link that leads nowhere is an error. Needs no network.
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

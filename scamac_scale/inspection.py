@@ -259,7 +259,7 @@ def _look_at_result(path: Path | BucketPlace, is_verified: bool) -> Found:
 
 def _confidence(group: Any) -> Found:  # Any: an h5py or zarr group
     """Tell how sure the labels are, by one pass over the memberships."""
-    from scamac_scale.infer.output.table import MEMBERSHIP_KEY
+    from scamac_scale.infer.output.table import MEMBERSHIP_KEY, UNSURE
 
     if MEMBERSHIP_KEY not in group["obsm"]:
         return {}
@@ -338,8 +338,6 @@ def _look_at_raw(path: Path | BucketPlace, is_verified: bool) -> Found:
     return found
 
 
-UNSURE = 0.5
-"""Membership below which the cluster of a cell is unsure."""
 _NO_VALUES = "values are negative or not finite: give the matrix before scaling or correction (ingest.matrix)."
 
 

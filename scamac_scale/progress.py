@@ -5,6 +5,7 @@ The library is silent by default; the command line calls `show_progress` once. O
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
+LEAST_PACE = 0.2
+"""Share of its expected time in which a stage may end; one that took less had nothing to do."""
 SHORT_S = 1.0
 """Work that took less, seconds, is not reported line by line."""
 
@@ -60,7 +63,7 @@ class Told(NamedTuple):
     words
         What is done, in plain words.
     expected_s
-        Seconds that it is thought to take, on any machine: only the ratios of the parts count once the first has ended.
+        Seconds that it is thought to take, on any machine, or not a number where nobody can say: only the ratios of the parts count once the first has ended.
     label
         How the label begins of the `track` that begins the stage; empty where `stages` is told.
     """
@@ -85,7 +88,9 @@ class _Outline:
     def begin(self, at: int) -> None:
         """Go on to a stage, and say so if these are the outer ones; those between were skipped."""
         now = time.monotonic()
-        if 0 <= self.at < at:
+        if (
+            0 <= self.at < at and now - self.began_s >= LEAST_PACE * self.parts[self.at].expected_s
+        ):  # else it was there already
             self.spent_s += now - self.began_s
             self.spent_expected_s += self.parts[self.at].expected_s
         self.at, self.began_s = at, now
@@ -101,11 +106,13 @@ class _Outline:
 
     def left_s(self, own_left_s: float) -> float:
         """Tell how long all will take, if what is under way takes `own_left_s` more at least."""
-        pace = self.spent_s / self.spent_expected_s if self.spent_expected_s else 1.0
+        pace = max(self.spent_s / self.spent_expected_s, LEAST_PACE) if self.spent_expected_s else 1.0
         current_s = own_left_s
         if self.at >= 0:
             elapsed_s = time.monotonic() - self.began_s
-            current_s = max(self.parts[self.at].expected_s * pace - elapsed_s, own_left_s)
+            current_s = max(
+                self.parts[self.at].expected_s * pace - elapsed_s, own_left_s
+            )  # not a number, if the first is none
         return current_s + pace * sum(part.expected_s for part in self.parts[self.at + 1 :])
 
 
@@ -144,7 +151,7 @@ def _all_left(own_left_s: float) -> str:
     """Tell the time left of all stages."""
     for outline in reversed(_OUTLINES):
         own_left_s = outline.left_s(own_left_s)
-    return f"about {duration(own_left_s)} left in all"
+    return "time left not known yet" if math.isnan(own_left_s) else f"about {duration(own_left_s)} left in all"
 
 
 def duration(seconds: float) -> str:

@@ -1,3 +1,4 @@
+import math
 import time
 from collections.abc import Iterator
 
@@ -95,6 +96,24 @@ def test_stages_inside_of_a_stage_count_for_the_time_and_are_not_numbered(
     lines = capsys.readouterr().err.splitlines()
     assert lines[1] == "stage 1 of 2: round 1: 1/10 steps, 1/s, about 2 min left in all"
     assert len(lines) == 2
+
+
+def test_a_stage_that_had_nothing_to_do_does_not_set_the_pace(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    show_progress(every_s=0.0)
+    with stages([Told("reading", 60.0), Told("fitting", 300.0)]) as begin:
+        begin(0)
+        clock[0] += 1.0  # it was there already
+        begin(1)
+    assert capsys.readouterr().err.splitlines()[1] == "stage 2 of 2: fitting, about 5 min left in all"
+
+
+def test_where_nobody_can_say_no_time_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress(every_s=0.0)
+    with stages([Told("reading", math.nan), Told("fitting", math.nan)]) as begin:
+        begin(0)
+    assert capsys.readouterr().err == "stage 1 of 2: reading, time left not known yet\n"
 
 
 def test_an_error_ends_the_stages(capsys: pytest.CaptureFixture[str]) -> None:

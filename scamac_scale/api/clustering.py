@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scamac_scale.config import Count, IngestConfig, ScamacConfig, joined_key
+from scamac_scale.config import Count, IngestConfig, ScamacConfig
 from scamac_scale.durable.foreign import at_home
-from scamac_scale.errors import ConfigError, OutputError
+from scamac_scale.errors import ConfigError, InputError, OutputError
 from scamac_scale.progress import Told, stages
 from scamac_scale.ranks.place import find_place
 from scamac_scale.remote.place import is_url
@@ -29,8 +30,6 @@ STAGES = {
 """Of each stage: what it does, and seconds on one core, fixed and for each cell; only ratios count."""
 MARKERS = 100
 """Genes of each cluster that are kept."""
-GUESSED_CELLS = 20_000
-"""Cells for which the time left is told before they have been counted."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def cluster(
     ingest
         How the raw data is read.
     resume
-        Go on with what was stopped; what is finished is left as it is.
+        Go on with what was stopped; store, model and result are left as they are where they are finished, markers and report made again.
 
     Returns
     -------
@@ -119,20 +118,23 @@ def cluster(
 
     model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
     values = ingest or IngestConfig()
-    if batch_key is not None:
-        values = replace(values, batch_key=joined_key(batch_key))
+    if values.batch_key is None and model.config.batch_key not in (None, "none"):
+        values = replace(values, batch_key=model.config.batch_key)
     places = find_places(out, work, resume=resume)
-    parts = _parts(GUESSED_CELLS)
+    parts = _parts(math.nan)  # until the cells have been counted
     with stages(parts) as begin, _in_folder(places.work):
         begin(0)
         ingest_files(data, places.store, values, resume=resume)
-        parts[:] = _parts(inspect(places.store)["n_cells"])
+        store = inspect(places.store)
+        if label is not None and label not in store["obs_columns"]:
+            raise InputError(f"obs has no column {label!r} (label); it has {', '.join(store['obs_columns'])}.")
+        parts[:] = _parts(store["n_cells"])
         begin(1)
         model.fit(places.store, run=places.run, resume=resume)
         begin(2)
         model.predict(places.store, places.result, resume=resume)
         begin(3)
-        csv = markers(places.result, data, ingest=values, n_genes=MARKERS)["csv"]
+        csv = markers(places.result, data, ingest=values, n_genes=MARKERS)["csv"] if _can_rank(places.result) else None
         begin(4)
         page = report(places.run, places.result, label=label, batch_key=batch_key, out=places.report, overwrite=resume)
     about = inspect(places.result)
@@ -149,6 +151,14 @@ def cluster(
         "report": page["report"],
         "findings": page["findings"],
     }
+
+
+def _can_rank(result: Path) -> bool:
+    """Whether two clusters have the cells that a test needs; the report says what is wrong where they have not."""
+    from scamac_scale.api.files import inspect
+    from scamac_scale.marker_genes.groups import MIN_CELLS
+
+    return len([row for row in inspect(result)["clusters"] if row["cells"] >= MIN_CELLS]) > 1
 
 
 def find_places(out: str | Path, work: str | Path | None, *, resume: bool) -> Places:
@@ -178,6 +188,10 @@ def find_places(out: str | Path, work: str | Path | None, *, resume: bool) -> Pl
     home = find_out(out)
     home.check(resume=resume)
     places = Places(home.path, home.path.with_suffix(".work") if work is None else at_home(work))
+    if not resume and places.report.exists():
+        raise OutputError(
+            f"{places.report} is already there, the report of an earlier result; remove it or choose another name."
+        )
     if not resume and any(path.exists() for path in (places.store, places.run)):
         raise OutputError(
             f"{places.work} holds what an earlier `cluster` has made; go on with it by --resume, name another folder with --work, or remove it."
@@ -199,5 +213,5 @@ def _in_folder(work: Path) -> Iterator[None]:
             work.rmdir()
 
 
-def _parts(n_cells: int) -> list[Told]:
+def _parts(n_cells: float) -> list[Told]:
     return [Told(words, fixed_s + cell_s * n_cells) for words, fixed_s, cell_s in STAGES.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from scamac_scale.cli.show import size_text
@@ -15,8 +16,6 @@ MOST_SIZES = 12
 MOST_FOUND = 5
 """Findings that are told; the report has all."""
 ESTIMATED = "an estimate, right within one about two times in five"
-UNSURE = 0.5
-"""Membership below which a cell is called unsure."""
 
 
 def of_ingest(result: Result) -> list[str]:
@@ -27,7 +26,7 @@ def of_ingest(result: Result) -> list[str]:
         f"values: taken as {result['values']}"
         + (f", scaled to {result['target_sum']:,.0f} a cell" if result.get("target_sum") else ""),
         f"batches: {', '.join(batches)}" if batches else "batches: none were named (--batch-key)",
-        f"next: scamac-scale train --store {result['path']} --run RUN",
+        f"next: scamac-scale train --store {_quoted(result['path'])} --run RUN",
     ]
 
 
@@ -41,12 +40,15 @@ def of_train(result: Result) -> list[str]:
     ]
     if empty:
         lines.append(f"warning: {len(empty)} clusters are empty; ask for fewer with --n-clusters")
-    return [*lines, f"next: scamac-scale predict --run {result['run']} --input {_input(result)} --out RESULT.h5ad"]
+    return [
+        *lines,
+        f"next: scamac-scale predict --run {_quoted(result['run'])} --input {_quoted(result['store'])} --out RESULT.h5ad",
+    ]
 
 
-def _input(result: Result) -> str:
-    stores = result.get("store", "STORE")
-    return stores if isinstance(stores, str) else " ".join(stores)
+def _quoted(paths: str | list[str]) -> str:
+    """Write paths so that they can be typed."""
+    return shlex.join([paths] if isinstance(paths, str) else paths)
 
 
 def of_predict(result: Result) -> list[str]:
@@ -56,7 +58,7 @@ def of_predict(result: Result) -> list[str]:
         f"{result['path']}: clusters, latents and memberships of {result['n_cells']:,} cells",
         sizes({row["cluster"]: row["cells"] for row in rows}, is_estimated=result.get("is_count_estimated", False)),
         sure(result),
-        f"next: scamac-scale report --run {result.get('run', 'RUN')} --result {result['path']}",
+        f"next: scamac-scale report --run {_quoted(result['run'])} --result {_quoted(result['path'])}",
     ]
 
 
@@ -65,11 +67,11 @@ def of_cluster(result: Result) -> list[str]:
     found = [entry["found"].rstrip(".") for entry in result["findings"] if entry["severity"] != "note"]
     more = f" and {len(found) - MOST_FOUND} more, see the report" if len(found) > MOST_FOUND else ""
     return [
-        f"result: {result['result']} ({result['n_cells']:,} cells); model: {result['model']}; markers: {result['markers']}",
+        f"result: {result['result']} ({result['n_cells']:,} cells); model: {result['model']}; markers: {result['markers'] or 'none'}",
         sizes(result["sizes"], is_estimated=result["is_count_estimated"]),
         sure(result),
         "checks: " + ("; ".join(found[:MOST_FOUND]) + more if found else "nothing was found"),
-        f"next: open {result['report']}",
+        f"next: open {_quoted(result['report'])}",
     ]
 
 
@@ -88,4 +90,4 @@ def sure(result: Result) -> str:
     mean, unsure = result.get("mean_membership"), result.get("unsure_share")
     if mean is None or unsure is None:
         return "how sure: not measured"
-    return f"how sure: membership of the own cluster {mean:.2f} on average; below {UNSURE} in {unsure:.1%} of the cells"
+    return f"how sure: membership of the own cluster {mean:.2f} on average; below one half in {unsure:.1%} of the cells"

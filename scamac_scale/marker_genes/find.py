@@ -101,7 +101,7 @@ def markers_in_memory(adata: AnnData, options: MarkerOptions = PLAIN, config: In
     space = gene_space_of(adata.uns, IN_MEMORY)
     if space is None:
         raise InputError(
-            f"{IN_MEMORY}: uns does not tell how values are normalised; call tl.scamac on it, or take uns['scamac'] of a result over."
+            f"{IN_MEMORY}: uns does not tell how values are normalised; call tl.scamac on it, or take uns['scamac_details'] of a result over."
         )
     groups = find_groups(adata.obs, options.groupby, options.reference, "obs")
     with ExitStack() as stack:

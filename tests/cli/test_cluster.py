@@ -50,6 +50,30 @@ def test_what_is_there_is_not_overwritten_and_resume_leaves_it(
     assert not Path(other).exists()
 
 
+def test_a_label_that_is_not_there_is_told_before_the_fit(
+    tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["cluster", str(tiny_atlas), "--out", str(tmp_path / "out.h5ad"), *QUICK, "--quiet"]
+    assert main([*command, "--label", "nothing"]) == 2
+    assert "obs has no column 'nothing' (label); it has " in capsys.readouterr().err
+    assert not (tmp_path / "out.work" / "run").exists()
+    (tmp_path / "out.report").mkdir()
+    assert main(command) == 4
+    assert "the report of an earlier result" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_single_cluster_has_no_markers_and_a_report(
+    tiny_atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.zarr"
+    assert main(["cluster", str(tiny_atlas), "--out", str(out), *QUICK, "--n-clusters", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "markers: none" in told
+    assert "clusters: 1; cells of each: 0: 300" in told
+    assert (tmp_path / "out.report" / "report.html").is_file()
+
+
 def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", str(tmp_path / "no.h5ad"), "--out", str(tmp_path / "out.h5ad")]) == 2
     assert main(["cluster", "x.h5ad", "--out", "s3://bucket/out.h5ad"]) == 2

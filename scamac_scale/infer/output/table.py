@@ -20,6 +20,8 @@ LATENT_KEY = "X_scAMAC"
 UNCORRECTED_KEY = "X_scAMAC_uncorrected"
 MEMBERSHIP_KEY = "scamac_membership"
 CLUSTER_KEY = "scamac_cluster"
+UNSURE = 0.5
+"""Membership below which the cluster of a cell is unsure."""
 LABEL_KEY = "scamac_label"
 LABEL_PROBABILITY_KEY = "scamac_label_probability"
 DENOISED_KEY = "scamac_denoised"
