@@ -21,6 +21,7 @@ from scamac_scale.errors import InputError, ScamacError
 from scamac_scale.evaluation import Levels
 from scamac_scale.fitted import load_model
 from scamac_scale.infer.levels import DENDROGRAM_KEY
+from scamac_scale.infer.output.journal import refuse_other_model
 from scamac_scale.infer.output.table import CLUSTER_KEY, GENE_SPACE, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
 from scamac_scale.ingestion.files import open_file, place_of
 from scamac_scale.ingestion.frames import read_columns
@@ -270,6 +271,7 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         obs, where, uns = group["obs"], f"{result}: obs", group.get("uns")
         if CLUSTER_KEY not in obs:
             raise InputError(f"{where} has no column {CLUSTER_KEY!r}; name what predict has written.")
+        refuse_other_model(result, group, run.model)
         if not named and run.batch_key is not None and all(column in obs for column in run.model.tech_levels):
             named = tuple(run.model.tech_levels)
         clusters = _levels(read_columns(obs, where, [CLUSTER_KEY], uns)[CLUSTER_KEY], has_all=True)

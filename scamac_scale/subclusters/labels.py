@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from scamac_scale.errors import InputError
-from scamac_scale.infer.output.journal import model_digest
-from scamac_scale.infer.output.table import IDENTITY, detail_in
+from scamac_scale.infer.output.journal import refuse_other_model
 from scamac_scale.ingestion.files import open_file, place_of
 from scamac_scale.ingestion.open import read_obs
 
@@ -43,7 +41,8 @@ def read_labels(result: str | Path, raw: RawMatrix, model: FittedModel, options:
             f"{result} holds {len(obs):,} cells and {raw.name} {raw.n_cells:,}, or not the same ones in the same order; give the input that "
             "was predicted."
         )
-    _refuse_other_model(result, model)
+    with open_file(place_of(result)) as group:
+        refuse_other_model(result, group, model)
     column = pd.Categorical(obs[options.key].astype("category"))
     names = [str(name) for name in column.categories]
     codes = np.asarray(column.codes, dtype=np.int64)
@@ -72,18 +71,6 @@ def read_labels(result: str | Path, raw: RawMatrix, model: FittedModel, options:
                 f"{result}: {options.key} has {names[code]!r} and {alike[0]!r}, which is how a part of the former would be named; rename one."
             )
     return Labels(names, codes, chosen)
-
-
-def _refuse_other_model(result: str | Path, model: FittedModel) -> None:
-    """Refuse a result of another fit, where it says of which it is."""
-    try:
-        with open_file(place_of(result)) as group:
-            text = detail_in(group["uns"], IDENTITY)[()]
-        found = json.loads(text.decode() if isinstance(text, bytes) else str(text))["model"]
-    except (LookupError, ValueError, TypeError, AttributeError):
-        return
-    if found != model_digest(model):
-        raise InputError(f"{result} is a result of another model; give the run that it was predicted with.")
 
 
 def column_of(labels: Labels, parts: dict[int, IntArray]) -> pd.Categorical:

@@ -3,12 +3,14 @@ import json
 import re
 from pathlib import Path
 
+import anndata as ad
 import pytest
 
 import scamac_scale
 from scamac_scale.api import report
 from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError, OutputError
+from scamac_scale.report_page.gather import read_result, read_run
 from tests.support.reported import ODD
 
 PICTURES = {
@@ -97,6 +99,20 @@ def test_what_cannot_be_reported_is_told_before_anything_is_written(
     with pytest.raises(ConfigError, match="layout"):
         report(run, result, layout="pca", out=out)  # type: ignore[arg-type]  # the mistake that is tested
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_of_another_model_is_refused_and_one_that_does_not_say_is_taken(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, result = read_run(finished[0]), finished[1]
+    cells = ad.read_zarr(result)
+    del cells.uns["scamac_details"]["identity"]
+    cells.write_h5ad(tmp_path / "older.h5ad")
+    read_result(result, run, None, None)
+    run.model.clusters.centers.mul_(2)
+    read_result(tmp_path / "older.h5ad", run, None, None)
+    with pytest.raises(InputError, match="is a result of another model"):
+        read_result(result, run, None, None)
 
 
 def test_no_part_of_the_package_hides_a_function_of_the_public_face() -> None:

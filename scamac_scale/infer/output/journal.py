@@ -6,6 +6,7 @@ machine.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from scamac_scale.durable.atomic import atomic_file
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
 from scamac_scale.durable.plain import read_sealed, sealed
-from scamac_scale.errors import ResumeError
+from scamac_scale.errors import InputError, ResumeError
+from scamac_scale.infer.output.table import IDENTITY, detail_in
 from scamac_scale.ranks.collectives import from_first
 from scamac_scale.sources import cells_digest
 
@@ -115,6 +117,32 @@ def model_digest(model: FittedModel) -> str:
     if model.tree is not None and model.landmarks is not None:
         parts += ["tree", model.tree.merges, model.tree.weights, model.landmarks.cpu().numpy()]
     return sha256_of(*parts)
+
+
+def refuse_other_model(result: str | Path, group: Any, model: FittedModel) -> None:  # Any: an h5py or zarr group
+    """Refuse a result of another fit, where it says of which it is; those of earlier versions do not.
+
+    Parameters
+    ----------
+    result
+        As it was named, for the message.
+    group
+        The same, open.
+    model
+        That it should be of; before its tree is cut anew.
+
+    Raises
+    ------
+    InputError
+        If it is of another one.
+    """
+    try:
+        text = detail_in(group["uns"], IDENTITY)[()]
+        found = json.loads(text.decode() if isinstance(text, bytes) else str(text))["model"]
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return
+    if found != model_digest(model):
+        raise InputError(f"{result} is a result of another model; give the run that it was predicted with.")
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], where: Path | BucketPlace) -> None:
