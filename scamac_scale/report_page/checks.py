@@ -52,8 +52,8 @@ class Finding(TypedDict):
 ORDER: dict[Severity, int] = {"bad": 0, "look": 1, "note": 2}
 TINY_SHARE, TINY_CELLS = 1e-3, 10
 """A cluster with less than this share of all cells, or fewer cells, is tiny."""
-ONE_BATCH, HALF = 0.9, 0.5
-"""A cluster is nearly one batch from this share on, where the batch has less than half of all cells."""
+ONE_BATCH, MANY_TIMES = 0.9, 4.0
+"""A cluster is nearly one batch from this share on, where the odds of its cells to be of it are so many times those of all cells."""
 UNSURE = 0.5
 """A cell whose largest membership is below is as good as in another cluster."""
 MANY_UNSURE, MOST_UNSURE = 0.1, 0.3
@@ -77,6 +77,8 @@ SHOWN = 5
 """Names of clusters or batches in a sentence."""
 MAX_NAME = 80
 """Letters of each."""
+N_MEASURED = "n_batches_measured"
+"""Key of what a check has drawn: batches of which neighbours tell how they mix."""
 
 
 def findings(
@@ -355,7 +357,9 @@ def _one_batch(facts: Facts) -> Iterator[Finding]:
     totals, overall = table.sum(axis=1), table.sum(axis=0) / max(table.sum(), 1)
     first = table.argmax(axis=1)
     rows = np.arange(len(table))
-    alone = (totals >= TINY_CELLS) & (table[rows, first] >= ONE_BATCH * totals) & (overall[first] < HALF)
+    own, of_all = table[rows, first] / np.maximum(totals, 1), overall[first]
+    is_clear = own * (1 - of_all) >= MANY_TIMES * of_all * (1 - own)
+    alone = (totals >= TINY_CELLS) & (own >= ONE_BATCH) & is_clear
     if not alone.any():
         return
     held = float(totals[alone].sum() / max(totals.sum(), 1))
@@ -378,7 +382,7 @@ def _mixing(facts: Facts) -> Iterator[Finding]:
     groups = np.zeros(len(rows), dtype=np.int64) if result.labels is None else result.labels.of(rows)
     own = own_batch(neighbors.indices, result.batches.codes[rows], groups)
     excess = own.excess
-    facts.own["batch_excess"] = excess
+    facts.own[N_MEASURED] = int(np.isfinite(excess).sum())
     apart = [
         f"{result.batches.names[at]} ({own.found[at]:.0%} of neighbours are its own, {own.expected[at]:.0%} if mixed)"
         for at in np.flatnonzero(np.nan_to_num(excess, nan=-1.0) >= OWN_EXCESS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.ingestion.kinds import named_total, named_values
+from scamac_scale.report_page.checks import N_MEASURED
 from scamac_scale.report_page.shown import short
 
 if TYPE_CHECKING:
@@ -150,9 +151,19 @@ def _result_lines(facts: Facts, found: list[Finding]) -> Iterator[tuple[str, str
             f"({scores['n_labels']} labels, {scores['n_cells']:,} cells).",
         )
     if result.batches is not None:
-        worst = _worst(found, "batches")
-        told = "mix in all clusters" if worst == "good" else "do not mix everywhere"
-        yield worst, f"The {len(result.batches.names):,} batches of {short(result.batch_key or '')} {told}."
+        whole = f"{len(result.batches.names):,} batches of {short(result.batch_key or '')}"
+        n_not = len(result.batches.names) - facts.own.get(N_MEASURED, 0)
+        yield _batches_line(whole, n_not, n_not == len(result.batches.names), _worst(found, "batches"))
+
+
+def _batches_line(whole: str, n_not: int, is_none: bool, worst: str) -> tuple[str, str]:
+    """Say how batches mix, of which `n_not` were not measured, or none at all."""
+    if worst != "good":
+        return worst, f"The {whole} do not mix everywhere."
+    if not n_not:
+        return worst, f"The {whole} mix in all clusters."
+    some = "the" if is_none else f"{n_not:,} of the"
+    return "note", f"How {some} {whole} mix was not measured: there are too few cells, or none that could mix."
 
 
 def settings(facts: Facts) -> list[tuple[str, str]]:

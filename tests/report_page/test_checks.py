@@ -12,6 +12,7 @@ from scamac_scale.evaluation import Levels
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
+from scamac_scale.report_page.words import lines
 from tests.support.fitted import fitted_model
 
 GENES = tuple(f"g{number}" for number in range(600))
@@ -113,6 +114,41 @@ def test_batches_that_do_not_mix_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert "--batch-key donor" in found[0]["advice"]
     mixed = Levels(batches.names, draw.permutation(batches.codes))
     assert told(Facts(run_facts(), replace(result, batches=mixed))) == []
+
+
+def batches_line(facts: Facts) -> tuple[str, str]:
+    return next(line for line in lines(facts, check(facts)) if "batches of donor" in line[1])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_first", "is_found"),
+    [
+        ([200, 200], [200, 0], True),  # each cluster one of two equal batches
+        ([200, 200], [180, 20], True),  # nine in ten, of half of all cells
+        ([200, 200], [170, 30], False),
+        ([1000, 1000], [900, 800], False),  # nine in ten, of 85 % of all cells
+    ],
+)
+def test_a_cluster_of_nearly_one_batch_is_told_as_odds(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], n_first: list[int], is_found: bool
+) -> None:
+    n_cells = sum(sizes)
+    codes = np.concatenate([np.arange(size) >= first for size, first in zip(sizes, n_first, strict=True)]).astype(int)
+    points = np.random.default_rng(0).normal(size=(n_cells, 4))  # neighbours of both batches
+    monkeypatch.setattr(checks, "read_latent", lambda result, rows: points[rows])
+    result = result_facts(sizes, batches=Levels(["Ann", "Bob"], codes), batch_key="donor")
+    found = [finding["found"] for finding in check(Facts(run_facts(), result)) if finding["check"] == "batches"]
+    assert len(found) == is_found
+    assert all("nearly one batch" in one for one in found)
+    is_good = batches_line(Facts(run_facts(), result)) == ("good", "The 2 batches of donor mix in all clusters.")
+    assert is_good != is_found
+
+
+def test_batches_are_not_said_to_mix_where_nothing_was_measured() -> None:
+    few = result_facts([10], batches=Levels(["Ann", "Bob"], np.arange(10) % 2), batch_key="donor")
+    severity, line = batches_line(Facts(run_facts(), few))
+    assert severity == "note"
+    assert "was not measured" in line
 
 
 def test_findings_are_plain_text_and_the_most_serious_comes_first(finished: tuple[Path, Path]) -> None:
