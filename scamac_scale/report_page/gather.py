@@ -5,7 +5,6 @@ Columns of obs are read one by one, and memberships by blocks, so that memory gr
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.cells.genes import GeneSpace
 from scamac_scale.cells.tech_batches import find_tech_batches, split_key
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import read_yaml
-from scamac_scale.errors import InputError, ScamacError
+from scamac_scale.errors import InputError
 from scamac_scale.evaluation import Levels
 from scamac_scale.fitted import load_model
 from scamac_scale.infer.levels import DENDROGRAM_KEY
 from scamac_scale.infer.output.journal import refuse_other_model
-from scamac_scale.infer.output.table import CLUSTER_KEY, GENE_SPACE, LATENT_KEY, MEMBERSHIP_KEY, UNS_KEY
+from scamac_scale.infer.output.table import CLUSTER_KEY, LATENT_KEY, MEMBERSHIP_KEY
 from scamac_scale.ingestion.files import open_file, place_of
 from scamac_scale.ingestion.frames import read_columns
 from scamac_scale.ingestion.open import open_obsm
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
+    from scamac_scale.cells.genes import GeneSpace
     from scamac_scale.fitted import FittedModel
     from scamac_scale.ops.tree import Floats
 
@@ -133,8 +132,6 @@ class ResultFacts:
         (K - 1, 4) linkage over the clusters; None where it is not known.
     markers
         None where none were looked for.
-    latent_width
-        D.
     """
 
     path: str
@@ -146,8 +143,6 @@ class ResultFacts:
     batches: Levels | None = None
     tree: Floats | None = None
     markers: Markers | None = None
-    latent_width: int = 0
-    genes: GeneSpace | None = None
 
     @property
     def n_cells(self) -> int:
@@ -280,12 +275,11 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         labels = None if label is None else _levels(read_columns(obs, where, [label], uns)[label])
         batches = _batches(read_columns(obs, where, list(named), uns), named, where) if named else None
         tree = _tree(uns, run, len(clusters.names))
-        space = _space(uns)
         markers = (
             read_markers(uns[GENES_KEY], f"{result}: uns/{GENES_KEY}") if uns is not None and GENES_KEY in uns else None
         )
     with open_obsm(place, LATENT_KEY) as latent:
-        n_cells, width = latent.shape
+        n_cells = latent.shape[0]
     if n_cells != len(clusters.codes):
         raise InputError(
             f"{result} has {n_cells:,} latents for {len(clusters.codes):,} cells; it is damaged, predict again."
@@ -300,8 +294,6 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         batches=batches,
         tree=tree,
         markers=markers,
-        latent_width=width,
-        genes=space,
     )
 
 
@@ -345,17 +337,6 @@ def _tree(uns: Any, run: RunFacts, n_clusters: int) -> Floats | None:  # Any: an
             return found
     tree = run.model.tree
     return tree.top(n_clusters) if tree is not None and 2 <= n_clusters <= len(tree) else None
-
-
-def _space(uns: Any) -> GeneSpace | None:  # Any: as of `_tree`
-    """Give the genes that the result notes."""
-    if uns is None or UNS_KEY not in uns or GENE_SPACE not in uns[UNS_KEY]:
-        return None
-    text = uns[f"{UNS_KEY}/{GENE_SPACE}"][()]
-    try:
-        return GeneSpace.from_dict(json.loads(text.decode() if isinstance(text, bytes) else str(text)))
-    except (ValueError, ScamacError):
-        return None  # the model has the same
 
 
 def _memberships(result: str | Path, clusters: Levels) -> Memberships | None:
