@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 BINS = 100
 """Of the histogram of confidences of each cluster."""
+MOST_LEVELS = 5_000
+"""Different labels, or batches of a column: a table of these by clusters is kept, and more are a measurement."""
 GENES_KEY = "rank_genes_groups"
 
 
@@ -272,8 +274,8 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         clusters = _levels(read_columns(obs, where, [CLUSTER_KEY], uns)[CLUSTER_KEY], has_all=True)
         if (clusters.codes < 0).any():
             raise InputError(f"{where}/{CLUSTER_KEY}: {int((clusters.codes < 0).sum()):,} cells have no cluster.")
-        labels = None if label is None else _levels(read_columns(obs, where, [label], uns)[label])
-        batches = _batches(read_columns(obs, where, list(named), uns), named, where) if named else None
+        labels = None if label is None else _levels(_read_few(obs, where, [label], uns)[label])
+        batches = _batches(_read_few(obs, where, list(named), uns), named, where) if named else None
         tree = _tree(uns, run, len(clusters.names))
         markers = (
             read_markers(uns[GENES_KEY], f"{result}: uns/{GENES_KEY}") if uns is not None and GENES_KEY in uns else None
@@ -295,6 +297,19 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         tree=tree,
         markers=markers,
     )
+
+
+def _read_few(obs: Any, where: str, columns: list[str], uns: Any) -> pd.DataFrame:  # Any: as of `_tree`
+    """Read columns of labels or batches; InputError where one holds so many values that it must be something else."""
+    found = read_columns(obs, where, columns, uns)
+    for column in columns:
+        n_values = found[column].nunique()
+        if n_values > MOST_LEVELS:
+            raise InputError(
+                f"{where}: {column!r} has {n_values:,} different values, and labels or batches may have {MOST_LEVELS:,}; "
+                "name a column of groups of cells, not of measurements or names."
+            )
+    return found
 
 
 def _levels(column: pd.Series[Any], *, has_all: bool = False) -> Levels:

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pytest
 
 import scamac_scale
 from scamac_scale.api import report
 from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError, OutputError
+from scamac_scale.report_page import gather
 from scamac_scale.report_page.gather import read_result, read_run
 from tests.support.reported import ODD
 
@@ -113,6 +115,20 @@ def test_a_result_of_another_model_is_refused_and_one_that_does_not_say_is_taken
     read_result(tmp_path / "older.h5ad", run, None, None)
     with pytest.raises(InputError, match="is a result of another model"):
         read_result(result, run, None, None)
+
+
+@pytest.mark.parametrize("asked", [{"label": "n_counts"}, {"batch_key": "n_counts"}])
+def test_a_column_of_measurements_is_refused_as_labels_or_batches(
+    finished: tuple[Path, Path], tmp_path: Path, asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, result = finished
+    cells = ad.read_zarr(result)
+    cells.obs["n_counts"] = np.arange(cells.n_obs) + 0.5
+    cells.write_h5ad(tmp_path / "measured.h5ad")
+    monkeypatch.setattr(gather, "MOST_LEVELS", 100)
+    with pytest.raises(InputError, match="'n_counts' has 300 different values"):
+        report(run, tmp_path / "measured.h5ad", out=tmp_path / "report", **asked)  # type: ignore[arg-type]
+    assert not (tmp_path / "report").exists()
 
 
 def test_no_part_of_the_package_hides_a_function_of_the_public_face() -> None:
