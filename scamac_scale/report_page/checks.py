@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 
 from scamac_scale.evaluation import OWN_EXCESS, draw_sample
+from scamac_scale.infer.output.table import UNSURE
 from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
 from scamac_scale.metrics.neighbors import find_neighbors
 from scamac_scale.report_page.gather import Facts, gather
@@ -54,8 +55,6 @@ TINY_SHARE, TINY_CELLS = 1e-3, 10
 """A cluster with less than this share of all cells, or fewer cells, is tiny."""
 ONE_BATCH, MANY_TIMES = 0.9, 4.0
 """A cluster is nearly one batch from this share on, where the odds of its cells to be of it are so many times those of all cells."""
-UNSURE = 0.5
-"""A cell whose largest membership is below is as good as in another cluster."""
 MANY_UNSURE, MOST_UNSURE = 0.1, 0.3
 """Shares of such cells that are worth a look, and that are bad."""
 JOINED_LOW = 0.5
