@@ -16,7 +16,7 @@ from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
 from scamac_scale.metrics.neighbors import find_neighbors
 from scamac_scale.report_page.gather import Facts, gather
 from scamac_scale.report_page.sample import read_latent
-from scamac_scale.report_page.shown import short
+from scamac_scale.report_page.shown import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,7 +242,7 @@ def _joined(top: Floats, facts: Facts) -> Iterator[Finding]:
     yield _finding(
         "bad" if len(low) >= max(2, MANY_JOINS * len(top)) else "look",
         "number of clusters",
-        f"{len(low)} of the {len(top)} joins of the tree are low: more than half of the clusterings do not tell clusters "
+        f"{len(low)} of the {counted(len(top), 'join')} of the tree {'is' if len(low) == 1 else 'are'} low: more than half of the clusterings do not tell clusters "
         f"{named(pairs)} apart.",
         f"There may be too many clusters. Compare predict --n-clusters {fewer}, which cuts the same tree.",
     )
@@ -257,7 +257,7 @@ def _parted(tree: Tree, n_clusters: int) -> Iterator[Finding]:
         yield _finding(
             "bad" if n_parts >= MOST_PARTS * n_clusters else "look",
             "number of clusters",
-            f"There are {n_clusters} clusters, but clusterings that choose their number themselves find {n_parts} groups.",
+            f"There {'is' if n_clusters == 1 else 'are'} {counted(n_clusters, 'cluster')}, but clusterings that choose their number themselves find {n_parts} groups.",
             f"There may be too few clusters. Compare predict --n-clusters {n_parts}, or train with --n-clusters auto.",
         )
 
@@ -340,7 +340,7 @@ def _labels(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "bad" if many else "look",
             "labels",
-            f"{len(lost)} of {len(result.labels.names)} labels are the commonest in no cluster: {named(lost)}.",
+            f"{len(lost)} of {len(result.labels.names)} labels {'is' if len(lost) == 1 else 'are'} the commonest in no cluster: {named(lost)}.",
             "They share clusters with others. Ask for more clusters, or cut these further with refine.",
         )
 
@@ -390,7 +390,7 @@ def _mixing(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "bad" if len(apart) * 2 >= len(result.batches.names) else "look",
             "batches",
-            f"{len(apart)} of {len(result.batches.names)} batches hardly mix with others: {named(apart)}.",
+            f"{len(apart)} of {len(result.batches.names)} batches hardly {'mixes' if len(apart) == 1 else 'mix'} with others: {named(apart)}.",
             _batch_advice(facts, result),
         )
 

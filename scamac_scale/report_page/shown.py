@@ -30,6 +30,11 @@ HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6b
 """Colors that people with any color vision tell apart: Okabe and Ito's, and three more."""
 
 
+def counted(count: int, one: str) -> str:
+    """Write a number of things whose plural ends in s: "1 cluster", "2,000 clusters"."""
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
 def color(number: int) -> str:
     """Color of the cluster, label or batch with a number: ten hues, then the same ones darker, lighter, and so on."""
     base = HUES[number % len(HUES)]

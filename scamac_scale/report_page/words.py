@@ -8,7 +8,7 @@ import numpy as np
 
 from scamac_scale.ingestion.kinds import named_total, named_values
 from scamac_scale.report_page.checks import N_MEASURED
-from scamac_scale.report_page.shown import short
+from scamac_scale.report_page.shown import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,8 +133,10 @@ def _result_lines(facts: Facts, found: list[Finding]) -> Iterator[tuple[str, str
         most, least = int(sizes.argmax()), int(filled[sizes[filled].argmin()])
         yield (
             _worst(found, "number of clusters", "empty clusters", "tiny clusters"),
-            f"{result.n_cells:,} cells in {len(filled):,} clusters: the largest is {short(names[most])} with {sizes[most]:,} cells, "
-            f"the smallest {short(names[least])} with {sizes[least]:,}.",
+            f"{counted(result.n_cells, 'cell')} in 1 cluster, {short(names[most])}."
+            if len(filled) == 1
+            else f"{result.n_cells:,} cells in {len(filled):,} clusters: the largest is {short(names[most])} with "
+            f"{counted(int(sizes[most]), 'cell')}, the smallest {short(names[least])} with {sizes[least]:,}.",
         )
     if result.memberships is not None and result.n_cells:
         confidence = result.memberships.confidence
@@ -148,7 +150,7 @@ def _result_lines(facts: Facts, found: list[Finding]) -> Iterator[tuple[str, str
         yield (
             _worst(found, "labels"),
             f"Against the labels in {short(result.label or '')}: ARI {scores['ari']:.2f}, NMI {scores['nmi']:.2f} "
-            f"({scores['n_labels']} labels, {scores['n_cells']:,} cells).",
+            f"({counted(scores['n_labels'], 'label')}, {scores['n_cells']:,} cells).",
         )
     if result.batches is not None:
         whole = f"{len(result.batches.names):,} batches of {short(result.batch_key or '')}"

@@ -22,7 +22,7 @@ from scamac_scale.report_page.leaves import leaves_of
 from scamac_scale.report_page.page import Page, Part, packed, render
 from scamac_scale.report_page.pictures import Pictures, with_matplotlib
 from scamac_scale.report_page.sample import LAYOUTS, draw_by_root, lay_out, read_latent
-from scamac_scale.report_page.shown import MOST, Shown, short, shown
+from scamac_scale.report_page.shown import MOST, Shown, counted, short, shown
 
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
@@ -124,10 +124,10 @@ def _compose(facts: Facts, found: list[Finding], options: ReportOptions, picture
     name = Path(facts.run.path.rstrip("/")).name
     n_cells = facts.run.report.get("n_cells") if facts.result is None else facts.result.n_cells
     n_clusters = facts.run.model.n_clusters if facts.result is None else len(facts.result.clusters.names)
-    of_cells = f"{n_cells:,} cells in " if isinstance(n_cells, int) else ""
+    of_cells = f"{counted(n_cells, 'cell')} in " if isinstance(n_cells, int) else ""
     return Page(
         title=f"Report on {short(name, 80)}",
-        headline=f"{of_cells}{n_clusters:,} clusters, by scAMAC",
+        headline=f"{of_cells}{counted(n_clusters, 'cluster')}, by scAMAC",
         about=words.about(facts),
         lines=words.lines(facts, found),
         findings=found,

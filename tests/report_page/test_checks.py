@@ -9,6 +9,7 @@ import pytest
 
 from scamac_scale.cells.genes import GeneSpace, ValueRecord
 from scamac_scale.evaluation import Levels
+from scamac_scale.ops.tree import Tree
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
@@ -149,6 +150,13 @@ def test_batches_are_not_said_to_mix_where_nothing_was_measured() -> None:
     severity, line = batches_line(Facts(run_facts(), few))
     assert severity == "note"
     assert "was not measured" in line
+
+
+def test_one_cluster_is_told_in_the_singular() -> None:
+    facts = Facts(run_facts(), result_facts([300]))
+    assert ("good", "300 cells in 1 cluster, 0.") in lines(facts, check(facts))
+    tree = Tree(np.array([[0, 1, 0.5, 2], [2, 3, 0.6, 3]]), np.ones(3))
+    assert [finding["found"].split(", but")[0] for finding in checks._parted(tree, 1)] == ["There is 1 cluster"]
 
 
 def test_findings_are_plain_text_and_the_most_serious_comes_first(finished: tuple[Path, Path]) -> None:
