@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.errors import choose
+from scamac_scale.host.compiled import kept_for_libraries
 from scamac_scale.infer.output.table import LATENT_KEY
 from scamac_scale.ingestion.files import place_of
 from scamac_scale.ingestion.open import open_obsm
@@ -132,7 +133,8 @@ def _umap(points: FloatArray, seed: int) -> Any:  # Any: as umap gives it
     distances = np.hstack([np.zeros((len(points), 1)), near.distances]).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one thread is used, and that other points could not be placed
-        from umap import UMAP
+        with kept_for_libraries():
+            from umap import UMAP
 
         made = UMAP(
             n_neighbors=k + 1,

@@ -1,3 +1,5 @@
+import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -5,8 +7,20 @@ import pytest
 
 from scamac_scale.config import Layout
 from scamac_scale.evaluation import Levels
+from scamac_scale.host.places import code_folder
 from scamac_scale.report_page.sample import FEW_CELLS, LAYOUTS, draw_by_root, lay_out, quotas
 from scamac_scale.report_page.shown import MOST, color, shown
+
+A_LIBRARY = """
+import numba
+where = numba.njit(cache=True)(lambda x: x)._cache.cache_path
+class UMAP:
+    def __init__(self, **settings):
+        pass
+    def fit_transform(self, points):
+        return points[:, :2]
+"""
+"""Has a kernel that is made when it is imported, as umap."""
 
 
 def test_small_clusters_keep_all_cells_before_large_ones_fill_the_picture() -> None:
@@ -37,6 +51,18 @@ def test_a_few_cells_lie_by_their_principal_components(n_cells: int) -> None:
     found = lay_out(points, "umap")
     assert found.shape == (n_cells, 2)
     assert np.isfinite(found).all()
+
+
+def test_kernels_of_umap_are_kept_where_ours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "umap.py").write_text(A_LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "umap", None)  # is put back, or taken away, after the test
+    del sys.modules["umap"]
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
+    code_folder.cache_clear()
+    lay_out(np.random.default_rng(0).normal(size=(20, 3)), "umap")
+    code_folder.cache_clear()
+    assert Path(sys.modules["umap"].where).is_relative_to(tmp_path / "kept")
 
 
 @pytest.mark.slow
