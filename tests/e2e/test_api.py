@@ -165,7 +165,7 @@ def test_run_folder_holds_settings_metrics_and_model(store: Path, tmp_path: Path
     assert list((run / "tensorboard").glob("events.*"))
     assert "n_clusters: 4" in (run / "config.yaml").read_text()
     assert same_weights(ScAMAC.load(run / "model"), model)
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="is finished"):
         ScAMAC(config=QUICK).fit(store, run=run)
 
 

@@ -6,7 +6,6 @@ machine.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scamac_scale.durable.atomic import atomic_file
 from scamac_scale.durable.differences import differences, told
 from scamac_scale.durable.digests import sha256_of
-from scamac_scale.durable.plain import read_sealed, sealed
+from scamac_scale.durable.plain import parse_json, read_sealed, sealed
 from scamac_scale.errors import InputError, ResumeError
 from scamac_scale.infer.output.table import IDENTITY, detail_in
 from scamac_scale.ranks.collectives import from_first
@@ -138,7 +137,7 @@ def refuse_other_model(result: str | Path, group: Any, model: FittedModel) -> No
     """
     try:
         text = detail_in(group["uns"], IDENTITY)[()]
-        found = json.loads(text.decode() if isinstance(text, bytes) else str(text))["model"]
+        found = parse_json(text if isinstance(text, bytes) else str(text))["model"]
     except (LookupError, ValueError, TypeError, AttributeError):
         return
     if found != model_digest(model):

@@ -57,6 +57,10 @@ class Space:
         return mapped
 
 
+ROUNDING = 1e-20
+"""Share of the variance of points below which what they differ by from their neighbours is rounding: whitening by it would overflow."""
+
+
 @dataclass(frozen=True)
 class Consensus:
     """What the members agree on.
@@ -159,7 +163,9 @@ def noise_whitening(points: FloatArray, n_neighbors: int = NOISE_NEIGHBORS) -> F
     _, indices = nearest_neighbors(points, n_neighbors)
     noise = points - points[indices].mean(axis=1)
     values, vectors = np.linalg.eigh(noise.T @ noise / len(points))
-    if values.max() <= 0:  # repeated cells: no noise to speak of
+    if (
+        values.max() <= ROUNDING * np.square(points - points.mean(axis=0)).mean(axis=0).max()
+    ):  # repeated cells: no noise but rounding
         return np.eye(len(values))
     floor = max(float(values.max()) * 1e-6, np.finfo(np.float64).tiny)
     whitening: FloatArray = (vectors / np.sqrt(np.maximum(values, floor))) @ vectors.T
