@@ -39,7 +39,7 @@ def of_train(result: Result) -> list[str]:
         f"time: {sum(result['seconds_by_part'].values()):,.0f} s, {result['steps']} steps",
     ]
     if empty:
-        lines.append(f"warning: {len(empty)} clusters are empty; ask for fewer with --n-clusters")
+        lines.append(f"warning: empty clusters: {len(empty)}; ask for fewer with --n-clusters")
     return [
         *lines,
         f"next: scamac-scale predict --run {_quoted(result['run'])} --input {_quoted(result['store'])} --out RESULT.h5ad",
