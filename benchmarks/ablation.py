@@ -104,6 +104,7 @@ def find_variants() -> dict[str, Variant]:
         ),
         "similarity-in-batch": Variant("Eq. (15) within the batch", "", {"loss": {"similarity": "batch"}}),
         "membership-target": Variant("Eq. (15) with U as printed", "", {"loss": {"similarity_target": "membership"}}),
+        "poisson": Variant("counts held out, Poisson", "", {"loss": {"reconstruction": "poisson"}}),
         "channel-in-batch": Variant("Eq. (11) of the batch", "", {"model": {"channel_form": "batch"}}),
     }
 

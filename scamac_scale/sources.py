@@ -80,6 +80,10 @@ class OpenSource(CellSource, Protocol):
         """(N,) row in the input of each row of the source."""
 
     @property
+    def totals(self) -> NDArray[Any] | None:
+        """(N,) sum of each cell over the filtered genes, of raw values; None of log values, or where nobody summed."""
+
+    @property
     def stamps(self) -> tuple[Stamp, ...]:
         """Looks at its files before they were opened; none of values in memory."""
 
@@ -233,7 +237,12 @@ def _open_raw(data: Any, gene_space: GeneSpace | None, ingest: IngestConfig, acc
                 found = measure(raw, ingest, engine=engine)
             warn_of_droplets(found.totals, found.gene_space.kind, raw.name)
             return NormalisedSource(
-                raw, found.gene_space, is_checked=True, n_values=found.n_stored, batch_key=ingest.batch_key
+                raw,
+                found.gene_space,
+                is_checked=True,
+                n_values=found.n_stored,
+                totals=found.totals,
+                batch_key=ingest.batch_key,
             )
         return NormalisedSource(raw, gene_space, batch_key=ingest.batch_key, accepted=accepted)
     except BaseException:
@@ -296,6 +305,7 @@ class CachedSource(WithTechBatches):
         self.gene_space = source.gene_space
         self.missing_genes = source.missing_genes
         self.batch_key = source.batch_key
+        self.totals = source.totals
         self.csr_bytes = source.csr_bytes
         self.load_bytes = source.load_bytes
         self.resident = _read_all(source)

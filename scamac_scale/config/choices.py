@@ -30,7 +30,7 @@ ChannelForm = Literal["atlas", "batch"]
 Fusion = Literal["residual", "gated_sum"]
 DecoderCondition = Literal["none", "bias", "one_hot", "embedding"]
 # loss
-Reconstruction = Literal["mean", "sum_genes"]
+Reconstruction = Literal["mean", "sum_genes", "poisson"]
 Clustering = Literal["mean", "sum"]
 Similarity = Literal["atlas", "batch", "off"]
 SimilarityTarget = Literal["consensus", "membership"]

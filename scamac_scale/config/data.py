@@ -150,6 +150,9 @@ class InputConfig:
     noise_high: float = 0.5
     """Upper bound of the uniform noise added in training; the published code has 1. Noise of mean 0 leaves clean cells,
     which inference sees, where training saw them."""
+    target_share: float = 0.2
+    """Share of the molecules of a cell that is held out of the input and is the target, drawn anew in each step; used in
+    place of the noise where loss.reconstruction is poisson."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -160,6 +163,10 @@ class InputConfig:
         require(
             self.noise_low <= self.noise_high,
             f"input.noise_low={self.noise_low} lies above input.noise_high={self.noise_high}.",
+        )
+        require(
+            0.0 < self.target_share < 1.0,
+            f"input.target_share={self.target_share}; it is a share of the molecules, above 0 and below 1.",
         )
 
 

@@ -88,7 +88,8 @@ class LossConfig:
     """The terms of the objective and their weights."""
 
     reconstruction: Reconstruction = "mean"
-    """Eq. (5): mean (over cells and genes) or sum_genes (summed over genes, averaged over cells)."""
+    """Eq. (5): squared error, mean (over cells and genes) or sum_genes (summed over genes, averaged over cells); or
+    poisson (deviance of counts that were held out of the input, see input.target_share)."""
     clustering: Clustering = "mean"
     """Eq. (12): mean (over cells) or sum (over cells, as printed)."""
     clustering_weight: float = 0.0

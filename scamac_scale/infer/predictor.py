@@ -13,7 +13,7 @@ from scamac_scale.errors import InputError, NumericalError
 from scamac_scale.infer.levels import Levels, levels_of
 from scamac_scale.infer.options import MEAN, OWN
 from scamac_scale.infer.output.table import DENOISED_KEY, LABEL_KEY, LATENT_KEY, MEMBERSHIP_KEY, UNCORRECTED_KEY
-from scamac_scale.infer.reconstruct import denoise
+from scamac_scale.infer.reconstruct import denoise, denoise_counts
 from scamac_scale.loader.source import levels_of as tech_levels_of
 from scamac_scale.nn.embed import EMBED_CELLS, block_input, block_offset, embed_block, forward_block
 
@@ -116,12 +116,19 @@ class Predictor:
         if UNCORRECTED_KEY in self.widths:
             blocks[UNCORRECTED_KEY] = embed_block(network, network.scale_input(values))
         if output is not None:
-            blocks[DENOISED_KEY] = denoise(network, output, values, self._offset(x, values, levels))
+            blocks[DENOISED_KEY] = self._denoised(output, x, values, levels)
         arrays = {name: block.cpu().numpy() for name, block in blocks.items()}
         rows = self._places[batch.rows]
         _check_finite(blocks, rows)
         labels = self.levels.finest(latent, u.argmax(dim=1))
         return Predicted(rows, labels.cpu().numpy(), arrays)
+
+    def _denoised(
+        self, output: torch.Tensor, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self.model.config.loss.reconstruction == "poisson":
+            return denoise_counts(output, values)
+        return denoise(self.model.network, output, values, self._offset(x, values, levels))
 
     def _told(self, levels: torch.Tensor | None) -> torch.Tensor | None:
         """(B, C) technical batches that the decoder is told; a level beyond all is that of none."""

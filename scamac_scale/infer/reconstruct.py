@@ -31,3 +31,21 @@ def denoise(network: ScamacNetwork, output: Tensor, values: Tensor, offset: Tens
     """
     output = output if offset is None else output + offset
     return network.unscale(output, values.norm(dim=1, keepdim=True)).clamp_min(0.0)
+
+
+def denoise_counts(output: Tensor, values: Tensor) -> Tensor:
+    """Turn the output of a count likelihood into log-normalised expression.
+
+    Parameters
+    ----------
+    output
+        (B, G) logits of each cell's profile.
+    values
+        (B, G) log-normalised input, for the sum of each cell over these genes.
+
+    Returns
+    -------
+    Tensor
+        (B, G) ``log1p(total * softmax(output))``, where the total is that of the cell's normalised counts.
+    """
+    return (values.expm1().sum(dim=1, keepdim=True) * output.softmax(dim=1)).log1p()

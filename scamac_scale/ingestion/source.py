@@ -55,6 +55,8 @@ class NormalisedSource(WithTechBatches):
         Whether all values were checked before; otherwise each block is checked when it is read.
     n_values
         Values above zero of the chosen genes, where that is known; otherwise `csr_bytes` counts them.
+    totals
+        (N,) sum of each cell over the filtered genes, where that is known.
     batch_key
         Columns of `obs` with the technical batches, if any were named.
     accepted
@@ -62,8 +64,8 @@ class NormalisedSource(WithTechBatches):
 
     Attributes
     ----------
-    batch_key
-        As it was given.
+    batch_key, totals
+        As they were given.
 
     Raises
     ------
@@ -83,11 +85,13 @@ class NormalisedSource(WithTechBatches):
         *,
         is_checked: bool = False,
         n_values: int | None = None,
+        totals: NDArray[np.float64] | None = None,
         batch_key: str | None = None,
         accepted: Collection[str] = (),
     ) -> None:
         self.gene_space = gene_space
         self.batch_key = batch_key
+        self.totals = totals
         self._raw = raw
         self._columns = GeneColumns.locate(gene_space, matched_names(gene_space, raw.gene_names, accepted))
         self._is_checked = is_checked

@@ -176,6 +176,11 @@ class StoreReader(WithTechBatches):
         return key
 
     @property
+    def totals(self) -> NDArray[Any] | None:
+        """(N,) sum of each cell over the filtered genes; None for log values."""
+        return self._totals
+
+    @property
     def marks(self) -> list[object]:
         """SHA-256 of what all files of ``X`` and obs hold, wherever the store lies; none of one of an earlier program."""
         told = [f"{name} {self._digests[name]}\n" for name in sorted(self._digests) if name.startswith(("X/", "obs/"))]

@@ -19,6 +19,7 @@ from scamac_scale.train.start import check_pca_start
 if TYPE_CHECKING:
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.ranks.world import World
+    from scamac_scale.sources import OpenSource
 
 MIN_CELLS = 10
 MIN_RANK_CELLS = 32
@@ -58,6 +59,40 @@ def check_settings(config: ScamacConfig) -> None:
         import_faiss()
     if config.train.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.accelerator='cuda', but torch sees no CUDA device here; set it to 'cpu' or 'auto'.")
+
+
+def check_counts(source: OpenSource, config: ScamacConfig) -> None:
+    """Refuse a count likelihood where there are no counts, or where the decoder cannot know what is in them.
+
+    Parameters
+    ----------
+    source
+        N cells.
+    config
+        Of the run.
+
+    Raises
+    ------
+    InputError, ConfigError
+        If so.
+    """
+    if config.loss.reconstruction != "poisson":
+        return
+    if source.gene_space.kind != "counts" or source.totals is None:
+        raise InputError(
+            f"loss.reconstruction='poisson' needs counts, and the values of this input are {source.gene_space.kind!r}; name the "
+            "matrix of raw counts (ingest.matrix), or take loss.reconstruction='mean'."
+        )
+    if config.model.output_activation != "linear":
+        raise ConfigError(
+            f"loss.reconstruction='poisson' needs model.output_activation='linear'; got {config.model.output_activation!r}."
+        )
+    is_corrected = source.tech_batches is not None and config.correction.acts_on != "none"
+    if is_corrected and config.model.decoder_condition == "none":
+        raise ConfigError(
+            "loss.reconstruction='poisson' reconstructs counts, which hold the technical batches that the input has been freed of; "
+            "tell the decoder of them: model.decoder_condition=bias."
+        )
 
 
 def _check_terms(phase: PhaseConfig, where: str) -> None:

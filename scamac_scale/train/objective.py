@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scamac_scale.losses.clustering import CLUSTERINGS
-from scamac_scale.losses.reconstruction import RECONSTRUCTIONS
+from scamac_scale.losses.reconstruction import LAYER_LOSSES, RECONSTRUCTIONS
 from scamac_scale.losses.similarity import SIMILARITY_LOSSES, SIMILARITY_SCALINGS, atlas_similarity
 from scamac_scale.ops.similarity import Codes, follow_batch, gram_matrices, unit_rows
 from scamac_scale.ranks.collectives import block_gather, sum_over_ranks, tree_sum
@@ -33,7 +33,7 @@ class Scene:
     Attributes
     ----------
     x
-        (P, b, G) clean scaled input of P blocks.
+        (P, b, G) what is to be reconstructed in P blocks: the clean scaled input, or counts that were held out of it.
     rows
         (P, b) rows of the atlas.
     layers
@@ -94,6 +94,7 @@ class Objective:
     def __init__(self, config: LossConfig) -> None:
         self.config = config
         self._reconstruct = RECONSTRUCTIONS[config.reconstruction]
+        self._layers = RECONSTRUCTIONS[LAYER_LOSSES[config.reconstruction]]
         self._cluster = CLUSTERINGS[config.clustering]
         self._similarity = SIMILARITY_LOSSES[config.similarity_form]
         self.similarity_scale = SIMILARITY_SCALINGS[config.similarity_scaling]
@@ -104,7 +105,7 @@ class Objective:
 
     def layers(self, scene: Scene) -> torch.Tensor:
         """Second term of Eq. (5)."""
-        return self._reconstruct(scene.layers.encoding, scene.layers.decoding, scene.share)
+        return self._layers(scene.layers.encoding, scene.layers.decoding, scene.share)
 
     def similarity(self, scene: Scene) -> torch.Tensor:
         """Eq. (15): these cells against all cells, where their sums are known, or the pairs of one block."""

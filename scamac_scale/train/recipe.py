@@ -19,7 +19,7 @@ from scamac_scale.train.clusters.landmarks import find_landmarks
 from scamac_scale.train.clusters.selection import choose_bank, sample_rows
 from scamac_scale.train.clusters.targets import has_similarity
 from scamac_scale.train.correction.fit import Cells, fit_correction, start_correction
-from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale, principal_components
+from scamac_scale.train.start import WEIGHT_STARTS, fit_input_scale, principal_components, start_at_profile
 from scamac_scale.train.state import PHASE, PRETRAINING
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ def start_weights(tools: Tools, state: FitState) -> None:
     config, network, source, world = tools.config, state.network, tools.source, tools.world
     with tools.watch.sweep("principal components") as (_, tick):
         WEIGHT_STARTS[config.start.weights](network, source, config.start.pca_cells, config.seed, world, tick)
+        if config.loss.reconstruction == "poisson":
+            start_at_profile(network, source, config.start.pca_cells, config.seed, world, tick)
     network.start_attention(choose_bank(source, network, "random", config.seed, world).to(network.gene_mean.device))
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from scamac_scale.loader.source import CellSource
     from scamac_scale.nn.model import ScamacNetwork
 
+LEAST_SHARE = 1e-9
+"""Of all molecules, for a gene that no cell of the sample has."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -235,6 +238,44 @@ def start_from_pca(
         for layer in (auto.w2, heads.w11, heads.w22):
             layer.weight.copy_(pairs)
             layer.bias.zero_()
+
+
+def start_at_profile(
+    network: ScamacNetwork,
+    source: CellSource,
+    n_cells: int,
+    seed: int,
+    world: World = ALONE,
+    tick: Tick = no_tick,
+) -> None:
+    """Let the output of a count likelihood start at the mean profile of the cells, whatever the cell.
+
+    Parameters
+    ----------
+    network
+        The weights of its output layer become 0, and the bias the logarithm of each gene's share of all molecules.
+    source, n_cells, seed, world, tick
+        As of `start_from_pca`, with the same cells.
+    """
+    rows = sample_rows(source.n_cells, n_cells, seed, "pca")
+    plan = SweepPlan(len(rows), SWEEP_CELLS, world)
+    sums = TreeSum()
+    with Feed(source) as feed:
+        batches = feed.run(RowsPlan([rows[plan.rows(index)] for index in range(plan.n_batches)]))
+        for start, end in pairwise([0, *plan.segment_ends]):
+            part = torch.zeros(len(network.gene_mean), dtype=torch.float64)
+            for batch in islice(batches, end - start):
+                part += batch.values.double().expm1().sum(dim=0)
+                tick()
+            sums.add(part)
+    for _ in range(plan.n_most - plan.n_batches):
+        tick()
+    profile: torch.Tensor = sum_over_ranks(sums.total(), world.brisk())
+    profile = profile.clamp_min(profile.sum() * LEAST_SHARE)
+    output = network.autoencoder.w4
+    with torch.no_grad():
+        output.weight.zero_()
+        output.bias.copy_((profile / profile.sum()).log())
 
 
 def _keep_kaiming(

@@ -22,16 +22,18 @@ from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.progress import track
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.train.blocks import Blocks, count_blocks
-from scamac_scale.train.clusters.selection import read_cells, sample_rows
+from scamac_scale.train.clusters.selection import read_cells, sample_batches, sample_rows
 from scamac_scale.train.health import Health, nonfinite_error
 from scamac_scale.train.noise import Noise
 from scamac_scale.train.objective import CLUSTER_TERMS, Objective, Scene
 from scamac_scale.train.schedule import SCHEDULES, batch_cells_for, learning_rate_for, phase_steps
 from scamac_scale.train.state import PRETRAINING, phase_of
+from scamac_scale.train.thinning import Thinning
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from scamac_scale.cells.arrays import IntArray
     from scamac_scale.config import LoaderConfig, PhaseConfig, ScamacConfig
     from scamac_scale.loader.feed import Batch
     from scamac_scale.nn.model import ScamacNetwork
@@ -114,6 +116,10 @@ class Stepper:
         self.blocks = Blocks(network, count_blocks(self.batch_cells, world, config.train.sums), world)
         n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")  # whatever the sums
         self._noise = Noise(config.input, config.seed, self.plan, n_noise_blocks, world)
+        self._thinning: Thinning | None = None
+        if config.loss.reconstruction == "poisson":
+            share = config.input.target_share
+            self._thinning = Thinning(source, share, config.seed, self.plan, n_noise_blocks, world)
         self._health = Health(self.blocks.n_blocks, fabric.device)
         self._device_cells: DeviceCells | None = None
         loader, device = config.loader, fabric.device
@@ -195,7 +201,8 @@ class Stepper:
                 NetworkOutput(*(part[None] for part in found)),
                 torch.full((1, len(x)), 1 / len(x), device=x.device),
             )
-            scene = Scene(x[None], rows[None], layers, found.latent[None], share, state.clusters, state.target)
+            wanted = x if self._thinning is None else self._expected(rows).to(x.device)
+            scene = Scene(wanted[None], rows[None], layers, found.latent[None], share, state.clusters, state.target)
             norms = {
                 name: gradient_norm(self.objective.term(name, scene).sum(), found.hidden)
                 for name in ("reconstruction", "similarity")
@@ -205,23 +212,26 @@ class Stepper:
         norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
+    def _expected(self, rows: IntArray) -> torch.Tensor:
+        """(n, G) counts that are held out of some cells in the mean, on the CPU."""
+        assert self._thinning is not None
+        batches = sample_batches(self.source, rows)
+        return torch.cat([self._thinning.expected(batch.values, batch.rows) for batch in batches])
+
     def _batches(self, step: int, n_steps: int, *, is_noisy: bool = False) -> Generator[Batch]:
         """Give the batches of the next steps, on the device; on a CPU with their noise beside them, where they shall have some."""
         steps, device = (step, step + n_steps), self.fabric.device
         if self._device_cells is not None:
             return self._device_cells.run(self.plan, *steps)
-        beside = self._noise.fill if is_noisy and device.type == "cpu" else None
+        is_added = is_noisy and self._thinning is None
+        beside = self._noise.fill if is_added and device.type == "cpu" else None
         return on_device(self._feed.run(self.plan, *steps, beside=beside), device)
 
     def _step(
         self, state: FitState, phase: PhaseConfig, batch: Batch, optimizer: torch.optim.Optimizer, world: World
     ) -> dict[str, torch.Tensor]:
         sizes, blocks = self.plan.block_sizes(state.step, self.blocks.n_blocks), self.blocks
-        x = self.network.scale_input(batch.values)
-        noisy = x
-        if phase.is_noisy:
-            noise = self._noise.fill(state.step, torch.empty_like(x)) if batch.beside is None else batch.beside
-            noisy = corrupt(x, noise)
+        x, noisy, counts = self._corrupted(state.step, batch, is_noisy=phase.is_noisy)
         names: list[str] = [name for name in phase.terms if _is_ready(name, state)]
         counted = blocks.cut(torch.ones(len(x), device=x.device), sizes)
         rows = blocks.cut(torch.from_numpy(batch.rows), sizes).numpy()
@@ -235,7 +245,8 @@ class Stepper:
             has_latent = not CLUSTER_TERMS.isdisjoint(names)
             layers, z, product = blocks.forward(noisy, counted, sizes, world, levels=levels, has_latent=has_latent)
         share, n_cells = counted / sum(sizes), self.source.n_cells
-        scene = Scene(clean, rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
+        wanted = clean if counts is None else blocks.cut(counts, sizes)
+        scene = Scene(wanted, rows, layers, z, share, state.clusters, state.target, state.pairs, n_cells)
         terms = {name: self.objective.of_batch(name, scene, sizes, world) for name in names}
         losses = weighted_total(terms, state.weights)
         if reach("train.loss") == "nan":
@@ -247,6 +258,21 @@ class Stepper:
         if "similarity" in names and self._is_sample:
             state.pairs = self.objective.followed(scene, sizes, world)
         return dict(zip([*names, "total"], report, strict=False))
+
+    def _corrupted(
+        self, step: int, batch: Batch, *, is_noisy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Clean and noisy scaled input, and counts as the target where it is not the clean input."""
+        x = self.network.scale_input(batch.values)
+        if self._thinning is not None:
+            if not is_noisy:
+                return x, x, self._thinning.expected(batch.values, batch.rows)
+            seen, held_out = self._thinning.split(step, batch.values, batch.rows)
+            return x, self.network.scale_input(seen), held_out
+        if not is_noisy:
+            return x, x, None
+        noise = self._noise.fill(step, torch.empty_like(x)) if batch.beside is None else batch.beside
+        return x, corrupt(x, noise), None
 
     def _renew_pairs(self, state: FitState, sweeps: Sweeps) -> None:
         """Sum over all cells for Eq. (15), where no sweep has done it or the steps since then are too many."""

@@ -90,6 +90,7 @@ OTHERS = {
     "as the paper has it": PAPER,
     "pairs within the batch": {"loss": {"similarity": "batch", "similarity_form": "gram"}},
     "sums taken anew": {"loss": {"similarity_refresh_steps": 3, "similarity_target": "membership"}},
+    "counts held out": {"loss": {"reconstruction": "poisson"}},
     "balanced classes": {"loader": {"balance_by": "cell_type"}},
     "streamed": {"loader": {"cache": "none"}},
     "chosen bank, landmarks around random cells": {

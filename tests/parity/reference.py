@@ -46,6 +46,16 @@ def squared_error_per_cell(a: Array, b: Array) -> float:
     return total / len(a)
 
 
+def poisson_deviance(counts: Array, output: Array) -> float:
+    """Mean over entries of 2 (y log(y / m) - y + m), m = the cell's total times the softmax of its output."""
+    total = 0.0
+    for y, logits in zip(counts, output, strict=True):
+        expected = softmax(logits) * sum(float(value) for value in y)
+        for seen, mean in zip(y, expected, strict=True):
+            total += 2 * ((float(seen) * math.log(seen / mean) if seen else 0.0) - float(seen) + float(mean))
+    return total / counts.size
+
+
 def layer_norm(x: Array, weight: Array, bias: Array, floor: float = 1e-5) -> Array:
     """Each row minus its mean over its (population) standard deviation."""
     out = np.zeros_like(x)

@@ -54,6 +54,7 @@ CASES: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "channel_attention": (channel_attention, (V, normal(10, 2, 3, 3))),
     "reconstruction mean": (RECONSTRUCTIONS["mean"], (Z, Z + 1)),
     "reconstruction sum_genes": (RECONSTRUCTIONS["sum_genes"], (Z, Z + 1)),
+    "reconstruction poisson": (lambda output: RECONSTRUCTIONS["poisson"](Z.abs().mul(3).round(), output), (Z,)),
     **{f"clustering {name}": (lambda z, f=form: f(z, C, U, H), (Z,)) for name, form in CLUSTERINGS.items()},
     **{f"similarity {name}": (lambda z, f=form: f(U, z), (Z,)) for name, form in SIMILARITY_LOSSES.items()},
     **{f"attention {name}": (form, (Q, BANK_K, BANK_V)) for name, form in ATTENTIONS.items()},
