@@ -151,7 +151,7 @@ def save_model(model: FittedModel, path: str | Path) -> Path:
         "version": VERSION,
         "n_clusters": model.n_clusters,
         "temperature": model.clusters.temperature,
-        "genes": model.genes.to_dict(),
+        "genes": model.genes.to_dict(has_input=True),
         "config": asdict(model.config),
         "tech_levels": model.tech_levels,
         "provenance": model.provenance,

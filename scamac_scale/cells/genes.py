@@ -57,6 +57,61 @@ class ValueRecord:
         return cls(str(values["seen"]), base, total, bool(values["is_sure"]), numbers)
 
 
+@dataclass(frozen=True)
+class InputRecord:
+    """What the input of a fit held, and how much of it the filters took away.
+
+    Attributes
+    ----------
+    n_inputs
+        Files, or values in memory, that were given.
+    n_genes
+        Genes of the input; of several inputs, those after the join.
+    n_cells, n_taken
+        Cells of the input, and those of them that are in the fit.
+    left_out
+        Cells that each filter left out, by its setting: ``where``, ``cells``, ``min_genes``, ``max_mito``. A cell counts for the first
+        of them that leaves it out.
+    n_empty
+        Cells of the fit without counts in the genes that pass; they stay.
+    min_cells
+        Cells that a gene had to be in; None where genes passed because they were named, too.
+    """
+
+    n_inputs: int
+    n_genes: int
+    n_cells: int
+    n_taken: int
+    left_out: Mapping[str, int]
+    n_empty: int
+    min_cells: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> InputRecord:
+        """Read plain values; raises KeyError, ValueError or TypeError where they cannot be right."""
+        left_out, least = values["left_out"], values["min_cells"]
+        if not isinstance(left_out, Mapping):
+            raise TypeError(f"left_out is {type(left_out).__name__}")
+        found = cls(
+            n_inputs=_count(values["n_inputs"]),
+            n_genes=_count(values["n_genes"]),
+            n_cells=_count(values["n_cells"]),
+            n_taken=_count(values["n_taken"]),
+            left_out={str(name): _count(number) for name, number in left_out.items()},
+            n_empty=_count(values["n_empty"]),
+            min_cells=None if least is None else _count(least),
+        )
+        if max(found.n_taken + sum(found.left_out.values()), found.n_empty) > found.n_cells:
+            raise ValueError("the input has fewer cells than were taken of it, left out or empty")
+        return found
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise TypeError(f"expected a number of cells or genes, got {value!r}")
+    return int(value)
+
+
 def _number(value: object) -> float | None:
     if value is None:
         return None
@@ -82,6 +137,8 @@ class GeneSpace:
     values
         What the values looked like; None where it is not known, as in stores and models of earlier versions. It does not change what
         becomes of a cell, and two gene spaces that differ in it alone are equal.
+    input
+        What the input held, and what the filters took away; None where it is not known. It changes as little.
 
     Raises
     ------
@@ -99,6 +156,7 @@ class GeneSpace:
     filtered: tuple[str, ...]
     chosen: tuple[str, ...]
     values: ValueRecord | None = field(default=None, compare=False)
+    input: InputRecord | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
@@ -122,8 +180,14 @@ class GeneSpace:
         if strange:
             raise InputError(f"{len(strange)} chosen genes are not among the filtered ones, such as {min(strange)!r}.")
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values that JSON can hold; `from_dict` reads them back."""
+    def to_dict(self, *, has_input: bool = False) -> dict[str, object]:
+        """Return plain values that JSON can hold; `from_dict` reads them back.
+
+        Parameters
+        ----------
+        has_input
+            Whether `input` is among them. Cells are told from others by what is left.
+        """
         plain: dict[str, object] = {
             "kind": self.kind,
             "target_sum": self.target_sum,
@@ -132,6 +196,8 @@ class GeneSpace:
         }
         if self.values is not None:
             plain["values"] = {**asdict(self.values), "means": list(self.values.means)}
+        if has_input and self.input is not None:
+            plain["input"] = asdict(self.input)
         return plain
 
     @classmethod
@@ -160,12 +226,16 @@ class GeneSpace:
             record, names = values.get("values"), _strings(filtered)
             if not isinstance(record, (Mapping, type(None))):
                 raise TypeError(f"values is {type(record).__name__}")
+            origin = values.get("input")
+            if not isinstance(origin, (Mapping, type(None))):
+                raise TypeError(f"input is {type(origin).__name__}")
             return cls(
                 kind=str(values["kind"]),
                 target_sum=None if target_sum is None else float(target_sum),
                 filtered=names,
                 chosen=_strings(chosen),
                 values=None if record is None else ValueRecord.from_dict(record, len(names)),
+                input=None if origin is None else InputRecord.from_dict(origin),
             )
         except (KeyError, TypeError, ValueError, InputError) as error:
             raise StoreError(f"the saved gene space is damaged: {error}; write the store or model again.") from error

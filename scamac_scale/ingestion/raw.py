@@ -6,7 +6,7 @@ Nothing here knows a file format; ``open.py`` makes these.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from scamac_scale.progress import track
 from scamac_scale.remote.stamps import Stamp, check_unchanged, looks_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -210,6 +210,8 @@ class RawMatrix:
         none where a format has no such tables.
     parts
         The inputs that its cells are from, where these are several or not all cells are taken; else none.
+    left_out
+        Cells that each filter has left out, by its setting; a cell counts for the first that leaves it out.
     """
 
     name: str
@@ -223,6 +225,7 @@ class RawMatrix:
     recipe: Recipe | None = None
     read_vars: Callable[[], list[tuple[str, pd.DataFrame]]] = list
     parts: tuple[Part, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that there are genes, and that they are named once each."""
@@ -247,6 +250,11 @@ class RawMatrix:
     def n_cells(self) -> int:
         """Cells N."""
         return self.rows.shape[0]
+
+    @property
+    def n_cells_given(self) -> int:
+        """Cells of all inputs, also those that are not taken."""
+        return sum(part.n_cells for part in self.parts) if self.parts else self.n_cells
 
     @property
     def n_genes(self) -> int:

@@ -80,7 +80,7 @@ def _census_from(noted: dict[str, NDArray[Any]]) -> Census:
 
 def _statistics_note(found: RawStatistics) -> dict[str, Any]:  # Any: arrays and whole numbers
     return {
-        "gene_space": np.array(json.dumps(found.gene_space.to_dict())),
+        "gene_space": np.array(json.dumps(found.gene_space.to_dict(has_input=True))),
         "totals": found.totals,
         "n_empty": found.n_empty,
         "n_stored": found.n_stored,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scamac_scale.cells.genes import GeneSpace, ValueRecord
+from scamac_scale.cells.genes import GeneSpace, InputRecord, ValueRecord
 from scamac_scale.cells.tech_batches import TechBatches, find_tech_batches, split_key
 from scamac_scale.errors import InputError
 from scamac_scale.ingestion.engine.local import LocalEngine
 from scamac_scale.ingestion.flavors.choose import check_flavor, choose_genes
-from scamac_scale.ingestion.flavors.filter import filter_genes
+from scamac_scale.ingestion.flavors.filter import filter_genes, needed_cells
 from scamac_scale.ingestion.flavors.given import given_genes
 from scamac_scale.ingestion.flavors.sums import Candidates
 from scamac_scale.ingestion.kinds import Verdict, largest_log, settle
@@ -137,7 +137,11 @@ def measure(
     var = choice.table[choice.is_variable].set_index(names[chosen])
     var.insert(0, "n_cells", census.n_expressing[chosen])
     return RawStatistics(
-        GeneSpace(kind, target_sum, tuple(names[filtered]), tuple(names[chosen]), values=_record(found, moments)),
+        GeneSpace(
+            *(kind, target_sum, tuple(names[filtered]), tuple(names[chosen])),
+            values=_record(found, moments),
+            input=_input_record(raw, config, n_empty),
+        ),
         totals,
         n_empty,
         int(census.n_expressing[chosen].sum()),
@@ -164,6 +168,19 @@ def _record(found: Verdict, moments: Sequence[Moments]) -> ValueRecord:
     means = np.sum([part.total for part in moments], axis=0) / sum(part.n_cells for part in moments)
     return ValueRecord(
         found.seen or found.kind, found.base, found.total, found.is_sure, tuple(float(f"{mean:.3g}") for mean in means)
+    )
+
+
+def _input_record(raw: RawMatrix, config: IngestConfig, n_empty: int) -> InputRecord:
+    """Keep what the input held, and what the filters took away, for whoever reads of the fit later."""
+    return InputRecord(
+        n_inputs=max(len(raw.parts), 1),
+        n_genes=raw.n_genes,
+        n_cells=raw.n_cells_given,
+        n_taken=raw.n_cells,
+        left_out=raw.left_out,
+        n_empty=n_empty,
+        min_cells=None if config.genes is not None else needed_cells(config, raw.n_cells),
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from scamac_scale.cells.genes import InputRecord
     from scamac_scale.ops.tree import Floats, Tree
     from scamac_scale.report_page.gather import ResultFacts
 
@@ -70,6 +71,8 @@ MANY_PARTS, MOST_PARTS = 2.0, 3.0
 PURE = 0.5
 """A cluster whose commonest label has less than this share of its cells is of no one label."""
 FEW_GENES = 500
+MOST_OUT = 0.5
+"""Filters that leave out a larger share of the cells are worth a look."""
 SAMPLE_CELLS = 5_000
 """Cells whose neighbours tell how batches mix: some seconds."""
 SHOWN = 5
@@ -163,9 +166,28 @@ def _genes(facts: Facts) -> Iterator[Finding]:
         yield _finding(
             "look",
             "genes",
-            f"The model has only {len(genes.chosen):,} genes, of {len(genes.filtered):,} that passed the filter.",
+            f"The model has only {len(genes.chosen):,} genes, of {len(genes.filtered):,} that passed the filter"
+            + ("." if genes.input is None else f" and {genes.input.n_genes:,} in the input."),
             "Give all genes of the raw file, or raise ingest.n_genes; look at ingest.min_cells if few passed.",
         )
+
+
+def left_out(record: InputRecord) -> str:
+    """Name the filters that left out cells, with how many each did."""
+    return ", ".join(f"ingest.{name} {number:,}" for name, number in record.left_out.items() if number)
+
+
+def _filters(facts: Facts) -> Iterator[Finding]:
+    """Tell of filters that took away most of the cells."""
+    record = facts.run.genes.input
+    if record is None or record.n_cells - record.n_taken <= MOST_OUT * record.n_cells:
+        return
+    yield _finding(
+        "look",
+        "cells",
+        f"The filters left out {record.n_cells - record.n_taken:,} of the {record.n_cells:,} cells of the input: {left_out(record)}.",
+        "If that was not meant, ingest again with other values of these.",
+    )
 
 
 def _cells(facts: Facts) -> Iterator[Finding]:
@@ -404,6 +426,7 @@ def _batch_advice(facts: Facts, result: ResultFacts) -> str:
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _values,
     _genes,
+    _filters,
     _cells,
     _losses,
     _count,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.ingestion.kinds import named_total, named_values
-from scamac_scale.report_page.checks import N_MEASURED
+from scamac_scale.report_page.checks import N_MEASURED, left_out
 from scamac_scale.report_page.shown import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scamac_scale.cells.genes import GeneSpace, InputRecord
     from scamac_scale.report_page.checks import Finding
     from scamac_scale.report_page.gather import Facts
 
@@ -24,12 +25,15 @@ MAX_VALUE = 300
 def about(facts: Facts) -> list[tuple[str, str]]:
     """Say what was run on what: names and values."""
     run, result = facts.run, facts.result
-    report, genes = run.report, run.genes
+    report = run.report
     n_fit = report.get("n_cells")
-    found = [("Cells of the fit", f"{n_fit:,}" if isinstance(n_fit, int) else "not known")]
+    found = []
+    if run.genes.input is not None:
+        found.append(("Cells of the input", _input_cells(run.genes.input)))
+    found.append(("Cells of the fit", f"{n_fit:,}" if isinstance(n_fit, int) else "not known"))
     if result is not None:
         found.append(("Cells of the result", f"{result.n_cells:,}"))
-    found.append(("Genes", f"{len(genes.chosen):,} of {len(genes.filtered):,} that passed the filter"))
+    found.append(("Genes", _genes(run.genes)))
     found.append(("Values", _values(facts)))
     found.append(("Clusters", _count(facts)))
     found.append(("Batch key", _batches(facts)))
@@ -47,6 +51,26 @@ def about(facts: Facts) -> list[tuple[str, str]]:
     if result is not None:
         found.append(("Result", short(result.path, 120)))
     return found
+
+
+def _input_cells(record: InputRecord) -> str:
+    told = f"{record.n_cells:,}" + (f" in {record.n_inputs:,} inputs" if record.n_inputs > 1 else "")
+    if n_out := record.n_cells - record.n_taken:
+        told += f", {n_out:,} left out by the filters"
+        if named := left_out(record):
+            told += f" ({named})"
+    if record.n_empty:
+        told += f"; {record.n_empty:,} {'is' if record.n_empty == 1 else 'are'} without counts, and in the fit"
+    return told
+
+
+def _genes(genes: GeneSpace) -> str:
+    if genes.input is None:
+        return f"{len(genes.chosen):,} of {len(genes.filtered):,} that passed the filter"
+    least = genes.input.min_cells
+    passed = "that passed the filter" if least is None else f"in at least {counted(least, 'cell')}"
+    whole = "all inputs" if genes.input.n_inputs > 1 else "the input"
+    return f"{genes.input.n_genes:,} in {whole}, {len(genes.filtered):,} {passed}, {len(genes.chosen):,} chosen"
 
 
 def _values(facts: Facts) -> str:

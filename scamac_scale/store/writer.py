@@ -290,7 +290,7 @@ def _write_tables(root: zarr.Group, header: StoreHeader, obs: pd.DataFrame, var:
             write_elem(root, name, {}, dataset_kwargs=options)
         about = {
             "version": layout.VERSION,
-            "gene_space": json.dumps(header.gene_space.to_dict()),
+            "gene_space": json.dumps(header.gene_space.to_dict(has_input=True)),
             "config": json.dumps(header.config.to_plain()),
             "inputs": json.dumps(header.inputs),
         }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scamac_scale.cells.genes import GeneSpace, duplicates, locate_genes
+from scamac_scale.cells.genes import GeneSpace, InputRecord, duplicates, locate_genes
 from scamac_scale.errors import InputError, StoreError
 
 NAMES = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=20, unique=True)
@@ -70,6 +70,24 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 def test_a_damaged_record_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StoreError, match=f"the saved gene space is damaged: .*{message}"):
         GeneSpace.from_dict(space().to_dict() | changes)
+
+
+INPUT = InputRecord(1, 9, 10, 7, {"where": 3}, 1, 2)
+
+
+def test_what_the_input_held_is_kept_and_tells_no_gene_spaces_apart() -> None:
+    written = json.loads(json.dumps(space(input=INPUT).to_dict(has_input=True)))
+    assert GeneSpace.from_dict(written).input == INPUT
+    assert space(input=INPUT) == space()
+    assert space(input=INPUT).to_dict() == space().to_dict()
+
+
+@pytest.mark.parametrize("changes", [{"n_cells": 9}, {"n_genes": -1}, {"left_out": {"where": "3"}}, {"left_out": None}])
+def test_a_damaged_record_of_the_input_is_refused(changes: dict[str, Any]) -> None:
+    written = space(input=INPUT).to_dict(has_input=True)
+    assert isinstance(written["input"], dict)
+    with pytest.raises(StoreError, match="the saved gene space is damaged"):
+        GeneSpace.from_dict(written | {"input": written["input"] | changes})
 
 
 @pytest.mark.parametrize("key", ["kind", "target_sum", "filtered", "chosen"])

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scamac_scale.cells.genes import GeneSpace, ValueRecord
+from scamac_scale.cells.genes import GeneSpace, InputRecord, ValueRecord
 from scamac_scale.evaluation import Levels
 from scamac_scale.ops.tree import Tree
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
-from scamac_scale.report_page.words import lines
+from scamac_scale.report_page.words import about, lines
 from tests.support.fitted import fitted_model
 
 GENES = tuple(f"g{number}" for number in range(600))
@@ -61,6 +61,21 @@ def test_a_model_of_few_genes_is_told() -> None:
     run = run_facts()
     run.model.genes = GeneSpace(kind="counts", target_sum=1.0, filtered=GENES, chosen=GENES[:50])
     assert told(Facts(run)) == [("look", "genes")]
+
+
+def test_what_the_filters_took_away_is_said() -> None:
+    run = run_facts()
+    assert not any(name == "Cells of the input" for name, _ in about(Facts(run)))  # of an earlier version
+    record = InputRecord(2, 20_500, 1000, 450, {"where": 500, "cells": 0, "min_genes": 50}, 3, 23)
+    run.model.genes = replace(run.model.genes, input=record)
+    said = dict(about(Facts(run)))
+    assert said["Cells of the input"] == (
+        "1,000 in 2 inputs, 550 left out by the filters (ingest.where 500, ingest.min_genes 50); 3 are without counts, and in the fit"
+    )
+    assert said["Genes"] == "20,500 in all inputs, 600 in at least 23 cells, 600 chosen"
+    assert told(Facts(run)) == [("look", "cells")]
+    run.model.genes = replace(run.model.genes, input=replace(record, n_taken=500, left_out={"where": 500}))
+    assert told(Facts(run)) == []
 
 
 def test_losses_that_rise_or_are_not_finite_are_bad() -> None:

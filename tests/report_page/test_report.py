@@ -36,6 +36,8 @@ def test_a_page_tells_what_was_run_in_this_order(written: Path) -> None:
     ]
     assert "300 cells in 4 clusters" in page
     assert "scamac-scale markers" in page
+    assert re.search(r"Cells of the input\W.*?300\b", page, re.DOTALL)
+    assert re.search(r"200 in the input, \d+ in at least 15 cells, \d+ chosen", page)
 
 
 def test_names_of_a_user_never_become_a_part_of_the_page(written: Path) -> None:

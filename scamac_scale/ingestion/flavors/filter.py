@@ -25,6 +25,11 @@ def min_cells(fraction: float, n_cells: int) -> int:
     return -(-share.numerator // share.denominator)
 
 
+def needed_cells(config: IngestConfig, n_cells: int) -> int:
+    """Count the cells that a gene must be in: ``min_cells``, or ``min_cell_fraction`` where that is None."""
+    return min_cells(config.min_cell_fraction, n_cells) if config.min_cells is None else config.min_cells
+
+
 def filter_genes(
     raw: RawMatrix, n_expressing: NDArray[np.int64], config: IngestConfig, given: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
@@ -51,9 +56,8 @@ def filter_genes(
     InputError
         If no gene is left.
     """
-    needed, setting = config.min_cells, f"ingest.min_cells={config.min_cells}"
-    if needed is None:
-        needed = min_cells(config.min_cell_fraction, raw.n_cells)
+    needed, setting = needed_cells(config, raw.n_cells), f"ingest.min_cells={config.min_cells}"
+    if config.min_cells is None:
         setting = f"ingest.min_cell_fraction={config.min_cell_fraction}"
     is_filtered = n_expressing >= needed
     if given is not None:

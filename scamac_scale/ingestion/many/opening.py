@@ -24,7 +24,7 @@ from scamac_scale.ingestion.raw import FILE, FILE_ROW, Part, RawMatrix, Recipe
 from scamac_scale.store.record import is_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -77,9 +77,9 @@ def open_inputs(
     opened = partial(_open_one, config=config, column_of=None if config.gene_column else column_of)
     raw = _open_single(inputs[0], opened) if len(inputs) == 1 else _open_several(inputs, config, join, opened, check)
     try:
-        picks = asked_cells(raw.obs if raw.parts else with_origin(raw), config, raw.name)
-        if picks is not None:
-            raw = take_cells(raw, picks)
+        asked = asked_cells(raw.obs if raw.parts else with_origin(raw), config, raw.name)
+        if asked is not None:
+            raw = take_cells(raw, *asked)
         if config.columns is not None:
             raw = _with_obs(raw, kept_columns(raw.obs, config.columns, config.batch_key, raw.name, (FILE, FILE_ROW)))
     except BaseException:
@@ -221,7 +221,7 @@ def with_origin(raw: RawMatrix) -> pd.DataFrame:
     return _origin(raw.obs, raw.name, np.arange(raw.n_cells))
 
 
-def take_cells(raw: RawMatrix, picks: NDArray[np.int64]) -> RawMatrix:
+def take_cells(raw: RawMatrix, picks: NDArray[np.int64], left_out: Mapping[str, int]) -> RawMatrix:
     """Take some cells of an input.
 
     Parameters
@@ -230,6 +230,8 @@ def take_cells(raw: RawMatrix, picks: NDArray[np.int64]) -> RawMatrix:
         Open; closed with what is returned.
     picks
         (n,) its rows to take, ascending.
+    left_out
+        Cells that each filter leaves out, by its setting.
 
     Returns
     -------
@@ -250,7 +252,10 @@ def take_cells(raw: RawMatrix, picks: NDArray[np.int64]) -> RawMatrix:
     again = None
     if raw.recipe is not None:
         again = Recipe.of_others(_take_again, (raw.recipe, picks), [raw.recipe])
-    return replace(raw, rows=PickedRows(raw.rows, picks), read_obs=lambda: obs, parts=taken, recipe=again)
+    told = {**raw.left_out, **left_out}
+    return replace(
+        raw, rows=PickedRows(raw.rows, picks), read_obs=lambda: obs, parts=taken, recipe=again, left_out=told
+    )
 
 
 def with_all_genes(raw: RawMatrix) -> RawMatrix:
@@ -294,4 +299,4 @@ def _stack_again(recipes: tuple[Recipe, ...], names: tuple[str, ...], joint: Joi
 
 
 def _take_again(recipe: Recipe, picks: NDArray[np.int64]) -> RawMatrix:
-    return take_cells(recipe.open(), picks)
+    return take_cells(recipe.open(), picks, {})

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 TOLD = 10
 """Inputs that are named in a message, at most."""
 _GOOD = "good"
-"""Note: the rows of the cells that are kept."""
+"""Note: the rows of the cells that are kept, and how many each filter left out."""
+_FILTERS = ("min_genes", "max_mito")
 
 
 def asks_for_quality(config: IngestConfig) -> bool:
@@ -65,10 +66,13 @@ def without_poor(raw: RawMatrix, config: IngestConfig, engine: Engine, journal: 
     if not asks_for_quality(config):
         return raw
     noted = None if journal is None else journal.read(_GOOD)
-    picks = _good_cells(raw, config, engine) if noted is None else noted["rows"]
-    if noted is None and journal is not None:
-        journal.note(_GOOD, rows=picks)
-    return take_cells(raw, picks)
+    if noted is None:
+        picks, left_out = _good_cells(raw, config, engine)
+        if journal is not None:
+            journal.note(_GOOD, rows=picks, **left_out)
+    else:
+        picks, left_out = noted["rows"], {name: int(noted[name]) for name in _FILTERS if name in noted}
+    return take_cells(raw, picks, left_out)
 
 
 class Quality(NamedTuple):
@@ -152,7 +156,7 @@ def _is_mito(gene: str, prefix: str) -> bool:
     return gene.upper().startswith(prefix.upper())
 
 
-def _good_cells(taken: RawMatrix, config: IngestConfig, engine: Engine) -> NDArray[np.int64]:
+def _good_cells(taken: RawMatrix, config: IngestConfig, engine: Engine) -> tuple[NDArray[np.int64], dict[str, int]]:
     raw = with_all_genes(taken)  # as where each input is looked at before they are joined
     is_mito = np.zeros(raw.n_genes, bool) if config.max_mito is None else mito_genes(raw, config.mito_prefix)
     is_poor, is_dying = np.zeros(raw.n_cells, bool), np.zeros(raw.n_cells, bool)
@@ -189,11 +193,13 @@ def _refuse_logs(raw: RawMatrix, config: IngestConfig, evidence: Evidence) -> No
 
 def _kept(
     raw: RawMatrix, config: IngestConfig, is_poor: NDArray[np.bool_], is_dying: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    reasons = []
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    reasons, left_out = [], {}
     if config.min_genes is not None:
+        left_out["min_genes"] = int(is_poor.sum())
         reasons.append(f"{int(is_poor.sum()):,} have fewer than {config.min_genes} genes (ingest.min_genes)")
     if config.max_mito is not None:
+        left_out["max_mito"] = int((is_dying & ~is_poor).sum())
         reasons.append(
             f"{int(is_dying.sum()):,} more than {config.max_mito:g} % of their counts in mitochondrial genes, or no counts (ingest.max_mito)"
         )
@@ -202,4 +208,4 @@ def _kept(
     if is_out.all():
         raise InputError(f"{raw.name}: no cell is left. {told}.")
     logger.info("%s: %s", raw.name, told)
-    return np.flatnonzero(~is_out)
+    return np.flatnonzero(~is_out), left_out

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,22 @@ MAX_LIST_BYTES = 2**31
 TOLD, MAX_DIGITS = 5, 18
 
 
-def asked_cells(obs: pd.DataFrame, config: IngestConfig, name: str) -> NDArray[np.int64] | None:
+class Asked(NamedTuple):
+    """Cells that are taken.
+
+    Attributes
+    ----------
+    picks
+        (n,) rows, ascending.
+    left_out
+        Cells that are not, by the setting that leaves them out: ``where``, then ``cells``.
+    """
+
+    picks: NDArray[np.int64]
+    left_out: dict[str, int]
+
+
+def asked_cells(obs: pd.DataFrame, config: IngestConfig, name: str) -> Asked | None:
     """Find the cells that ``ingest.where`` and ``ingest.cells`` ask for.
 
     Parameters
@@ -45,8 +60,8 @@ def asked_cells(obs: pd.DataFrame, config: IngestConfig, name: str) -> NDArray[n
 
     Returns
     -------
-    ndarray or None
-        (n,) rows, ascending; None where neither is given.
+    Asked or None
+        None where neither is given.
 
     Raises
     ------
@@ -55,20 +70,23 @@ def asked_cells(obs: pd.DataFrame, config: IngestConfig, name: str) -> NDArray[n
     """
     if config.where is None and config.cells is None:
         return None
-    is_taken = np.ones(len(obs), dtype=bool)
+    is_taken, left_out = np.ones(len(obs), dtype=bool), {}
     if config.where is not None:
         found = chosen_by(config.where, obs, name)
         logger.info("%s: %d of %d cells by %s", name, found.sum(), len(obs), config.where)
         is_taken &= found
+        left_out["where"] = int((~found).sum())
         if not found.any():
             raise InputError(f"{name}: no cell is left: ingest.where={config.where!r} holds for none of {len(obs):,}.")
     if config.cells is not None:
-        is_taken &= listed_cells(at_home(config.cells), obs, name)
+        listed = listed_cells(at_home(config.cells), obs, name)
+        left_out["cells"] = int((is_taken & ~listed).sum())
+        is_taken &= listed
     if not is_taken.any():
         raise InputError(
             f"{name}: no cell is left: none of {len(obs):,} is in {config.cells} and is one by ingest.where={config.where!r}."
         )
-    return np.flatnonzero(is_taken)
+    return Asked(np.flatnonzero(is_taken), left_out)
 
 
 def listed_cells(path: Path, obs: pd.DataFrame, name: str) -> NDArray[np.bool_]:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import scanpy as sc
 
+from scamac_scale.cells.genes import InputRecord
 from scamac_scale.cli.main import main
 from scamac_scale.config import IngestConfig
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.ingestion.many import quality
 from scamac_scale.ingestion.many.opening import open_inputs, with_all_genes
 from scamac_scale.ingestion.pipeline import ingest
+from scamac_scale.sources import open_source
 from scamac_scale.store.reader import StoreReader
 from tests.support.atlas import build_tiny_atlas
 from tests.support.many import arrays_of, cut
@@ -109,6 +111,26 @@ def test_cells_of_several_inputs_are_judged_by_all_genes_of_their_own(
         assert whole.recipe is not None
         with whole.recipe.open() as again:
             np.testing.assert_array_equal(again.read_block(3, 90).toarray(), whole.read_block(3, 90).toarray())
+
+
+def test_a_store_says_how_many_cells_each_filter_left_out(
+    adata: ad.AnnData, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cells.txt").write_text("\n".join(adata.obs_names[:200]))
+    config = replace(CONFIG, where="is_good", cells=str(tmp_path / "cells.txt"), min_genes=25, max_mito=6.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("scamac_scale.ingestion.resume.measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(path, tmp_path / "a.zarr", config)
+    store = StoreReader(ingest(path, tmp_path / "a.zarr", config, resume=True))  # the cells were looked at before
+    few = left_by_scanpy(adata[:200][adata.obs["is_good"][:200]].copy(), 25, None)
+    kept = left_by_scanpy(adata[few].copy(), None, 6.0)
+    left_out = {"where": 100, "cells": 67, "min_genes": 133 - len(few), "max_mito": len(few) - len(kept)}
+    assert min(left_out.values()) > 0
+    expected = InputRecord(1, adata.n_vars, 300, len(kept), left_out, 0, -(-len(kept) // 20))
+    assert store.gene_space.input == expected
+    with open_source(path, ingest=config) as source:
+        assert source.gene_space.input == expected
 
 
 def test_an_input_without_mitochondrial_genes_is_named(adata: ad.AnnData, path: Path, tmp_path: Path) -> None:
