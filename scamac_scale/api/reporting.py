@@ -31,7 +31,7 @@ def report(
     run
         Folder or URL of a run that has finished.
     result
-        Output of `ScAMAC.predict`; None tells what the run alone knows.
+        Output of `ScAMAC.predict`, or its URL; None tells what the run alone knows.
     label
         Column of obs of the result with labels.
     batch_key
@@ -41,7 +41,7 @@ def report(
     max_cells
         Cells that are drawn, at most; clusters have shares by the square roots of their sizes.
     out
-        Folder to write; None takes the name of the run with ``.report``.
+        Folder on a disk to write; None takes the name of the run with ``.report``.
     overwrite
         Replace an earlier report.
 

@@ -18,7 +18,7 @@ def declare_report(parser: ArgumentParser) -> None:
         "--result",
         type=str | None,
         default=None,
-        help="Result of predict; without one the report tells what the run alone knows.",
+        help="Result of predict, or its URL; without one the report tells what the run alone knows.",
     )
     parser.add_argument("--label", type=str | None, default=None, help="Column of its obs with labels.")
     parser.add_argument(
@@ -38,7 +38,7 @@ def declare_report(parser: ArgumentParser) -> None:
         help="Cells that are drawn, at most; all cells are counted.",
     )
     parser.add_argument(
-        "--out", type=str, help="Folder to write (default: the name of the run with .report).", **OPTIONAL
+        "--out", type=str, help="Folder on a disk to write (default: the name of the run with .report).", **OPTIONAL
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier report.", **OPTIONAL)
 

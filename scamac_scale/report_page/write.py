@@ -12,7 +12,7 @@ import numpy as np
 
 from scamac_scale.durable.atomic import atomic_folder, check_output, writing
 from scamac_scale.durable.foreign import at_home
-from scamac_scale.errors import ConfigError, choose
+from scamac_scale.errors import ConfigError, OutputError, choose
 from scamac_scale.host.memory import explained
 from scamac_scale.remote.place import is_url
 from scamac_scale.report_page import figures, words
@@ -86,6 +86,8 @@ def write_report(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a report; see `scamac_scale.api.report`."""
+    if out is not None and is_url(out):
+        raise OutputError(f"{out}: a report is written on a disk; name a folder there with --out, and copy it.")
     folder = default_place(run) if out is None else at_home(out)
     check_output(folder, overwrite=overwrite, marker=PAGE_FILE)
     facts = gather(run, result, label=label, batch_key=batch_key)

@@ -13,6 +13,8 @@ from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError, OutputError
 from scamac_scale.report_page import gather
 from scamac_scale.report_page.gather import read_result, read_run
+from scamac_scale.report_page.write import default_place
+from tests.support.bucket import upload
 from tests.support.reported import ODD
 
 PICTURES = {
@@ -50,10 +52,7 @@ def test_names_of_a_user_never_become_a_part_of_the_page(written: Path) -> None:
 
 
 def test_the_data_of_a_page_holds_every_label(written: Path) -> None:
-    page = (written / "report.html").read_text()
-    found = re.search('<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    columns = {column["title"]: column for column in json.loads(found[1])["cells"]["columns"]}
+    columns = {column["title"]: column for column in json.loads(data_of(written))["cells"]["columns"]}
     assert set(columns) == {"cluster", "odd", "donor"}
     assert columns["odd"]["names"][0] == ODD[0]
     assert columns["donor"]["names"] == ["<b>bob</b>", "ann", "cat & co"]
@@ -102,6 +101,8 @@ def test_what_cannot_be_reported_is_told_before_anything_is_written(
         report(run, result, max_cells=5, out=out)
     with pytest.raises(ConfigError, match="layout"):
         report(run, result, layout="pca", out=out)  # type: ignore[arg-type]  # the mistake that is tested
+    with pytest.raises(OutputError, match="a report is written on a disk; name a folder there with --out"):
+        report(run, result, out="s3://bucket/report")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,6 +118,24 @@ def test_a_result_of_another_model_is_refused_and_one_that_does_not_say_is_taken
     read_result(tmp_path / "older.h5ad", run, None, None)
     with pytest.raises(InputError, match="is a result of another model"):
         read_result(result, run, None, None)
+
+
+def data_of(folder: Path) -> str:
+    """Find all figures and cells of a page."""
+    page = (folder / "report.html").read_text()
+    found = re.search('<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+def test_a_run_and_a_result_in_a_bucket_are_reported_on_as_on_a_disk(
+    finished: tuple[Path, Path], written: Path, bucket: str, tmp_path: Path
+) -> None:
+    run, result = upload(finished[0], f"{bucket}/atlas.run"), upload(finished[1], f"{bucket}/atlas.result.zarr")
+    report(run, result, label="odd", batch_key="donor", layout="tsne", out=tmp_path / "report")
+    assert data_of(tmp_path / "report") == data_of(written)
+    assert default_place(run) == Path("atlas.run.report")
 
 
 @pytest.mark.parametrize("asked", [{"label": "n_counts"}, {"batch_key": "n_counts"}])
