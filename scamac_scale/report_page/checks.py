@@ -398,7 +398,8 @@ def _mixing(facts: Facts) -> Iterator[Finding]:
     result = facts.result
     if result is None or result.batches is None or result.n_cells < MIN_CELLS:
         return
-    rows = draw_sample(result.batches.codes, SAMPLE_CELLS)
+    kept = np.flatnonzero(result.batches.codes >= 0)
+    rows = kept[draw_sample(result.batches.codes[kept], SAMPLE_CELLS)]
     neighbors = find_neighbors(read_latent(result, rows), GRAPH_NEIGHBORS - 1)
     groups = np.zeros(len(rows), dtype=np.int64) if result.labels is None else result.labels.of(rows)
     own = own_batch(neighbors.indices, result.batches.codes[rows], groups)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 BINS = 100
 """Of the histogram of confidences of each cluster."""
 MOST_LEVELS = 5_000
-"""Different labels, or batches of a column: a table of these by clusters is kept, and more are a measurement."""
+"""Different labels, or batches: a table of these by clusters is kept. A column with more is a measurement; of columns that are crossed, so many are kept."""
 GENES_KEY = "rank_genes_groups"
 
 
@@ -129,7 +129,10 @@ class ResultFacts:
     label, labels
         Column of the labels, and they; None where none is named.
     batch_key, batches
-        Columns of the technical batches, and these; None where there are none.
+        Columns of the technical batches, and these; None where there are none. The `MOST_LEVELS` with the most cells are kept, and cells of
+        others have none.
+    n_more_batches
+        Those that are not kept.
     tree
         (K - 1, 4) linkage over the clusters; None where it is not known.
     markers
@@ -143,6 +146,7 @@ class ResultFacts:
     labels: Levels | None = None
     batch_key: str | None = None
     batches: Levels | None = None
+    n_more_batches: int = 0
     tree: Floats | None = None
     markers: Markers | None = None
 
@@ -275,7 +279,7 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         if (clusters.codes < 0).any():
             raise InputError(f"{where}/{CLUSTER_KEY}: {int((clusters.codes < 0).sum()):,} cells have no cluster.")
         labels = None if label is None else _levels(_read_few(obs, where, [label], uns)[label])
-        batches = _batches(_read_few(obs, where, list(named), uns), named, where) if named else None
+        batches, n_more = _batches(_read_few(obs, where, list(named), uns), named, where) if named else (None, 0)
         tree = _tree(uns, run, len(clusters.names))
         markers = (
             read_markers(uns[GENES_KEY], f"{result}: uns/{GENES_KEY}") if uns is not None and GENES_KEY in uns else None
@@ -294,6 +298,7 @@ def read_result(result: str | Path, run: RunFacts, label: str | None, batch_key:
         labels=labels,
         batch_key=",".join(named) or None,
         batches=batches,
+        n_more_batches=n_more,
         tree=tree,
         markers=markers,
     )
@@ -334,13 +339,19 @@ def _levels(column: pd.Series[Any], *, has_all: bool = False) -> Levels:
     return Levels([name for name, is_used in zip(names, used, strict=True) if is_used], number[codes])
 
 
-def _batches(obs: pd.DataFrame, columns: tuple[str, ...], where: str) -> Levels | None:
-    """Joint levels of the technical batches; None where there is one only."""
+def _batches(obs: pd.DataFrame, columns: tuple[str, ...], where: str) -> tuple[Levels | None, int]:
+    """Joint levels of the technical batches, None where there is one only; and how many are not kept."""
     found = find_tech_batches(obs, columns, where=where)
     codes = found.joint().astype(np.int64)
-    first = np.unique(codes, return_index=True)[1]
+    first, counts = np.unique(codes, return_index=True, return_counts=True)[1:]
+    n_more = max(len(first) - MOST_LEVELS, 0)
+    if n_more:
+        kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_LEVELS])
+        number = np.full(len(first), -1, dtype=np.int64)
+        number[kept] = np.arange(len(kept))
+        codes, first = number[codes], first[kept]
     names = [", ".join(found.names[at][code] for at, code in enumerate(found.codes[row])) for row in first]
-    return Levels(names, codes) if len(names) > 1 else None
+    return Levels(names, codes) if len(names) > 1 else None, n_more
 
 
 def _tree(uns: Any, run: RunFacts, n_clusters: int) -> Floats | None:  # Any: an h5py or zarr group

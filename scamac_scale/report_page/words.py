@@ -101,7 +101,8 @@ def _batches(facts: Facts) -> str:
         return ", ".join(f"{short(column)} ({len(names):,} batches)" for column, names in levels.items())
     result = facts.result
     if result is not None and result.batches is not None:
-        return f"none in the fit; here by {short(result.batch_key or '')} ({len(result.batches.names):,} batches)"
+        n_batches = len(result.batches.names) + result.n_more_batches
+        return f"none in the fit; here by {short(result.batch_key or '')} ({n_batches:,} batches)"
     return "none"
 
 
@@ -177,9 +178,11 @@ def _result_lines(facts: Facts, found: list[Finding]) -> Iterator[tuple[str, str
             f"({counted(scores['n_labels'], 'label')}, {scores['n_cells']:,} cells).",
         )
     if result.batches is not None:
-        whole = f"{len(result.batches.names):,} batches of {short(result.batch_key or '')}"
-        n_not = len(result.batches.names) - facts.own.get(N_MEASURED, 0)
-        yield _batches_line(whole, n_not, n_not == len(result.batches.names), _worst(found, "batches"))
+        n_own = len(result.batches.names)
+        some = f"{n_own:,} largest of {n_own + result.n_more_batches:,}" if result.n_more_batches else f"{n_own:,}"
+        whole = f"{some} batches of {short(result.batch_key or '')}"
+        n_not = n_own - facts.own.get(N_MEASURED, 0)
+        yield _batches_line(whole, n_not, n_not == n_own, _worst(found, "batches"))
 
 
 def _batches_line(whole: str, n_not: int, is_none: bool, worst: str) -> tuple[str, str]:

@@ -154,6 +154,17 @@ def _others(what: str, levels: Shown) -> list[str]:
     return [f"The {levels.n_own} largest {what} are shown by themselves, {levels.n_others:,} others as one."]
 
 
+def _left_out(result: ResultFacts) -> list[str]:
+    """Say which batches are in no figure and no check."""
+    if result.batches is None or not result.n_more_batches:
+        return []
+    n_own, n_cells = len(result.batches.names), int((result.batches.codes < 0).sum())
+    return [
+        f"There are {n_own + result.n_more_batches:,} batches of {short(result.batch_key or '')}. The {n_own:,} with the most cells are counted; "
+        f"the others, with {counted(n_cells, 'cell')} ({n_cells / result.n_cells:.1%}), are left out here and in the checks, and grey in the map."
+    ]
+
+
 def _sizes(result: ResultFacts, clusters: Shown, pictures: Pictures) -> Part:
     means = None
     if result.memberships is not None:
@@ -300,7 +311,7 @@ def _batches(result: ResultFacts, clusters: Shown, pictures: Pictures) -> list[P
             "batches",
             "Batches in the clusters",
             [figures.batches(clusters, levels, table)],
-            notes + _others("batches", levels),
+            notes + _left_out(result) + _others("batches", levels),
         )
     ]
 

@@ -12,8 +12,10 @@ from scamac_scale.api import report
 from scamac_scale.cli.main import main
 from scamac_scale.errors import ConfigError, InputError, OutputError
 from scamac_scale.report_page import gather
+from scamac_scale.report_page.checks import check
 from scamac_scale.report_page.gather import read_result, read_run
-from scamac_scale.report_page.write import default_place
+from scamac_scale.report_page.words import lines
+from scamac_scale.report_page.write import _left_out, default_place
 from tests.support.bucket import upload
 from tests.support.reported import ODD
 
@@ -150,6 +152,30 @@ def test_a_column_of_measurements_is_refused_as_labels_or_batches(
     with pytest.raises(InputError, match="'n_counts' has 300 different values"):
         report(run, tmp_path / "measured.h5ad", out=tmp_path / "report", **asked)  # type: ignore[arg-type]
     assert not (tmp_path / "report").exists()
+
+
+def test_of_very_many_crossed_batches_the_largest_are_counted_and_the_others_told(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, result = finished
+    cells = ad.read_zarr(result)
+    draw = np.random.default_rng(0)
+    one, other = np.sort(draw.integers(0, 20, 300)), draw.integers(0, 20, 300) ** 2 // 19
+    cells.obs["chip"], cells.obs["day"] = one, other
+    cells.write_h5ad(tmp_path / "crossed.h5ad")
+    monkeypatch.setattr(gather, "MOST_LEVELS", 60)
+    facts = gather.gather(run, tmp_path / "crossed.h5ad", batch_key="chip,day")
+    found = check(facts)
+    assert facts.result is not None
+    counts = np.sort(np.unique(20 * one + other, return_counts=True)[1])[::-1]
+    n_all, n_out = len(counts), int(counts[60:].sum())
+    assert n_all > 120
+    assert facts.result.crossed(facts.result.batches).shape == (4, 60)  # type: ignore[arg-type]  # there are some
+    assert _left_out(facts.result) == [
+        f"There are {n_all} batches of chip,day. The 60 with the most cells are counted; the others, with {n_out} cells "
+        f"({n_out / 300:.1%}), are left out here and in the checks, and grey in the map."
+    ]
+    assert any(f"60 largest of {n_all} batches of chip,day" in line for _, line in lines(facts, found))
 
 
 def test_no_part_of_the_package_hides_a_function_of_the_public_face() -> None:
