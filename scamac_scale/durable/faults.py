@@ -55,6 +55,7 @@ POINTS = dict.fromkeys(
         "predict.block",  # a block of cells was written
         "predict.rename",  # the result is about to get its name
         "markers.rename",  # a result with its markers is about to take the place of the one without
+        "report.rename",  # a page and its pictures are about to get their name
         "refine.sums",  # the genes of all clusters are chosen
         "refine.cells",  # a block of cells was written for their clusters
         "refine.cluster",  # what came of a cluster is kept

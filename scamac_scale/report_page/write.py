@@ -92,7 +92,8 @@ def write_report(
     check_output(folder, overwrite=overwrite, marker=PAGE_FILE)
     facts = gather(run, result, label=label, batch_key=batch_key)
     found = check(facts)
-    with atomic_folder(folder, overwrite=overwrite, marker=PAGE_FILE) as new, with_matplotlib(), writing(folder):
+    place = atomic_folder(folder, overwrite=overwrite, marker=PAGE_FILE, rename_point="report.rename")
+    with place as new, with_matplotlib(), writing(folder):
         pictures = Pictures(new)
         page = _compose(facts, found, options, pictures)
         (new / PAGE_FILE).write_text(render(page), encoding="utf-8")

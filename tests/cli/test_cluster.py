@@ -13,6 +13,7 @@ import pytest
 from scamac_scale.cli.main import main
 from scamac_scale.durable.faults import FAULT
 from tests.support.command_line import QUICK, run_json
+from tests.support.nursery import Nursery
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,25 @@ def test_killed_and_resumed_it_ends_as_if_nobody_had(point: str, tiny_atlas: Pat
     assert found.obsm["X_scAMAC"].tobytes() == expected.obsm["X_scAMAC"].tobytes()
     assert found.obs["scamac_cluster"].equals(expected.obs["scamac_cluster"])
     shutil.rmtree(tmp_path / "out.work")
+
+
+@pytest.mark.slow  # five runs, each of which draws a page or is killed before
+def test_killed_in_each_later_stage_it_ends_as_if_nobody_had(
+    jobs: Nursery, tiny_atlas: Path, tmp_path: Path, done: Path
+) -> None:
+    command = ("cluster", str(tiny_atlas), "--out", str(tmp_path / "out.h5ad"), *QUICK, "--quiet", "--resume")
+    for point in ("predict.block", "predict.rename", "markers.rename", "report.rename"):
+        assert jobs.run(*command, fault=f"{point}:1:kill").codes == [-signal.SIGKILL], point
+        assert (tmp_path / "out.h5ad").exists() == (not point.startswith("predict"))
+        assert not (tmp_path / "out.report").exists()
+    ended = jobs.run(*command)
+    assert ended.codes == [0], ended.errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in done.iterdir())
+    assert (tmp_path / "out.markers.csv").read_bytes() == (done / "out.markers.csv").read_bytes()
+    expected, found = ad.read_h5ad(done / "out.h5ad"), ad.read_h5ad(tmp_path / "out.h5ad")
+    assert found.obs["scamac_cluster"].equals(expected.obs["scamac_cluster"])
+    for key in ("X_scAMAC", "scamac_membership"):
+        assert found.obsm[key].tobytes() == expected.obsm[key].tobytes()
+    page = (tmp_path / "out.report" / "report.html").read_text()
+    assert "300 cells in 4 clusters" in page
+    assert "No markers yet" not in page
