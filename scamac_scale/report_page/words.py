@@ -69,7 +69,7 @@ def _genes(genes: GeneSpace) -> str:
         return f"{len(genes.chosen):,} of {len(genes.filtered):,} that passed the filter"
     least = genes.input.min_cells
     passed = "that passed the filter" if least is None else f"in at least {counted(least, 'cell')}"
-    whole = "all inputs" if genes.input.n_inputs > 1 else "the input"
+    whole = f"{genes.input.n_inputs:,} joined inputs" if genes.input.n_inputs > 1 else "the input"
     return f"{genes.input.n_genes:,} in {whole}, {len(genes.filtered):,} {passed}, {len(genes.chosen):,} chosen"
 
 

@@ -72,7 +72,7 @@ def test_what_the_filters_took_away_is_said() -> None:
     assert said["Cells of the input"] == (
         "1,000 in 2 inputs, 550 left out by the filters (ingest.where 500, ingest.min_genes 50); 3 are without counts, and in the fit"
     )
-    assert said["Genes"] == "20,500 in all inputs, 600 in at least 23 cells, 600 chosen"
+    assert said["Genes"] == "20,500 in 2 joined inputs, 600 in at least 23 cells, 600 chosen"
     assert told(Facts(run)) == [("look", "cells")]
     run.model.genes = replace(run.model.genes, input=replace(record, n_taken=500, left_out={"where": 500}))
     assert told(Facts(run)) == []

@@ -28,4 +28,5 @@ def test_a_store_of_version_1_is_read_as_it_was_written(profile: str, tmp_path: 
         assert reader.obs["cell_type"].tolist() == [("B", "T", "naïve")[row % 3] for row in rows]
         np.testing.assert_array_equal(reader.obs["depth"], rows / 4)
         assert reader.gene_space.chosen == tuple(f"gene{i}" for i in range(30))
+        assert reader.gene_space.input is None  # what the filters left out was not kept then
     assert "120 cells" in inspect(path, verify=True)["verified"]
