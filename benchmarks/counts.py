@@ -1,10 +1,9 @@
-"""Would a count likelihood denoise better? A prototype outside the package, scored by benchmarks/imputation.py.
+"""Would a negative binomial denoise better than the Poisson likelihood of the program? A prototype, scored by benchmarks/imputation.py.
 
 The autoencoder of the default (G-256-32-256-G, log-normalised unit input) without attention and without clusters. Its output
-goes through a softmax and is multiplied by the total of the cell. Each batch is thinned anew: the network sees one part of
-the molecules, and the other part is its target, so the best it can do is the expectation, and zeros cannot be learnt. The
-loss is that of a negative binomial with one dispersion per gene, or of a Poisson distribution given the total of the cell.
-A tenth of the cells is not trained on and says when to stop; the weights of the least loss are kept. No label is used.
+goes through a softmax and is multiplied by the total of the cell. Each batch is thinned anew, as the program does it: the network
+sees one part of the molecules, and the other part is its target. The loss is that of a negative binomial with one dispersion per
+gene. A tenth of the cells is not trained on and says when to stop; the weights of the least loss are kept. No label is used.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from record import measure
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor, nn
 
 
@@ -66,21 +63,19 @@ NDArrayFloat = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 class Prototype:
-    """The network, its input scale and its likelihood.
+    """The network, its input scale and its dispersions.
 
     Parameters
     ----------
     counts
         (N, G) of the fit.
-    likelihood
-        ``nb`` or ``poisson``.
     training
         Sizes.
     seed
         Of the weights.
     """
 
-    def __init__(self, counts: sparse.csr_matrix, likelihood: str, training: Training, seed: int) -> None:
+    def __init__(self, counts: sparse.csr_matrix, training: Training, seed: int) -> None:
         import torch
         from torch import nn
 
@@ -102,7 +97,6 @@ class Prototype:
             self.net[-1].bias.copy_(torch.from_numpy(np.log(profile / profile.sum())))  # type: ignore[index,union-attr,operator]
             self.net[-1].weight.mul_(0.1)  # type: ignore[index,union-attr,operator]
         self.log_r = torch.full((n_genes,), 1.0, requires_grad=True)
-        self.loss: Callable[[Tensor, Tensor], Tensor] = {"nb": self._nb, "poisson": self._poisson}[likelihood]
 
     def logits(self, counts: sparse.csr_matrix) -> Tensor:
         """(B, G) before the softmax."""
@@ -111,7 +105,8 @@ class Prototype:
         found: Tensor = self.net(torch.from_numpy((scaled(counts) - self.mean) * np.float32(self.factor)))
         return found
 
-    def _nb(self, logits: Tensor, target: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood of counts (B, G), given the total of each cell; without its constant."""
         import torch
 
         mean = logits.softmax(dim=1) * target.sum(dim=1, keepdim=True) + 1e-8
@@ -119,9 +114,6 @@ class Prototype:
         both = torch.log(r + mean)
         rest = torch.lgamma(target + r) - torch.lgamma(r) + r * (self.log_r - both)
         return -(rest + target * (mean.log() - both)).sum(dim=1).mean()
-
-    def _poisson(self, logits: Tensor, target: Tensor) -> Tensor:
-        return -(logits.log_softmax(dim=1) * target).sum(dim=1).mean()
 
     def profiles(self, counts: sparse.csr_matrix) -> NDArrayFloat:
         """(N, G) shares of the expected counts."""
@@ -136,13 +128,13 @@ class Prototype:
 
 
 def fit(
-    counts: sparse.csr_matrix, likelihood: str, training: Training, seed: int, cpu_seconds: float | None
+    counts: sparse.csr_matrix, training: Training, seed: int, cpu_seconds: float | None
 ) -> tuple[Prototype, dict[str, Any]]:
     """Train until the loss of the cells that are held out no longer falls, or the CPU seconds are spent."""
     import torch
 
     rng = np.random.default_rng(seed)
-    model = Prototype(counts, likelihood, training, seed)
+    model = Prototype(counts, training, seed)
     order = rng.permutation(counts.shape[0])
     cut = max(1, counts.shape[0] // 10)
     checked, rows = counts[np.sort(order[:cut])], order[cut:]
@@ -171,10 +163,10 @@ def fit(
     return model, {"epochs": epoch, "best_epoch": best_epoch}
 
 
-def denoise(work: Work, likelihood: str, training: Training | None = None) -> Denoised:
+def denoise(work: Work, training: Training | None = None) -> Denoised:
     """Fit to the counts, and take the expected counts of all of them."""
     with measure() as cost:
         counts = sparse.csr_matrix(work.counts, dtype=np.float64)
-        model, about = fit(counts, likelihood, training or Training(), work.seed, work.cpu_seconds)
+        model, about = fit(counts, training or Training(), work.seed, work.cpu_seconds)
         expected = model.profiles(counts) * work.totals
     return Denoised(expected, cost, about)

@@ -1,4 +1,4 @@
-"""What the methods of benchmarks/imputation.py make of thinned counts: ours, baselines, ALRA here, MAGIC and scVI as peers, prototypes.
+"""What the methods of benchmarks/imputation.py make of thinned counts: ours, baselines, ALRA here, MAGIC and scVI as peers, a prototype.
 
 Every method takes the same counts (N, G) and gives expected counts (N, G) at the same depth. Those that work on logarithms
 are brought back by expm1 and the total of each cell. MAGIC and scVI run in environments of their own, see
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from integration.children import Peers
     from numpy.typing import NDArray
     from scipy import sparse
+
+    from scamac_scale.config.choices import Reconstruction
 
 ALRA = {"scale": 1e4, "values": 100, "noise_from": 80, "p_value": 1e-10, "power": 10, "quantile": 0.001}
 """As published: singular values looked at, from which on they are noise, how unlikely the gap after the last one that is
@@ -95,16 +97,18 @@ def pca_reconstructions(values: NDArray[Any], ranks: Sequence[int]) -> list[NDAr
     return [np.maximum(mean + centered @ axes[:, :rank] @ axes[:, :rank].T, 0.0) for rank in ranks]
 
 
-def scamac(work: Work) -> Denoised:
+def scamac(work: Work, reconstruction: Reconstruction = "mean") -> Denoised:
     """This program at its defaults, told nothing: `predict(denoised=True)`."""
     import anndata
 
     from scamac_scale import ScAMAC
+    from scamac_scale.config import LossConfig, ScamacConfig
 
     with measure() as cost:
         cells = anndata.AnnData(work.counts.astype(np.float32))
         cells.var_names = [f"gene{column}" for column in range(cells.n_vars)]
-        model = ScAMAC("auto", seed=work.seed).fit(cells)
+        config = ScamacConfig(seed=work.seed, loss=LossConfig(reconstruction=reconstruction))
+        model = ScAMAC(config=config).fit(cells)
         genes = model.fitted.genes
         if len(genes.chosen) != cells.n_vars or genes.target_sum is None:
             raise SystemExit(f"the model keeps {len(genes.chosen)} of {cells.n_vars} genes; all were expected.")
@@ -260,22 +264,21 @@ def scvi(work: Work) -> Denoised:
     return _call(work, "scvi-tools", "run_scvi", {"is_denoised": True})
 
 
-def poisson_prototype(work: Work) -> Denoised:
-    """counts.py, Poisson given the totals; at most the CPU seconds that ours took."""
-    from counts import denoise  # it imports this module
-
-    return denoise(work, "poisson")
+def scamac_poisson(work: Work) -> Denoised:
+    """This program with ``loss.reconstruction=poisson``, and else at its defaults."""
+    return scamac(work, "poisson")
 
 
 def nb_prototype(work: Work) -> Denoised:
     """counts.py, negative binomial with a dispersion per gene; at most the CPU seconds that ours took."""
     from counts import denoise  # it imports this module
 
-    return denoise(work, "nb")
+    return denoise(work)
 
 
 DENOISERS: dict[str, Callable[[Work], Denoised]] = {
     "scamac": scamac,
+    "scamac-poisson": scamac_poisson,
     "none": nothing,
     "gene-mean": gene_means,
     "pca": pca,
@@ -283,14 +286,14 @@ DENOISERS: dict[str, Callable[[Work], Denoised]] = {
     "magic": magic,
     "scvi-equal": scvi_equal,
     "scvi": scvi,
-    "prototype-poisson": poisson_prototype,
     "prototype-nb": nb_prototype,
 }
 """Ours is the first: the time that it takes is a budget of others."""
 PACKAGES = {"magic": "magic-impute", "scvi-equal": "scvi-tools", "scvi": "scvi-tools"}
 """What a peer needs in its environment."""
 TITLES = {
-    "scamac": "scAMAC, denoised",
+    "scamac": "scAMAC, squared error",
+    "scamac-poisson": "scAMAC, Poisson",
     "none": "no denoising",
     "gene-mean": "gene mean",
     "pca": "PCA, rank by thinning",
@@ -298,6 +301,5 @@ TITLES = {
     "magic": "MAGIC",
     "scvi-equal": "scVI, CPU time of ours",
     "scvi": "scVI, its own epochs",
-    "prototype-poisson": "prototype, Poisson",
     "prototype-nb": "prototype, negative binomial",
 }

@@ -41,7 +41,7 @@ class PhaseConfig:
     schedule: Schedule = "constant"
     """Course of the learning rate: constant, or cosine (falls to zero at the last step of the last round)."""
     is_noisy: bool = True
-    """Whether uniform noise is added to the input."""
+    """Whether uniform noise is added to the input, or molecules are held out of it where loss.reconstruction is poisson."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""

@@ -92,7 +92,7 @@ def fit(
 
     Notes
     -----
-    Memory hardly grows with the cells (some 16 bytes for each where there are technical batches): a few batches, samples of them and sums. The clusters of all cells in all members of
+    Memory hardly grows with the cells (some 16 bytes for each where there are technical batches, 8 where counts are reconstructed): a few batches, samples of them and sums. The clusters of all cells in all members of
     the consensus, about 48 bytes per cell, lie in a file once they are more than some MB.
     """
     check_settings(config)
