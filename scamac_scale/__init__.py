@@ -6,14 +6,19 @@ The public face is re-exported here and imported on first use, so that ``import 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scamac_scale import tl
     from scamac_scale.api import ScAMAC, cluster, evaluate, ingest, inspect, markers, refine, report, resample, simulate
     from scamac_scale.config import IngestConfig, ScamacConfig
+    from scamac_scale.progress import show_progress
 
 __version__ = "0.1.0"
+
+# Before torch loads OpenMP: threads that spin while they wait steal the cores of the reader threads and of neighbours.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "ScAMAC": "scamac_scale.api",
@@ -28,6 +33,7 @@ _HOMES = {
     "simulate": "scamac_scale.api",
     "IngestConfig": "scamac_scale.config",
     "ScamacConfig": "scamac_scale.config",
+    "show_progress": "scamac_scale.progress",
 }
 
 __all__ = [
@@ -42,6 +48,7 @@ __all__ = [
     "refine",
     "report",
     "resample",
+    "show_progress",
     "simulate",
     "tl",
 ]

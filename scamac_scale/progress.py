@@ -1,6 +1,7 @@
 """Progress of long work: which stage of how many, and the time left of all; a bar on a terminal, a plain line every few seconds elsewhere.
 
-The library is silent by default; the command line calls `show_progress` once. Only this module draws.
+The command line calls `show_progress` once. The functions of the Python API report within `reported`, and what takes less than some
+seconds says nothing. The rest of the library is silent. Only this module draws.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class Track(Protocol):
 class _Settings:
     is_shown: bool = False
     every_s: float = 10.0
+    is_told: bool = False
+    """Whether `show_progress` has said what is shown."""
+    silent_until_s: float = -math.inf
+    """No plain line before."""
 
 
 _SETTINGS = _Settings()
@@ -51,8 +56,20 @@ def show_progress(is_shown: bool = True, *, every_s: float = 10.0) -> None:
     every_s
         Seconds between plain lines where standard error is no terminal.
     """
-    _SETTINGS.is_shown = is_shown
-    _SETTINGS.every_s = every_s
+    _SETTINGS.is_shown, _SETTINGS.every_s, _SETTINGS.is_told = is_shown, every_s, True
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Report what goes on within, where nobody has said otherwise; on no terminal from `every_s` seconds on."""
+    if _SETTINGS.is_told or _SETTINGS.is_shown:
+        yield
+        return
+    _SETTINGS.is_shown, _SETTINGS.silent_until_s = True, time.monotonic() + _SETTINGS.every_s
+    try:
+        yield
+    finally:
+        _SETTINGS.is_shown, _SETTINGS.silent_until_s = False, -math.inf
 
 
 class Told(NamedTuple):
@@ -94,8 +111,11 @@ class _Outline:
             self.spent_s += now - self.began_s
             self.spent_expected_s += self.parts[self.at].expected_s
         self.at, self.began_s = at, now
-        if _SETTINGS.is_shown and self is _OUTLINES[0] and not sys.stderr.isatty():
-            print(one_line(f"{_stage()}{self.parts[at].words}, {_all_left(0.0)}"), file=sys.stderr, flush=True)
+        is_due = _SETTINGS.is_shown and now >= _SETTINGS.silent_until_s
+        if is_due and self is _OUTLINES[0] and not sys.stderr.isatty():
+            left = _all_left(0.0)
+            words = f"{self.parts[at].words}, {left}" if left else self.parts[at].words
+            print(one_line(f"{_stage()}{words}"), file=sys.stderr, flush=True)
 
     def meet(self, label: str) -> None:
         """Begin the stage that this label begins, if one does and it is still to come."""
@@ -148,10 +168,10 @@ def _stage() -> str:
 
 
 def _all_left(own_left_s: float) -> str:
-    """Tell the time left of all stages."""
+    """Tell the time left of all stages; empty where nobody can say."""
     for outline in reversed(_OUTLINES):
         own_left_s = outline.left_s(own_left_s)
-    return "time left not known yet" if math.isnan(own_left_s) else f"about {duration(own_left_s)} left in all"
+    return "" if math.isnan(own_left_s) else f"about {duration(own_left_s)} left in all"
 
 
 def duration(seconds: float) -> str:
@@ -179,19 +199,14 @@ class _Lines:
         self.done += n
         now = time.monotonic()
         is_last = self.done >= self.total and now - self.start_s >= min(_SETTINGS.every_s, SHORT_S)
-        if now - self.last_s >= _SETTINGS.every_s or is_last:
+        if now >= _SETTINGS.silent_until_s and (now - self.last_s >= _SETTINGS.every_s or is_last):
             self.last_s = now
             rate = self.done / max(now - self.start_s, 1e-9)
             left_s = (self.total - self.done) / max(rate, 1e-9)
             left = _all_left(left_s) if _OUTLINES else f"{left_s:.0f} s left"
-            print(
-                one_line(
-                    f"{_stage()}{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left}"
-                    + (f", {note}" if note else "")
-                ),
-                file=sys.stderr,
-                flush=True,
-            )
+            done = f"{self.done:,}/{self.total:,} {self.unit}"
+            told = ", ".join(part for part in (done, f"{rate:,.0f}/s", left, note) if part)
+            print(one_line(f"{_stage()}{self.label}: {told}"), file=sys.stderr, flush=True)
 
 
 @contextmanager

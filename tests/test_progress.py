@@ -1,16 +1,24 @@
 import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from scamac_scale.progress import Told, duration, show_progress, stages, track
+import scamac_scale.progress as progress_module
+from scamac_scale.progress import Told, duration, reported, show_progress, stages, track
 
 
 @pytest.fixture(autouse=True)
-def silent_afterwards() -> Iterator[None]:
+def untold() -> Iterator[None]:
+    """Nobody has said what is shown, as when the package is imported."""
+    before = replace(progress_module._SETTINGS)
+    vars(progress_module._SETTINGS).update(vars(progress_module._Settings()))
     yield
-    show_progress(False)
+    vars(progress_module._SETTINGS).update(vars(before))
 
 
 @pytest.fixture
@@ -25,6 +33,51 @@ def test_the_library_is_silent_unless_asked(capsys: pytest.CaptureFixture[str]) 
     with track("sweep", 3, "cells") as progress:
         progress.advance(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_function_of_python_reports_what_takes_longer(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    def work(seconds: float) -> str:
+        with reported(), stages([Told("reading", 1.0), Told("fitting", 60.0)]) as begin:
+            begin(0)
+            clock[0] += seconds
+            begin(1)
+            with track("steps", 2, "steps") as progress:
+                clock[0] += seconds
+                progress.advance(2)
+        return capsys.readouterr().err
+
+    assert work(3.0) == ""
+    first, second = work(12.0).splitlines()
+    assert first.startswith("stage 2 of 2: fitting, about")
+    assert second.startswith("stage 2 of 2: steps: 2/2 steps")
+    show_progress(False)
+    assert work(12.0) == ""
+
+
+def test_one_process_of_a_job_reports(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from scamac_scale.api.progress import reports
+
+    vars(progress_module._SETTINGS).update(every_s=0.0)
+
+    @reports
+    def work() -> str:
+        with track("sweep", 1, "cells") as progress:
+            progress.advance(1)
+        return capsys.readouterr().err
+
+    assert work().startswith("sweep: 1/1 cells")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert work() == ""
+
+
+def test_threads_that_wait_do_not_spin_unless_the_user_wants_it() -> None:
+    code = "import os, scamac_scale; print(os.environ['OMP_WAIT_POLICY'])"
+    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for policy in (None, "ACTIVE"):
+        given = others if policy is None else {**others, "OMP_WAIT_POLICY": policy}
+        found = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == (policy or "PASSIVE")
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +166,7 @@ def test_where_nobody_can_say_no_time_is_told(capsys: pytest.CaptureFixture[str]
     show_progress(every_s=0.0)
     with stages([Told("reading", math.nan), Told("fitting", math.nan)]) as begin:
         begin(0)
-    assert capsys.readouterr().err == "stage 1 of 2: reading, time left not known yet\n"
+    assert capsys.readouterr().err == "stage 1 of 2: reading\n"
 
 
 def test_an_error_ends_the_stages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.api.progress import reports
 from scamac_scale.config import Count, IngestConfig, ScamacConfig
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.errors import ConfigError, InputError, OutputError
@@ -63,6 +64,7 @@ class Places:
         return self.result.with_suffix(".report")
 
 
+@reports
 def cluster(
     data: Data,
     out: str | Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from scamac_scale.api.progress import reports
 from scamac_scale.config import IngestConfig, joined_key
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     Data: TypeAlias = str | Path | ad.AnnData | Sequence[str | Path | ad.AnnData]
 
 
+@reports
 def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
     """Tell what a store, a run folder, a model or an output holds; see `scamac_scale.inspection.inspect`."""
     from scamac_scale.inspection import inspect as look
@@ -22,6 +24,7 @@ def inspect(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
     return look(path, verify=verify)
 
 
+@reports
 def ingest(
     data: Data,
     out: str | Path,
@@ -73,6 +76,7 @@ def ingest(
     return write(data, out, config or IngestConfig(), overwrite=overwrite, resume=resume, dask=dask, workers=workers)
 
 
+@reports
 def evaluate(
     data: str | Path | ad.AnnData,
     label: str | None = None,

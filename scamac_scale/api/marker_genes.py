@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.api.progress import reports
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import IngestConfig, MarkerTest
 
 
+@reports
 def markers(
     out: str | Path,
     data: Data,

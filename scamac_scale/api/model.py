@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from scamac_scale.api.joining import joined_as
+from scamac_scale.api.progress import reports
 from scamac_scale.config import Attention, Count, IngestConfig, ScamacConfig, joined_key, whole
 from scamac_scale.errors import InputError
 from scamac_scale.ranks.place import find_place
@@ -86,6 +87,7 @@ class ScAMAC:
         """What the fit says of itself: cells, clusters, steps, seconds by part, versions."""
         return self.fitted.provenance
 
+    @reports
     def fit(
         self,
         data: Data,
@@ -225,6 +227,7 @@ class ScAMAC:
         workers: int | None = None,
     ) -> Path | str: ...
 
+    @reports
     def predict(
         self,
         data: Data,
@@ -345,6 +348,7 @@ class ScAMAC:
         self, reference: Data, label: str, data: Data, out: str | Path, **options: Unpack[AnnotateOptions]
     ) -> Path | str: ...
 
+    @reports
     def annotate(
         self, reference: Data, label: str, data: Data, out: str | Path | None = None, **options: Unpack[AnnotateOptions]
     ) -> ad.AnnData | Path | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.api.progress import reports
 from scamac_scale.config import IngestConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ TOLD = ("cluster", "part", "n_cells", "separation", "null_mean", "p_value", "is_
 """Columns of the table of tests that are printed; the file has all."""
 
 
+@reports
 def refine(
     data: Data,
     out: str | Path,

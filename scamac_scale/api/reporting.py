@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scamac_scale.api.progress import reports
 from scamac_scale.config import joined_key
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from scamac_scale.config import Layout
 
 
+@reports
 def report(
     run: str | Path,
     result: str | Path | None = None,

@@ -18,7 +18,7 @@ from scamac_scale.host.memory import advised, clear_frames, hold_reserve, memory
 from scamac_scale.host.outlet import outlets
 from scamac_scale.host.printable import PrintableFormatter, one_line, printable
 from scamac_scale.host.watched import Ended, hold_blas_buffers, watch
-from scamac_scale.ranks.place import find_place
+from scamac_scale.ranks.place import find_place, is_first
 from scamac_scale.ranks.signals import CAUGHT, LAUNCHED, launcher_has_ended
 from scamac_scale.remote.names import has_partial
 
@@ -53,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 bug; 2 bad input, config or usage; 4 no space or not writable; 5 numerical failure; 75 stopped by a
         signal, what is done is kept for --resume; 130 stopped by a signal, nothing is kept.
     """
-    # before torch loads OpenMP: threads that spin while they wait steal the cores of the reader thread and of neighbours
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one message, not in stack traces
     arguments = list(sys.argv[1:] if argv is None else argv)
     with outlets() as (out, _):
@@ -132,21 +130,13 @@ def _explain(error: Exception, command: str, is_debug: bool) -> int:
         error = readvised(error, command)
     if isinstance(error, LostRankError):  # each rank has its own view
         return _fail(str(error), error.exit_code, is_debug)
-    if isinstance(error, MemoryLimitError) and not _is_first():  # so have those that lack something
+    if isinstance(error, MemoryLimitError) and not is_first():  # so have those that lack something
         return _fail(f"rank {find_place().world.rank}: {error}", error.exit_code, is_debug)
     if isinstance(error, ScamacError):
-        return _fail(str(error), error.exit_code, is_debug) if _is_first() else error.exit_code
+        return _fail(str(error), error.exit_code, is_debug) if is_first() else error.exit_code
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
         return _fail(f"{error.filename or 'the output'}: {error.strerror}.", EXIT_NOT_WRITABLE, is_debug)
     return _bug(error, is_debug)
-
-
-def _is_first() -> bool:
-    """Whether this process speaks for the job."""
-    try:
-        return find_place().world.rank == 0
-    except ScamacError:
-        return True
 
 
 def _launched(arguments: list[str], args: Namespace) -> int | None:
@@ -190,7 +180,7 @@ def _run(name: str, command: Command, args: Namespace) -> None:
     from scamac_scale.cli.show import print_json, print_lines, print_result
     from scamac_scale.progress import show_progress
 
-    is_quiet = getattr(args, "quiet", False) or not _is_first()
+    is_quiet = getattr(args, "quiet", False) or not is_first()
     train = getattr(args, "train", None)
     show_progress(not is_quiet, every_s=train.log_every_s if train else 10.0)
     try:
@@ -198,7 +188,7 @@ def _run(name: str, command: Command, args: Namespace) -> None:
             result = command.run(args)
     finally:
         show_progress(False)
-    json_target = getattr(args, "json", None) if _is_first() else None
+    json_target = getattr(args, "json", None) if is_first() else None
     if json_target is not None:
         print_json(result, json_target)
     if json_target != "-" and not is_quiet:

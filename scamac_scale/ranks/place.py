@@ -7,7 +7,7 @@ import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
-from scamac_scale.errors import ConfigError
+from scamac_scale.errors import ConfigError, ScamacError
 from scamac_scale.ranks.world import World
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
     except ValueError as error:
         raise ConfigError(f"a variable of the launcher is no number ({error}); start with torchrun or srun.") from error
     return Place(World(), 0, LOOPBACK, 0)
+
+
+def is_first() -> bool:
+    """Tell whether this process speaks for the job; so does one that cannot tell its place."""
+    try:
+        return find_place().world.rank == 0
+    except ScamacError:
+        return True
 
 
 def _count_slurm_tasks(found: Mapping[str, str]) -> int:
