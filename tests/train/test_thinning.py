@@ -70,7 +70,7 @@ def test_ranks_put_together_draw_as_one_process(store: Path) -> None:
 def test_a_fit_starts_at_the_mean_profile_and_learns_those_of_types(store: Path, tiny_atlas: Path) -> None:
     raw = ad.read_h5ad(tiny_atlas)
     losses = []
-    for epochs in (0, 20):
+    for epochs in (0, 8):
         train = replace(COUNTS.train, rounds=0, pretrain=PhaseConfig(epochs=epochs))
         model = ScAMAC(config=replace(COUNTS, train=train)).fit(store)
         genes = list(model.fitted.genes.chosen)
@@ -81,7 +81,7 @@ def test_a_fit_starts_at_the_mean_profile_and_learns_those_of_types(store: Path,
             scaled = counts / np.asarray(raw[:, list(model.fitted.genes.filtered)].X.sum(axis=1)).reshape(-1, 1)
             np.testing.assert_allclose(profile, (scaled.sum(axis=0) / scaled.sum())[None].repeat(300, 0), rtol=1e-3)
         losses.append(-(counts * np.log(profile)).sum() / counts.sum())
-    assert losses[1] < 0.98 * losses[0]
+    assert losses[1] < 0.985 * losses[0]
 
 
 def test_a_count_likelihood_fits_without_noise_and_from_memory_alike(store: Path) -> None:
