@@ -55,10 +55,42 @@ class Parser(ArgumentParser):
     def __init__(self, **options: Any) -> None:  # Any: as of ArgumentParser
         super().__init__(**{"formatter_class": HelpFormatter, **options})
 
+    is_short = False
+    """Whether the help leaves out the settings of parts, such as ``--model.latent_width``: train has a hundred of them."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Write the help; where it is short, say how to see the rest."""
+        parts = {action.dest.partition(".")[0] for action in self._actions if "." in action.dest}
+        left_out = [action for action in self._actions if action.dest.partition(".")[0] in parts]
+        if not self.is_short or not left_out:
+            return str(super().format_help(formatter))
+        held = [(action, action.help) for action in left_out]
+        for action in left_out:
+            action.help = argparse.SUPPRESS
+        try:
+            text = str(super().format_help(formatter))
+        finally:
+            for action, told in held:
+                action.help = told
+        return f"{text}\n{len(left_out) - len(parts)} settings more, each with a default that fits most data: {self.prog} --help-all\n"
+
     def _check_value_key(self, action: Any, value: Any, *args: Any, **options: Any) -> Any:  # Any: jsonargparse's
         """Take one value in a config file for a list of one, where an option takes several."""
         several = getattr(action, "nargs", None) == "+" and isinstance(value, str)
         return super()._check_value_key(action, [value] if several else value, *args, **options)
+
+
+class HelpAll(argparse.Action):
+    """Shows the whole help, and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str = argparse.SUPPRESS, **options: Any) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser: Any, *others: object) -> None:  # Any: Parser
+        """Print it."""
+        parser.is_short = False
+        parser.print_help()
+        parser.exit()
 
 
 def _hint(action: argparse.Action) -> Any:  # Any: what type hints are
@@ -105,6 +137,8 @@ def build_parser(name: str, summary: str, usage: str, *, has_json_file: bool = F
         exit_on_error=False,
         allow_abbrev=False,  # a shortened option would change its meaning when options are added
     )
+    parser.is_short = True
+    parser.add_argument("--help-all", action=HelpAll, help="Show this and all settings, and exit.")
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     if has_json_file:
         help_text = "Print the result as JSON, or write it to a file."

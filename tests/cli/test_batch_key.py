@@ -74,7 +74,7 @@ def test_a_wrong_key_is_one_message_and_leaves_nothing(
 
 
 def test_help_names_the_option(capsys: pytest.CaptureFixture[Any]) -> None:
-    assert main(["ingest", "--help"]) == 0
+    assert main(["ingest", "--help-all"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--batch-key COLUMN[,COLUMN]" in text
     assert json.dumps(text).count("--ingest.batch_key") >= 2

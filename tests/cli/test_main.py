@@ -46,7 +46,7 @@ import sys
 from scamac_scale.cli.main import main
 assert main(["--help"]) == 0 and main(["--version"]) == 0
 for command in {list(COMMANDS)}:
-    assert main([command, "--help"]) == 0, command
+    assert main([command, "--help"]) == main([command, "--help-all"]) == 0, command
 assert main(["train", "--print_config"]) == 0
 print(sorted(set({HEAVY}) & set(sys.modules)))
 """
@@ -69,8 +69,23 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
 
 
 def test_help_of_train_comes_from_the_docs_of_the_config(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", "--help"])
+    main(["train", "--help-all"])
     assert "Width D of the hidden layer and of the fused latent." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["cluster", "train", "ingest"])
+def test_a_short_help_leaves_out_the_settings_of_parts_and_says_so(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert not re.search(r"^ {2}--\w+\.", short, flags=re.MULTILINE)
+    assert f"scamac-scale {command} --help-all" in short
+    assert main([command, "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    assert set(re.findall(r"^ {2}(--[\w-]+)", short, flags=re.MULTILINE)) <= set(re.findall(r"--[\w-]+", whole))
+    n_more = int(re.search(r"^(\d+) settings more", short, flags=re.MULTILINE)[1])
+    assert len(set(re.findall(r"^ {2}(--[\w.]+\.\w+)", whole, flags=re.MULTILINE))) >= n_more > 15
 
 
 def test_no_command_shows_the_commands_and_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def test_a_misspelt_name_of_another_command_is_refused(capsys: Capture) -> None:
     assert "ingest.kind='count' is not known; it is one of auto, counts, linear, log." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--train.phases.help"]])
+@pytest.mark.parametrize("argv", [["--help-all"], ["--train.phases.help"]])
 def test_help_lists_the_names_of_a_choice_in_front(argv: list[str], capsys: Capture) -> None:
     assert main(["train", *argv]) == 0
     text = capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_a_run_that_goes_on_has_its_settings_also_by_a_tilde(
 
 
 def test_help_says_types_in_words(capsys: Capture) -> None:
-    assert main(["train", "--help"]) == 0
+    assert main(["train", "--help-all"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "list of whole numbers, default: (10, 20, 40)" in text
     assert "The phases of one round, in order. A list; see --print_config." in text
