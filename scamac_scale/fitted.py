@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from scamac_scale.remote.place import BucketPlace
 
 FORMAT = "scamac_scale model"
-VERSION = 6
-READABLE = (5, 6)
-"""Versions that are read; one of 5 has no tree."""
+VERSION = 7
+READABLE = (5, 6, 7)
+"""Versions that are read; one of 5 has no tree, one of 6 no ``input.target_share``. A setting that is added makes a new one."""
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 TREE = ("tree.merges", "tree.weights", "tree.latent")
@@ -239,7 +239,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if kind != FORMAT or version not in READABLE or type(version) is not int:
         raise InputError(
             f"{file} is of {str(kind)[:40]!r} version {str(version)[:40]}; this program reads {FORMAT!r} version "
-            f"{' and '.join(map(str, READABLE))}: train again, or use the version that wrote it."
+            f"{READABLE[0]} to {READABLE[-1]}: train again, or use the version that wrote it."
         )
     try:
         return check_seal(raw.decode(), description)

@@ -1,13 +1,14 @@
 """Progress of long work: which stage of how many, and the time left of all; a bar on a terminal, a plain line every few seconds elsewhere.
 
-The command line calls `show_progress` once. The functions of the Python API report within `reported`, and what takes less than some
-seconds says nothing. The rest of the library is silent. Only this module draws.
+The command line calls `show_progress` once. The functions of the Python API report within `reported`; where there is no
+terminal, what takes less than some seconds says nothing. The rest of the library is silent. Only this module draws.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,9 +42,12 @@ class _Settings:
     """Whether `show_progress` has said what is shown."""
     silent_until_s: float = -math.inf
     """No plain line before."""
+    n_reporting: int = 0
+    """Calls of `reported` under way, of all threads."""
 
 
 _SETTINGS = _Settings()
+_LOCK = threading.Lock()
 
 
 def show_progress(is_shown: bool = True, *, every_s: float = 10.0) -> None:
@@ -62,14 +66,20 @@ def show_progress(is_shown: bool = True, *, every_s: float = 10.0) -> None:
 @contextmanager
 def reported() -> Iterator[None]:
     """Report what goes on within, where nobody has said otherwise; on no terminal from `every_s` seconds on."""
-    if _SETTINGS.is_told or _SETTINGS.is_shown:
+    if _SETTINGS.is_told:
         yield
         return
-    _SETTINGS.is_shown, _SETTINGS.silent_until_s = True, time.monotonic() + _SETTINGS.every_s
+    with _LOCK:
+        _SETTINGS.n_reporting += 1
+        if _SETTINGS.n_reporting == 1:
+            _SETTINGS.is_shown, _SETTINGS.silent_until_s = True, time.monotonic() + _SETTINGS.every_s
     try:
         yield
     finally:
-        _SETTINGS.is_shown, _SETTINGS.silent_until_s = False, -math.inf
+        with _LOCK:
+            _SETTINGS.n_reporting -= 1
+            if _SETTINGS.n_reporting == 0 and not _SETTINGS.is_told:
+                _SETTINGS.is_shown, _SETTINGS.silent_until_s = False, -math.inf
 
 
 class Told(NamedTuple):

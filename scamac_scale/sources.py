@@ -81,7 +81,7 @@ class OpenSource(CellSource, Protocol):
 
     @property
     def totals(self) -> NDArray[Any] | None:
-        """(N,) sum of each cell over the filtered genes, of raw values; None of log values, or where nobody summed."""
+        """(N,) sum of each cell over the filtered genes, as they are in the input; None where nobody summed."""
 
     @property
     def stamps(self) -> tuple[Stamp, ...]:

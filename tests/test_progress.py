@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -71,13 +72,30 @@ def test_one_process_of_a_job_reports(capsys: pytest.CaptureFixture[str], monkey
     assert work() == ""
 
 
-def test_threads_that_wait_do_not_spin_unless_the_user_wants_it() -> None:
-    code = "import os, scamac_scale; print(os.environ['OMP_WAIT_POLICY'])"
-    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for policy in (None, "ACTIVE"):
-        given = others if policy is None else {**others, "OMP_WAIT_POLICY": policy}
-        found = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
-        assert found.stdout.strip() == (policy or "PASSIVE")
+def test_a_call_that_ends_leaves_the_report_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    vars(progress_module._SETTINGS).update(every_s=0.0)
+    first, second = reported(), reported()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with track("sweep", 1, "cells") as progress:
+        progress.advance(1)
+    assert capsys.readouterr().err.startswith("sweep: 1/1 cells")
+    second.__exit__(None, None, None)
+    assert not progress_module._SETTINGS.is_shown
+
+
+@pytest.mark.parametrize(("policy", "spins"), [(None, "0"), ("ACTIVE", None)])
+def test_threads_that_wait_do_not_spin_unless_the_user_wants_it(policy: str | None, spins: str | None) -> None:
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    given |= {"OMP_DISPLAY_ENV": "verbose"} | ({} if policy is None else {"OMP_WAIT_POLICY": policy})
+    done = subprocess.run(
+        [sys.executable, "-c", "import scamac_scale, torch"], env=given, capture_output=True, text=True, check=True
+    )
+    told = re.findall(r"GOMP_SPINCOUNT = '(\w+)'", done.stderr)
+    if not told:
+        pytest.skip("torch has another OpenMP here, which does not tell")
+    assert (set(told) == {spins}) if spins else "0" not in told
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

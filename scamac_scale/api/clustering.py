@@ -117,11 +117,13 @@ def cluster(
     from scamac_scale.api.marker_genes import markers
     from scamac_scale.api.model import ScAMAC
     from scamac_scale.api.reporting import report
+    from scamac_scale.train.checks import check_settings
 
     model = ScAMAC(n_clusters, batch_key=batch_key, seed=seed, config=config)
     values = ingest or IngestConfig()
     if values.batch_key is None and model.config.batch_key not in (None, "none"):
         values = replace(values, batch_key=model.config.batch_key)
+    check_settings(replace(model.config, batch_key=model.config.batch_key or values.batch_key))
     places = find_places(out, work, resume=resume)
     parts = _parts(math.nan)  # until the cells have been counted
     with stages(parts) as begin, _in_folder(places.work):

@@ -31,6 +31,8 @@ Fusion = Literal["residual", "gated_sum"]
 DecoderCondition = Literal["none", "bias", "one_hot", "embedding"]
 # loss
 Reconstruction = Literal["mean", "sum_genes", "poisson"]
+COUNT_LOSSES = frozenset({"poisson"})
+"""Reconstructions whose target are counts, and for which the output of the network are the logits of a profile."""
 Clustering = Literal["mean", "sum"]
 Similarity = Literal["atlas", "batch", "off"]
 SimilarityTarget = Literal["consensus", "membership"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from scamac_scale.config.choices import COUNT_LOSSES
 from scamac_scale.errors import InputError, NumericalError
 from scamac_scale.infer.levels import Levels, levels_of
 from scamac_scale.infer.options import MEAN, OWN
@@ -95,6 +96,15 @@ class Predictor:
     def _places(self) -> IntArray:
         return self.source.source_rows
 
+    @cached_property
+    def _is_present(self) -> torch.Tensor | None:
+        """(G,) chosen genes that the input has; None where it has all."""
+        missing = set(self.source.missing_genes)
+        if not missing:
+            return None
+        device = self.model.network.gene_mean.device
+        return torch.tensor([name not in missing for name in self.model.genes.chosen], device=device)
+
     def __call__(self, start: int, batch: Batch) -> Predicted:
         """Predict a batch, after `start` cells of this rank."""
         network, n_cells = self.model.network, len(batch.rows)
@@ -126,8 +136,8 @@ class Predictor:
     def _denoised(
         self, output: torch.Tensor, x: torch.Tensor, values: torch.Tensor, levels: torch.Tensor | None
     ) -> torch.Tensor:
-        if self.model.config.loss.reconstruction == "poisson":
-            return denoise_counts(output, values)
+        if self.model.config.loss.reconstruction in COUNT_LOSSES:
+            return denoise_counts(output, values, self._is_present)
         return denoise(self.model.network, output, values, self._offset(x, values, levels))
 
     def _told(self, levels: torch.Tensor | None) -> torch.Tensor | None:

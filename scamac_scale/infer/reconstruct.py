@@ -33,7 +33,7 @@ def denoise(network: ScamacNetwork, output: Tensor, values: Tensor, offset: Tens
     return network.unscale(output, values.norm(dim=1, keepdim=True)).clamp_min(0.0)
 
 
-def denoise_counts(output: Tensor, values: Tensor) -> Tensor:
+def denoise_counts(output: Tensor, values: Tensor, is_present: Tensor | None = None) -> Tensor:
     """Turn the output of a count likelihood into log-normalised expression.
 
     Parameters
@@ -42,10 +42,16 @@ def denoise_counts(output: Tensor, values: Tensor) -> Tensor:
         (B, G) logits of each cell's profile.
     values
         (B, G) log-normalised input, for the sum of each cell over these genes.
+    is_present
+        (G,) genes that the input has, over which the sum is; None for all.
 
     Returns
     -------
     Tensor
-        (B, G) ``log1p(total * softmax(output))``, where the total is that of the cell's normalised counts.
+        (B, G) ``log1p(total * softmax(output))``, where the total is that of the cell's normalised counts: over the genes that are
+        present, the expected counts add up to it.
     """
-    return (values.expm1().sum(dim=1, keepdim=True) * output.softmax(dim=1)).log1p()
+    profile = output.softmax(dim=1)
+    if is_present is not None:
+        profile = profile / profile[:, is_present].sum(dim=1, keepdim=True)
+    return (values.expm1().sum(dim=1, keepdim=True) * profile).log1p()

@@ -46,7 +46,7 @@ RECONSTRUCTIONS: dict[str, Callable[..., Tensor]] = {"mean": _mean, "sum_genes":
 """Loss of (target, output), both (..., B, G). ``mean``: squared error, mean over entries. ``sum_genes``: squared error summed over genes and
 averaged over cells, as printed. ``poisson``: mean over entries of the unit deviance 2 (y log(y / m) - y + m) of counts y, where the cell's
 expected counts are m = total(y) softmax(output); at least 0, and 0 where y = m. With a third argument, (..., B), each cell has that share in the mean, and there is one value, (...), for each
-block of cells; otherwise all cells count alike. Differentiable in the first two; at least float32. Raises ShapeError if their shapes
+block of cells; otherwise all cells count alike. Squared errors are differentiable in both, ``poisson`` in the output; at least float32. Raises ShapeError if their shapes
 differ."""
 
 LAYER_LOSSES = {"mean": "mean", "sum_genes": "sum_genes", "poisson": "mean"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 
+from scamac_scale.config.choices import COUNT_LOSSES
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.loader.plan import LANES
 from scamac_scale.ops.attention import BANK_FORMS
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from scamac_scale.config import PhaseConfig, ScamacConfig, TrainConfig
     from scamac_scale.ranks.world import World
     from scamac_scale.sources import OpenSource
+
+logger = logging.getLogger(__name__)
 
 MIN_CELLS = 10
 MIN_RANK_CELLS = 32
@@ -48,6 +52,7 @@ def check_settings(config: ScamacConfig) -> None:
             raise ConfigError(
                 f"train.phases[{index}] has no term but similarity, and loss.similarity='off'; remove the phase or name others."
             )
+    _check_count_settings(config)
     if config.start.weights == "pca":
         check_pca_start(config.model)
     if config.n_clusters == "auto" and config.start.centers != "consensus":
@@ -76,22 +81,56 @@ def check_counts(source: OpenSource, config: ScamacConfig) -> None:
     InputError, ConfigError
         If so.
     """
-    if config.loss.reconstruction != "poisson":
+    if config.loss.reconstruction not in COUNT_LOSSES:
         return
-    if source.gene_space.kind != "counts" or source.totals is None:
+    kind = source.gene_space.kind
+    if kind != "counts":
         raise InputError(
-            f"loss.reconstruction='poisson' needs counts, and the values of this input are {source.gene_space.kind!r}; name the "
+            f"loss.reconstruction={config.loss.reconstruction!r} needs counts, and the values of this input are {kind!r}; name the "
             "matrix of raw counts (ingest.matrix), or take loss.reconstruction='mean'."
         )
+    if source.tech_batches is not None:
+        _check_decoder(config)
+
+
+def _check_count_settings(config: ScamacConfig) -> None:
+    """Refuse what a count likelihood cannot be fitted with, as far as the settings alone tell."""
+    form = config.loss.reconstruction
+    if form not in COUNT_LOSSES:
+        return
     if config.model.output_activation != "linear":
         raise ConfigError(
-            f"loss.reconstruction='poisson' needs model.output_activation='linear'; got {config.model.output_activation!r}."
+            f"loss.reconstruction={form!r} needs a linear output; got model.output_activation="
+            f"{config.model.output_activation!r}. Set it to 'linear'."
         )
-    is_corrected = source.tech_batches is not None and config.correction.acts_on != "none"
-    if is_corrected and config.model.decoder_condition == "none":
+    phases = (config.train.pretrain, *config.train.phases)
+    if not any("reconstruction" in phase.terms for phase in phases):
         raise ConfigError(
-            "loss.reconstruction='poisson' reconstructs counts, which hold the technical batches that the input has been freed of; "
-            "tell the decoder of them: model.decoder_condition=bias."
+            f"loss.reconstruction={form!r}, but no phase has the term reconstruction: the profile of every cell would stay the mean one. "
+            "Name the term in train.pretrain.terms."
+        )
+    if config.batch_key not in (None, "none"):
+        _check_decoder(config)
+
+
+def warn_of_unused(config: ScamacConfig) -> None:
+    """Say which settings that were changed have no effect beside the others."""
+    given, default, form = config.input, type(config.input)(), config.loss.reconstruction
+    if form not in COUNT_LOSSES:
+        if given.target_share != default.target_share:
+            logger.warning("input.target_share has no effect with loss.reconstruction=%s: nothing is held out", form)
+    elif (given.noise_low, given.noise_high) != (default.noise_low, default.noise_high):
+        logger.warning(
+            "input.noise_low and input.noise_high have no effect with loss.reconstruction=%s: molecules are held out instead",
+            form,
+        )
+
+
+def _check_decoder(config: ScamacConfig) -> None:
+    if config.correction.acts_on != "none" and config.model.decoder_condition == "none":
+        raise ConfigError(
+            f"loss.reconstruction={config.loss.reconstruction!r} reconstructs counts, which hold the technical batches that the input has "
+            "been freed of; tell the decoder of them: model.decoder_condition=bias."
         )
 
 

@@ -22,7 +22,7 @@ from scamac_scale.ranks.collectives import barrier, from_first
 from scamac_scale.ranks.connections import waited_s
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import cells_digest
-from scamac_scale.train.checks import check_counts, check_ranks, check_settings, check_size
+from scamac_scale.train.checks import check_counts, check_ranks, check_settings, check_size, warn_of_unused
 from scamac_scale.train.clusters.centers import empty_clusters
 from scamac_scale.train.clusters.counting import columns_of
 from scamac_scale.train.clusters.landmarks import SUM_BYTES, landmark_count
@@ -98,6 +98,7 @@ def fit(
     check_settings(config)
     check_size(source.n_cells, config)
     check_counts(source, config)
+    warn_of_unused(config)
     check_ranks(source.n_cells, config.train, world, has_folder=run is not None)
     with ExitStack() as stack:
         stack.enter_context(fit_explained(config.loader))

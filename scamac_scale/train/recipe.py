@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from scamac_scale.config.choices import COUNT_LOSSES
 from scamac_scale.errors import StoreError
 from scamac_scale.ops.similarity import similarity_from_means
 from scamac_scale.train.clusters.centers import landmark_clusters, tend_clusters
@@ -192,7 +193,7 @@ def start_weights(tools: Tools, state: FitState) -> None:
     config, network, source, world = tools.config, state.network, tools.source, tools.world
     with tools.watch.sweep("principal components") as (_, tick):
         WEIGHT_STARTS[config.start.weights](network, source, config.start.pca_cells, config.seed, world, tick)
-        if config.loss.reconstruction == "poisson":
+        if config.loss.reconstruction in COUNT_LOSSES:
             start_at_profile(network, source, config.start.pca_cells, config.seed, world, tick)
     network.start_attention(choose_bank(source, network, "random", config.seed, world).to(network.gene_mean.device))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,24 +87,43 @@ class _Moments(NamedTuple):
         return _Moments(self.total.add_(other.total), self.cross.add_(other.cross))
 
 
-def _moments(network: ScamacNetwork, source: CellSource, rows: IntArray, world: World, tick: Tick) -> _Moments:
-    """Sum the scaled input of some cells and its products, over all ranks."""
-    n_genes, device = len(network.gene_mean), network.gene_mean.device
+def _sum_over_rows(
+    source: CellSource,
+    rows: IntArray,
+    world: World,
+    tick: Tick,
+    begin: Callable[[], Any],
+    add: Callable[[Any, Batch], None],
+) -> Any:  # Any: what is summed
+    """Sum over some cells of all ranks: `begin` makes a sum of nothing, `add` adds a batch to it in place."""
     plan = SweepPlan(len(rows), SWEEP_CELLS, world)
     sums = TreeSum()
     with Feed(source) as feed:
         batches = feed.run(RowsPlan([rows[plan.rows(index)] for index in range(plan.n_batches)]))
         for start, end in pairwise([0, *plan.segment_ends]):
-            part = _Moments(torch.zeros(n_genes).double(), torch.zeros(n_genes, n_genes).double())
+            part = begin()
             for batch in islice(batches, end - start):
-                x = network.cell_input(batch.values.to(device), levels_of(source, batch.rows))
-                part.total.add_(x.sum(dim=0, dtype=torch.float64).cpu())
-                part.cross.add_((x.T @ x).cpu())
+                add(part, batch)
                 tick()
             sums.add(part)
     for _ in range(plan.n_most - plan.n_batches):
         tick()  # as often as the rank that has most
-    found: _Moments = sum_over_ranks(sums.total(), world.brisk())
+    return sum_over_ranks(sums.total(), world.brisk())
+
+
+def _moments(network: ScamacNetwork, source: CellSource, rows: IntArray, world: World, tick: Tick) -> _Moments:
+    """Sum the scaled input of some cells and its products, over all ranks."""
+    n_genes, device = len(network.gene_mean), network.gene_mean.device
+
+    def add(part: _Moments, batch: Batch) -> None:
+        x = network.cell_input(batch.values.to(device), levels_of(source, batch.rows))
+        part.total.add_(x.sum(dim=0, dtype=torch.float64).cpu())
+        part.cross.add_((x.T @ x).cpu())
+
+    def begin() -> _Moments:
+        return _Moments(torch.zeros(n_genes).double(), torch.zeros(n_genes, n_genes).double())
+
+    found: _Moments = _sum_over_rows(source, rows, world, tick, begin, add)
     return found
 
 
@@ -257,21 +276,16 @@ def start_at_profile(
     source, n_cells, seed, world, tick
         As of `start_from_pca`, with the same cells.
     """
-    rows = sample_rows(source.n_cells, n_cells, seed, "pca")
-    plan = SweepPlan(len(rows), SWEEP_CELLS, world)
-    sums = TreeSum()
-    with Feed(source) as feed:
-        batches = feed.run(RowsPlan([rows[plan.rows(index)] for index in range(plan.n_batches)]))
-        for start, end in pairwise([0, *plan.segment_ends]):
-            part = torch.zeros(len(network.gene_mean), dtype=torch.float64)
-            for batch in islice(batches, end - start):
-                part += batch.values.double().expm1().sum(dim=0)
-                tick()
-            sums.add(part)
-    for _ in range(plan.n_most - plan.n_batches):
-        tick()
-    profile: torch.Tensor = sum_over_ranks(sums.total(), world.brisk())
-    profile = profile.clamp_min(profile.sum() * LEAST_SHARE)
+    rows, n_genes = sample_rows(source.n_cells, n_cells, seed, "pca"), len(network.gene_mean)
+    profile: torch.Tensor = _sum_over_rows(
+        source,
+        rows,
+        world,
+        tick,
+        lambda: torch.zeros(n_genes, dtype=torch.float64),
+        lambda part, batch: part.add_(batch.values.double().expm1().sum(dim=0)),
+    )
+    profile = profile.clamp_min(max(float(profile.sum()), 1.0) * LEAST_SHARE)
     output = network.autoencoder.w4
     with torch.no_grad():
         output.weight.zero_()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scamac_scale.config.choices import COUNT_LOSSES
 from scamac_scale.durable.faults import reach
 from scamac_scale.errors import ConfigError, NumericalError
 from scamac_scale.loader.device import DeviceCells, densify_layout, on_device
@@ -117,7 +118,7 @@ class Stepper:
         n_noise_blocks = count_blocks(self.batch_cells, world, "blocks")  # whatever the sums
         self._noise = Noise(config.input, config.seed, self.plan, n_noise_blocks, world)
         self._thinning: Thinning | None = None
-        if config.loss.reconstruction == "poisson":
+        if config.loss.reconstruction in COUNT_LOSSES:
             share = config.input.target_share
             self._thinning = Thinning(source, share, config.seed, self.plan, n_noise_blocks, world)
         self._health = Health(self.blocks.n_blocks, fabric.device)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
 
-from scamac_scale import IngestConfig, ScAMAC, ingest
+from scamac_scale import IngestConfig, ScAMAC, cluster, ingest
 from scamac_scale.config import PhaseConfig
 from scamac_scale.errors import ConfigError, InputError
 from scamac_scale.loader.plan import EpochPlan
+from scamac_scale.ops.thinning import counts_of, values_of
 from scamac_scale.ranks.world import ALONE, World
 from scamac_scale.sources import open_source
+from scamac_scale.train.fit import build_network, gather_tools
+from scamac_scale.train.placement import launch
+from scamac_scale.train.recipe import Tools, find_clusters, freeze, scale_input, start_weights
+from scamac_scale.train.state import FitState
 from scamac_scale.train.thinning import Thinned, Thinning
 from tests.support.csr import dense
 from tests.support.settings import QUICK
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scamac_scale.config import ScamacConfig
+    from scamac_scale.sources import OpenSource
 
 COUNTS = replace(QUICK, loss=replace(QUICK.loss, reconstruction="poisson"))
 
@@ -52,6 +61,75 @@ def test_the_two_parts_add_up_to_the_counts_of_the_file(store: Path, tiny_atlas:
     assert left.min() >= 0
     assert 0.2 < held_out.sum() / raw.sum() < 0.3
     np.testing.assert_allclose(seen.numpy(), np.log1p(left * scale / 0.75), rtol=1e-5)
+
+
+def tools_of(config: ScamacConfig, source: OpenSource) -> tuple[Tools, FitState]:
+    """What a fit works with, after its first stage."""
+    state = FitState(build_network(source, config))
+    tools = gather_tools(launch(config.train), state, source, config)
+    scale_input(tools, state)
+    return tools, state
+
+
+@pytest.mark.parametrize("is_noisy", [True, False])
+def test_the_network_does_not_see_what_it_must_predict(store: Path, is_noisy: bool) -> None:
+    with open_source(store) as source:
+        tools, state = tools_of(COUNTS, source)
+        with closing(tools.stepper._batches(3, 1, is_noisy=is_noisy)) as batches:
+            batch = next(batches)
+            clean, noisy, target = tools.stepper._corrupted(3, batch, is_noisy=is_noisy)
+            assert source.totals is not None
+            assert source.gene_space.target_sum is not None
+            scale = torch.from_numpy(source.gene_space.target_sum / source.totals[batch.rows])[:, None].float()
+            counts = counts_of(batch.values, scale)
+            torch.testing.assert_close(clean, state.network.scale_input(batch.values))
+            assert target is not None
+            if is_noisy:
+                seen = values_of(counts - target, scale / 0.8)
+                torch.testing.assert_close(noisy, state.network.scale_input(seen))
+                assert 0.15 < float(target.sum() / counts.sum()) < 0.25
+            else:
+                torch.testing.assert_close(noisy, clean)
+                torch.testing.assert_close(target, 0.2 * counts)
+
+
+def test_the_weight_of_the_similarity_is_measured_against_counts(store: Path) -> None:
+    weights = []
+    for share in (0.2, 0.4):
+        config = replace(COUNTS, input=replace(COUNTS.input, target_share=share))
+        with open_source(store) as source:
+            tools, state = tools_of(config, source)
+            for stage in (start_weights, freeze, find_clusters):
+                stage(tools, state)
+            with torch.no_grad():  # the output layer starts at zero, and passes no gradient on
+                state.network.autoencoder.w4.weight.copy_(torch.linspace(-1, 1, 3200).view(100, 32))
+            weights.append(tools.stepper.similarity_weight(state))
+    # twice the counts have twice the gradient, and Eq. (15) is the same
+    assert weights[1] == pytest.approx(2 * weights[0], rel=1e-4)
+
+
+def test_cells_without_counts_do_no_harm(tiny_adata: ad.AnnData) -> None:
+    cells = tiny_adata.copy()
+    values = cells.X.toarray()
+    values[:5] = 0
+    cells.X = values
+    found = ScAMAC(config=COUNTS).fit(cells).predict(cells, denoised=True)
+    assert np.isfinite(found.obsm["X_scAMAC"]).all()
+    assert (found.layers["scamac_denoised"][:5] == 0).all()
+
+
+def test_genes_that_an_input_lacks_take_none_of_its_counts(tiny_adata: ad.AnnData) -> None:
+    model = ScAMAC(config=COUNTS).fit(tiny_adata)
+    some = tiny_adata[:, : int(0.7 * tiny_adata.n_vars)].copy()
+    found = model.predict(some, denoised=True, accept=("totals",))
+    kept = [name for name in found.var_names if name in set(some.var_names)]
+    whole = np.expm1(found[:, kept].layers["scamac_denoised"]).sum(axis=1)
+    assert model.fitted.genes.target_sum is not None
+    raw = np.asarray(some.X.toarray(), dtype=np.float64)
+    filtered = [name in set(model.fitted.genes.filtered) for name in some.var_names]
+    chosen = [name in set(model.fitted.genes.chosen) for name in some.var_names]
+    expected = raw[:, chosen].sum(axis=1) / raw[:, filtered].sum(axis=1) * model.fitted.genes.target_sum
+    np.testing.assert_allclose(whole, expected, rtol=1e-4)
 
 
 def test_a_draw_is_a_function_of_seed_step_and_block(store: Path) -> None:
@@ -110,6 +188,32 @@ def test_corrected_batches_need_a_decoder_that_is_told_of_them(tiny_adata: ad.An
         found = model.predict(cells, denoised=True, denoised_batch=batch).layers["scamac_denoised"]
         assert np.isfinite(found).all()
         assert (found >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"output_activation": "leaky_relu"}}, "needs a linear output"),
+        ({"train": {"pretrain": PhaseConfig(terms=("layers",)), "phases": ()}}, "no phase has the term reconstruction"),
+    ],
+)
+def test_settings_that_leave_nothing_to_learn_are_refused_before_any_work(
+    changes: dict[str, dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    config = replace(COUNTS, **{name: replace(getattr(COUNTS, name), **values) for name, values in changes.items()})
+    with pytest.raises(ConfigError, match=words):
+        cluster("no file", tmp_path / "x.h5ad", config=config)
+    with pytest.raises(ConfigError, match="tell the decoder"):
+        cluster("no file", tmp_path / "x.h5ad", config=COUNTS, ingest=IngestConfig(batch_key="donor"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_without_effect_are_named(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    short = replace(COUNTS.train, rounds=0, pretrain=PhaseConfig(epochs=0))
+    ScAMAC(config=replace(COUNTS, train=short, input=replace(COUNTS.input, noise_low=-1.0))).fit(store)
+    assert "input.noise_low and input.noise_high have no effect" in caplog.text
+    ScAMAC(config=replace(QUICK, train=short, input=replace(QUICK.input, target_share=0.5))).fit(store)
+    assert "input.target_share has no effect" in caplog.text
 
 
 def test_a_share_of_molecules_lies_between_none_and_all() -> None:

@@ -331,18 +331,33 @@ def result_settings(config: ScamacConfig) -> dict[str, Any]:
 
 
 def check_same_settings(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-    """Refuse to resume a run with settings that would change its result.
+    """Refuse to resume a run with settings that would change its result; one that an earlier version did not know had its default.
 
     Raises
     ------
     ConfigError
         Naming those that differ.
     """
-    found = sorted(each for each in differences(before, now) if each.key not in FREE_KEYS)
+    from scamac_scale.config import ScamacConfig
+
+    defaults = {key: value for key, _, value in differences({}, asdict(ScamacConfig()))}
+    found = sorted(
+        each
+        for each in differences(before, now)
+        if each.key not in FREE_KEYS and (_holds(before, each.key) or each.after != defaults.get(each.key))
+    )
     if found:
         raise ConfigError(
             f"{where} cannot go on with other settings: {told(found, most=3)}; leave them as they were, or start a new run."
         )
+
+
+def _holds(settings: dict[str, Any], key: str) -> bool:
+    """Whether settings have a value, be it None, under a full name."""
+    *path, last = key.split(".")
+    for name in path:
+        settings = settings.get(name, {})
+    return last in settings
 
 
 def check_same_cells(before: str | None, now: str, where: str) -> None:
