@@ -22,6 +22,7 @@ from scamac_scale.ingestion.many.model import open_for_model
 from scamac_scale.ingestion.many.opening import open_inputs
 from scamac_scale.ingestion.many.quality import without_poor
 from scamac_scale.ingestion.orientation import warn_of_droplets
+from scamac_scale.ingestion.raw import IN_MEMORY
 from scamac_scale.ingestion.source import NormalisedSource
 from scamac_scale.ingestion.statistics import measure
 from scamac_scale.loader.source import CellSource
@@ -284,6 +285,18 @@ def cells_digest(source: OpenSource) -> str:
     return sha256_of(about, order, names, block.indptr, block.indices, block.data)
 
 
+def origin(source: OpenSource) -> dict[str, Any]:
+    """Say where cells come from, for a person: ``store``, the training store or None, and ``inputs``, the files that were read first.
+
+    Values in memory are no files; what lies in several files, such as a Matrix Market folder, is each of them.
+    """
+    held = source.held if isinstance(source, CachedSource) else source
+    if isinstance(held, StoreReader):
+        names = [about.get("path") or about.get("name") for about in held.inputs]
+        return {"store": absolute_name(held.path), "inputs": [name for name in names if name and name != IN_MEMORY]}
+    return {"store": None, "inputs": [stamp.path for stamp in held.stamps]}
+
+
 class CachedSource(WithTechBatches):
     """All cells of another source in memory: the same values, bit for bit.
 
@@ -294,12 +307,14 @@ class CachedSource(WithTechBatches):
 
     Attributes
     ----------
+    held
+        The source behind it.
     resident
         All N cells, as the source loads them; the feed takes batches from it without copying windows.
     """
 
     def __init__(self, source: OpenSource) -> None:
-        self._source = source
+        self.held = source
         self.n_cells = source.n_cells
         self.gene_names = source.gene_names
         self.gene_space = source.gene_space
@@ -323,26 +338,26 @@ class CachedSource(WithTechBatches):
     @property
     def marks(self) -> list[object]:
         """What tells the inputs from changed ones."""
-        return self._source.marks
+        return self.held.marks
 
     def close(self) -> None:
         """Close the source behind it."""
-        self._source.close()
+        self.held.close()
 
     @property
     def stamps(self) -> tuple[Stamp, ...]:
         """Those of the source behind it."""
-        return self._source.stamps
+        return self.held.stamps
 
     @property
     def obs(self) -> pd.DataFrame:
         """Columns of the input, one row per cell."""
-        return self._source.obs
+        return self.held.obs
 
     @property
     def source_rows(self) -> NDArray[np.int64]:
         """(N,) row in the input of each cell."""
-        return self._source.source_rows
+        return self.held.source_rows
 
     def read(self, rows: IntArray) -> CsrBlock:
         """Read cells from memory; as the source behind it."""

@@ -66,11 +66,13 @@ def of_cluster(result: Result) -> list[str]:
     """Tell what a clustering of files has come to."""
     found = [entry["found"].rstrip(".") for entry in result["findings"] if entry["severity"] != "note"]
     more = f" and {len(found) - MOST_FOUND} more, see the report" if len(found) > MOST_FOUND else ""
+    commands = [entry["command"] for entry in result["findings"] if entry["command"]]
     return [
         f"result: {result['result']} ({result['n_cells']:,} cells); model: {result['model']}; markers: {result['markers'] or 'none'}",
         sizes(result["sizes"], is_estimated=result["is_count_estimated"]),
         sure(result),
         "checks: " + ("; ".join(found[:MOST_FOUND]) + more if found else "nothing was found"),
+        *(f"another number of clusters, without training: {command}" for command in commands[:1]),
         f"next: open {_quoted(result['report'])}",
     ]
 

@@ -6,7 +6,7 @@ one sample of latents by which batches are judged.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from scamac_scale.evaluation import OWN_EXCESS, draw_sample
 from scamac_scale.infer.output.table import UNSURE
 from scamac_scale.metrics.mixing import GRAPH_NEIGHBORS, MIN_CELLS, own_batch
 from scamac_scale.metrics.neighbors import find_neighbors
+from scamac_scale.report_page.finding import Finding, Severity, recut_command
 from scamac_scale.report_page.gather import Facts, gather
 from scamac_scale.report_page.sample import read_latent
 from scamac_scale.report_page.shown import counted, short
@@ -25,31 +26,6 @@ if TYPE_CHECKING:
     from scamac_scale.cells.genes import InputRecord
     from scamac_scale.ops.tree import Floats, Tree
     from scamac_scale.report_page.gather import ResultFacts
-
-Severity = Literal["bad", "look", "note"]
-"""``bad``: the result is most likely not what was meant; ``look``: look before you go on; ``note``: good to know."""
-
-
-class Finding(TypedDict):
-    """One thing that a check has found; plain text.
-
-    Attributes
-    ----------
-    severity
-        See `Severity`.
-    check
-        What was looked at.
-    found
-        What was found.
-    advice
-        What to do.
-    """
-
-    severity: Severity
-    check: str
-    found: str
-    advice: str
-
 
 ORDER: dict[Severity, int] = {"bad": 0, "look": 1, "note": 2}
 TINY_SHARE, TINY_CELLS = 1e-3, 10
@@ -107,8 +83,8 @@ def check(facts: Facts) -> list[Finding]:
     return sorted(found, key=lambda finding: ORDER[finding["severity"]])
 
 
-def _finding(severity: Severity, check: str, found: str, advice: str) -> Finding:
-    return Finding(severity=severity, check=check, found=found, advice=advice)
+def _finding(severity: Severity, check: str, found: str, advice: str, command: str = "") -> Finding:
+    return Finding(severity=severity, check=check, found=found, advice=advice, command=command)
 
 
 def named(names: list[str]) -> str:
@@ -232,11 +208,15 @@ def _losses(facts: Facts) -> Iterator[Finding]:
 def _count(facts: Facts) -> Iterator[Finding]:
     report = facts.run.report
     if report.get("is_count_estimated"):
+        n_clusters = facts.run.model.n_clusters
+        command = recut_command(facts, n_clusters - 1 if n_clusters > 2 else n_clusters + 1)
         yield _finding(
             "note",
             "number of clusters",
-            f"The number of clusters, {report.get('n_clusters')}, is an estimate: right within one about two times in five.",
-            "If you know it, say --n-clusters. predict --n-clusters K cuts the same tree anew, without training.",
+            f"The number of clusters, {n_clusters}, is an estimate: right within one about two times in five.",
+            "If you know it, say --n-clusters."
+            + (" The same tree gives this number, or any that you write there, without training." if command else ""),
+            command,
         )
 
 
@@ -250,7 +230,7 @@ def _tree(facts: Facts) -> Iterator[Finding]:
     if top is not None:
         yield from _joined(top, facts)
     if tree is not None and n_clusters < len(tree):
-        yield from _parted(tree, n_clusters)
+        yield from _parted(tree, n_clusters, facts)
 
 
 def _joined(top: Floats, facts: Facts) -> Iterator[Finding]:
@@ -267,10 +247,11 @@ def _joined(top: Floats, facts: Facts) -> Iterator[Finding]:
         f"{len(low)} of the {counted(len(top), 'join')} of the tree {'is' if len(low) == 1 else 'are'} low: more than half of the clusterings do not tell clusters "
         f"{named(pairs)} apart.",
         f"There may be too many clusters. Compare predict --n-clusters {fewer}, which cuts the same tree.",
+        recut_command(facts, fewer),
     )
 
 
-def _parted(tree: Tree, n_clusters: int) -> Iterator[Finding]:
+def _parted(tree: Tree, n_clusters: int, facts: Facts) -> Iterator[Finding]:
     """Leiden chooses its number of clusters itself, and has half of the weight: what it alone parts is joined at one half."""
     finer = tree.count_at(FREE_HEIGHT)
     shares = np.bincount(tree.labels(finer), tree.weights) / tree.weights.sum()
@@ -281,6 +262,7 @@ def _parted(tree: Tree, n_clusters: int) -> Iterator[Finding]:
             "number of clusters",
             f"There {'is' if n_clusters == 1 else 'are'} {counted(n_clusters, 'cluster')}, but clusterings that choose their number themselves find {n_parts} groups.",
             f"There may be too few clusters. Compare predict --n-clusters {n_parts}, or train with --n-clusters auto.",
+            recut_command(facts, n_parts),
         )
 
 

@@ -82,6 +82,18 @@ class RunFacts:
         return self.model.genes
 
     @property
+    def store(self) -> str | None:
+        """Where the training store lay at the time of the fit; None where there was none, or an earlier version fitted."""
+        found = self.report.get("store")
+        return found if isinstance(found, str) and found else None
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files that the cells are from, as far as the run knows them."""
+        found = self.report.get("inputs")
+        return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+    @property
     def batch_key(self) -> str | None:
         """Columns of the fit, if any."""
         return ",".join(self.model.tech_levels) or None

@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scamac_scale.report_page.checks import Finding
     from scamac_scale.report_page.figures import Figure
+    from scamac_scale.report_page.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Page:
         Names and values.
     cells
         Data of the map, `Cells.to_plain`; None without one.
+    words
+        For each severity.
     version
         Of this program.
     """
@@ -77,6 +79,12 @@ class Page:
     cells: dict[str, Any] | None
     words: dict[str, str] = field(default_factory=dict)
     version: str = ""
+
+    @property
+    def findings_title(self) -> str:
+        """Above the findings: what all of them are, if they are alike."""
+        severities = {finding["severity"] for finding in self.findings}
+        return self.words.get("note", "") if severities == {"note"} else "What the checks found"
 
 
 def packed(values: Any, dtype: str) -> str:  # Any: an array of numbers
@@ -115,6 +123,7 @@ def render(page: Page) -> str:
     }
     return template.render(
         **vars(page),
+        findings_title=page.findings_title,
         css=(own / "page.css").read_text(encoding="utf-8"),
         script=(own / "page.js").read_text(encoding="utf-8"),
         plotly=plotly_script(),

@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scamac_scale.cells.genes import GeneSpace, InputRecord
-    from scamac_scale.report_page.checks import Finding
+    from scamac_scale.report_page.finding import Finding
     from scamac_scale.report_page.gather import Facts
 
 SEVERITIES = {"bad": "Most likely wrong", "look": "Look at this", "note": "Good to know"}
 MAX_VALUE = 300
 """Letters of a setting."""
+
+
+def title(facts: Facts) -> str:
+    """Name the page by the files of its cells where they are known, else by its run."""
+    names = [name.rstrip("/").rpartition("/")[2] for name in facts.run.inputs]
+    if not names:
+        return f"Report on {short(facts.run.path.rstrip('/').rpartition('/')[2], 80)}"
+    more = f" and {counted(len(names) - 1, 'more file')}" if len(names) > 1 else ""
+    return f"Report on {short(names[0], 80)}{more}"
 
 
 def about(facts: Facts) -> list[tuple[str, str]]:
@@ -28,6 +37,8 @@ def about(facts: Facts) -> list[tuple[str, str]]:
     report = run.report
     n_fit = report.get("n_cells")
     found = []
+    if run.inputs:
+        found.append(("Input", short(", ".join(run.inputs), 200)))
     if run.genes.input is not None:
         found.append(("Cells of the input", _input_cells(run.genes.input)))
     found.append(("Cells of the fit", f"{n_fit:,}" if isinstance(n_fit, int) else "not known"))
@@ -201,7 +212,10 @@ def settings(facts: Facts) -> list[tuple[str, str]]:
     extra = {
         name: report[name] for name in ("versions", "hardware", "seconds_by_part") if isinstance(report.get(name), dict)
     }
-    return [(name, short(value, MAX_VALUE)) for name, value in (*_flat(facts.run.config), *_flat(extra))]
+    config = dict(facts.run.config)
+    if config.get("batch_key") is None and facts.run.batch_key is not None:
+        config["batch_key"] = f"{facts.run.batch_key} (as the cells were ingested)"
+    return [(name, short(value, MAX_VALUE)) for name, value in (*_flat(config), *_flat(extra))]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

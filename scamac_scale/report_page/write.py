@@ -27,7 +27,7 @@ from scamac_scale.report_page.shown import MOST, Shown, counted, short, shown
 if TYPE_CHECKING:
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.config import Layout
-    from scamac_scale.report_page.checks import Finding
+    from scamac_scale.report_page.finding import Finding
     from scamac_scale.report_page.gather import Facts, ResultFacts
 
 logger = logging.getLogger(__name__)
@@ -124,12 +124,11 @@ def _compose(facts: Facts, found: list[Finding], options: ReportOptions, picture
         parts.append(_markers(facts.result, pictures))
         parts += _batches(facts.result, clusters, pictures)
     parts.append(_curves(facts, pictures))
-    name = Path(facts.run.path.rstrip("/")).name
     n_cells = facts.run.report.get("n_cells") if facts.result is None else facts.result.n_cells
     n_clusters = facts.run.model.n_clusters if facts.result is None else len(facts.result.clusters.names)
     of_cells = f"{counted(n_cells, 'cell')} in " if isinstance(n_cells, int) else ""
     return Page(
-        title=f"Report on {short(name, 80)}",
+        title=words.title(facts),
         headline=f"{of_cells}{counted(n_clusters, 'cluster')}, by scAMAC",
         about=words.about(facts),
         lines=words.lines(facts, found),

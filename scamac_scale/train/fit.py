@@ -21,7 +21,7 @@ from scamac_scale.randomness import integer_seed
 from scamac_scale.ranks.collectives import barrier, from_first
 from scamac_scale.ranks.connections import waited_s
 from scamac_scale.ranks.world import ALONE, World
-from scamac_scale.sources import cells_digest
+from scamac_scale.sources import cells_digest, origin
 from scamac_scale.train.checks import check_counts, check_ranks, check_settings, check_size, warn_of_unused
 from scamac_scale.train.clusters.centers import empty_clusters
 from scamac_scale.train.clusters.counting import columns_of
@@ -103,7 +103,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(fit_explained(config.loader))
         if run is not None:
-            run.cells_digest = cells_digest(source)
+            run.cells_digest, run.origin = cells_digest(source), origin(source)
             check_alike({"input": run.cells_digest}, world)
         fabric = launch(config.train)
         state = _first_state(build_network(source, config).to(fabric.device), source, config, run, world)

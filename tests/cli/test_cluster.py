@@ -33,6 +33,8 @@ def test_files_become_clusters_markers_a_model_and_a_page(done: Path, tiny_atlas
     assert sorted(path.name for path in done.iterdir()) == ["out.h5ad", "out.markers.csv", "out.report", "out.work"]
     assert (done / "out.report" / "report.html").is_file()
     assert (done / "out.work" / "run" / "model").is_dir()
+    page = (done / "out.report" / "report.html").read_text()
+    assert f"<h1>Report on {tiny_atlas.name}</h1>" in page
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scamac_scale.cli.main import main
-from scamac_scale.cli.told import sizes
+from scamac_scale.cli.told import of_cluster, sizes
 
 
 def test_a_prediction_ends_in_four_lines(pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +33,23 @@ def test_a_finished_run_says_that_it_is_finished(pipeline: Path, capsys: pytest.
         capsys.readouterr().err
         == f"error: the run {run} is finished; use its model (predict --run {run}), or name a new folder with --run.\n"
     )
+
+
+def test_a_clustering_ends_with_the_command_for_another_number_of_clusters() -> None:
+    finding = {
+        "severity": "note",
+        "check": "number of clusters",
+        "found": "An estimate.",
+        "advice": "",
+        "command": "predict --n-clusters 2",
+    }
+    result = {
+        "result": "a b.h5ad",
+        "n_cells": 5,
+        "model": "m",
+        "markers": None,
+        "report": "r.html",
+        "sizes": {"0": 3, "1": 2},
+    }
+    lines = of_cluster({**result, "is_count_estimated": True, "findings": [finding]})
+    assert lines[-2:] == ["another number of clusters, without training: predict --n-clusters 2", "next: open r.html"]

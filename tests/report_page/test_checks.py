@@ -13,8 +13,9 @@ from scamac_scale.ops.tree import Tree
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
-from scamac_scale.report_page.words import about, lines
+from scamac_scale.report_page.words import about, lines, settings, title
 from tests.support.fitted import fitted_model
+from tests.support.trees import some_tree
 
 GENES = tuple(f"g{number}" for number in range(600))
 
@@ -88,6 +89,37 @@ def test_losses_that_rise_or_are_not_finite_are_bad() -> None:
 
 def test_an_estimated_number_of_clusters_is_said_to_be_one() -> None:
     assert told(Facts(run_facts(is_count_estimated=True, n_clusters=3))) == [("note", "number of clusters")]
+
+
+def test_an_estimated_number_comes_with_a_command_to_paste() -> None:
+    run = run_facts(is_count_estimated=True, store="/data/my cells.work/store.zarr")
+    run.model.tree = some_tree(12)
+    found = check(
+        Facts(
+            replace(run, path="/data/my cells.work/run"),
+            replace(result_facts([100, 200, 300]), path="/data/my cells.h5ad"),
+        )
+    )
+    command = next(finding["command"] for finding in found if finding["severity"] == "note")
+    assert command == (
+        "scamac-scale predict --run '/data/my cells.work/run' --input '/data/my cells.work/store.zarr' "
+        "--out '/data/my cells-2-clusters.h5ad' --n-clusters 2"
+    )
+
+
+def test_the_batch_key_of_the_store_stands_among_the_settings() -> None:
+    run = run_facts()
+    run.model.tech_levels = {"donor": ("ann", "bob")}
+    assert (
+        dict(settings(Facts(replace(run, config={"batch_key": None}))))["batch_key"]
+        == "donor (as the cells were ingested)"
+    )
+
+
+def test_a_page_is_named_by_its_files() -> None:
+    assert title(Facts(run_facts())) == "Report on run"
+    assert title(Facts(run_facts(inputs=["/data/my cells.h5ad"]))) == "Report on my cells.h5ad"
+    assert title(Facts(run_facts(inputs=["a.h5ad", "b.h5ad", "c.h5ad"]))) == "Report on a.h5ad and 2 more files"
 
 
 def test_empty_and_tiny_clusters_are_named() -> None:
@@ -171,7 +203,7 @@ def test_one_cluster_is_told_in_the_singular() -> None:
     facts = Facts(run_facts(), result_facts([300]))
     assert ("good", "300 cells in 1 cluster, 0.") in lines(facts, check(facts))
     tree = Tree(np.array([[0, 1, 0.5, 2], [2, 3, 0.6, 3]]), np.ones(3))
-    assert [finding["found"].split(", but")[0] for finding in checks._parted(tree, 1)] == ["There is 1 cluster"]
+    assert [finding["found"].split(", but")[0] for finding in checks._parted(tree, 1, facts)] == ["There is 1 cluster"]
 
 
 def test_findings_are_plain_text_and_the_most_serious_comes_first(finished: tuple[Path, Path]) -> None:

@@ -38,6 +38,7 @@ def test_a_page_tells_what_was_run_in_this_order(written: Path) -> None:
         *("The tree of the clusters", "How sure the cells are", "Marker genes", "Batches in the clusters", "The fit"),
         "All settings",
     ]
+    assert "<h1>Report on raw.h5ad</h1>" in page
     assert "300 cells in 4 clusters" in page
     assert "scamac-scale markers" in page
     assert re.search(r"Cells of the input\W.*?300\b", page, re.DOTALL)

@@ -84,6 +84,8 @@ class RunFolder:
         State of the checkpoint to go on from; None at the start of a run.
     cells_digest
         Of the cells that are fitted, by `sources.cells_digest`; set by the fit.
+    origin
+        Where they are from, by `sources.origin`; set by the fit.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class RunFolder:
         self._start_s = time.time()
         self._metrics: MetricsLog | None = None  # of rank 0
         self.cells_digest = ""
+        self.origin: dict[str, Any] = {}
         self._lock = ExitStack()
         self.saved: State | None = from_first(lambda: self._open(resume), world)
         if place.bucket is not None:
@@ -279,7 +282,7 @@ class RunFolder:
         with writing(self.path):
             if self._metrics is not None:
                 self._metrics.save()
-            self._write({"finished": True, "cells_digest": self.cells_digest, **report})
+            self._write({"finished": True, "cells_digest": self.cells_digest, **self.origin, **report})
             self.code_path.unlink(missing_ok=True)
         if self._bucket is not None:
             self._bucket.finish()
