@@ -58,6 +58,8 @@ class ZarrObjects(Store):
     def __str__(self) -> str:
         return str(self.bucket.place)
 
+    __repr__ = __str__  # zarr names a store so in its messages
+
     def check_with(self, path: str, check: Callable[[str, bytes], None]) -> None:
         """Have every chunk below a path checked when it is read: ``check(key, content)`` raises what is wrong with it."""
         self._checks.setdefault(path, []).append(check)

@@ -184,8 +184,10 @@ def test_nothing_there_and_a_folder_of_other_things_are_refused(bucket: str, tin
     upload(tiny_atlas, f"{bucket}/folder/x.h5ad")
     with pytest.raises(InputError, match="there is no object and no folder"):
         open_raw(f"{bucket}/nothing.h5ad")
-    with pytest.raises(InputError, match="not an AnnData zarr"):
+    with pytest.raises(InputError, match="not an AnnData zarr") as caught:
         open_raw(f"{bucket}/folder")
+    assert str(caught.value).startswith(f"{bucket}/folder is")
+    assert "ZarrObjects" not in str(caught.value)
     with pytest.raises(InputError, match="no object"):
         open_raw(bucket)
 
