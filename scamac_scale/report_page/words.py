@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.ingestion.kinds import named_total, named_values
+from scamac_scale.ingestion.names import described
 from scamac_scale.report_page.checks import N_MEASURED, left_out
 from scamac_scale.report_page.shown import counted, short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scamac_scale.cells.genes import GeneSpace, InputRecord
     from scamac_scale.report_page.finding import Finding
@@ -204,6 +205,16 @@ def _batches_line(whole: str, n_not: int, is_none: bool, worst: str) -> tuple[st
         return worst, f"The {whole} mix in all clusters."
     some = "the" if is_none else f"{n_not:,} of the"
     return "note", f"How {some} {whole} mix was not measured: there are too few cells, or none that could mix."
+
+
+def numbers_for_names(genes: Sequence[str]) -> list[str]:
+    """Say what to do where genes have Ensembl numbers for names; nothing where they have not."""
+    if not described(genes).startswith("Ensembl"):
+        return []
+    return [
+        "The genes are named by Ensembl numbers. If a column of var holds their symbols, run again with "
+        "--ingest.gene_column NAME, which takes that column for the names."
+    ]
 
 
 def settings(facts: Facts) -> list[tuple[str, str]]:

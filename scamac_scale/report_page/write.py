@@ -294,7 +294,7 @@ def _markers(result: ResultFacts, pictures: Pictures) -> Part:
     ]
     if len(result.markers.groups) > MOST:
         notes.append(f"The first {MOST} of {len(result.markers.groups):,} groups.")
-    return Part("markers", "Marker genes", [figure], notes)
+    return Part("markers", "Marker genes", [figure], notes + words.numbers_for_names(genes))
 
 
 def _batches(result: ResultFacts, clusters: Shown, pictures: Pictures) -> list[Part]:

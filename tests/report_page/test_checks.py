@@ -13,7 +13,7 @@ from scamac_scale.ops.tree import Tree
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
-from scamac_scale.report_page.words import about, lines, settings, title
+from scamac_scale.report_page.words import about, lines, numbers_for_names, settings, title
 from tests.support.fitted import fitted_model
 from tests.support.trees import some_tree
 
@@ -114,6 +114,11 @@ def test_the_batch_key_of_the_store_stands_among_the_settings() -> None:
         dict(settings(Facts(replace(run, config={"batch_key": None}))))["batch_key"]
         == "donor (as the cells were ingested)"
     )
+
+
+def test_genes_that_are_named_by_numbers_come_with_advice() -> None:
+    assert "--ingest.gene_column NAME" in numbers_for_names(["ENSG00000187608", "ENSMUSG00000187608.2"])[0]
+    assert numbers_for_names(["CD3D", "LYZ"]) == []
 
 
 def test_a_page_is_named_by_its_files() -> None:
