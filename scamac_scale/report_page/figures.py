@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.ops.tree import Floats
+    from scamac_scale.report_page.curves import Curve
     from scamac_scale.report_page.gather import Memberships
     from scamac_scale.report_page.markers import Markers
 
@@ -28,6 +29,8 @@ INK, LINE, BLUE = "#24292f", "#d0d7de", "#0072b2"
 MOST_GENES = 48
 MOST_TICKS = 26
 """Names along an axis that a phone has room for."""
+MOST_NUMBERS = 15
+"""Bars above which a phone has room for a number."""
 LINE_PIXELS = 13
 """Height that a name needs."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
@@ -47,7 +50,7 @@ class Figure:
         Pixels.
     legend
         Names and colors that are told below it, by the page.
-    title
+    title, note
         Above it, where several stand in one section.
     """
 
@@ -56,6 +59,7 @@ class Figure:
     height: int
     legend: list[tuple[str, str]] = field(default_factory=list)
     title: str = ""
+    note: str = ""
 
 
 def escaped(text: str, most: int = 60) -> str:
@@ -112,8 +116,6 @@ def sizes(clusters: Shown, means: FloatArray | None) -> Figure:
     """Bars of the cells of each cluster, and below its mean confidence."""
     at = list(range(len(clusters.names)))
     total = max(int(clusters.counts.sum()), 1)
-    smallest = clusters.counts[clusters.counts > 0].min(initial=total)
-    is_log = bool(clusters.counts.max(initial=1) > 200 * smallest)
     data = [
         {
             "type": "bar",
@@ -127,8 +129,13 @@ def sizes(clusters: Shown, means: FloatArray | None) -> Figure:
             "hovertemplate": "cluster %{customdata[0]}<br>%{y:,} cells (%{customdata[1]})<extra></extra>",
         }
     ]
-    title = "cells (log scale)" if is_log else "cells"
-    layout = _layout(xaxis=_names_on("cluster", clusters.names), yaxis=_axis(title, type="log" if is_log else "linear"))
+    if len(at) <= MOST_NUMBERS:
+        data[0] |= {"text": [f"{count:,}" for count in clusters.counts], "textposition": "outside", "cliponaxis": False}
+    layout = _layout(
+        xaxis=_names_on("cluster", clusters.names),
+        yaxis=_axis("cells", rangemode="tozero", tickformat=",d", nticks=6),
+        margin={"l": 8, "r": 12, "t": 24, "b": 8},
+    )
     if means is not None:
         data.append(
             {
@@ -153,34 +160,41 @@ def _plain(values: FloatArray) -> list[float | None]:
 
 
 def confidence(clusters: Shown, numbers: Sequence[int], memberships: Memberships) -> Figure:
-    """Boxes of the confidence of the cells of each cluster that is shown."""
-    quantiles = memberships.quantiles((0.05, 0.25, 0.5, 0.75, 0.95))
-    data = []
-    for at, number in enumerate(numbers):
-        low, first, middle, third, high = _plain(quantiles[number])
-        if middle is None:
-            continue
-        data.append(
-            {
-                "type": "box",
-                "x": [at],
-                "lowerfence": [low],
-                "q1": [first],
-                "median": [middle],
-                "q3": [third],
-                "upperfence": [high],
-                "marker": {"color": clusters.colors[at]},
-                "line": {"width": 1.5},
-                "name": escaped(clusters.names[at]),
-                "hoverinfo": "y+name",
-            }
+    """Bars of the share of unsure cells in each cluster that is shown, by how unsure they are."""
+    shares = memberships.shares_below(BOUNDS)[list(numbers)]
+    parts = np.diff(np.nan_to_num(shares), axis=1, prepend=0.0)
+    names = clusters.names[: len(numbers)]
+    data = [
+        {
+            "type": "bar",
+            "x": list(range(len(names))),
+            "y": _plain(part),
+            "marker": {"color": color},
+            "customdata": [[escaped(name), f"{share:.1%}"] for name, share in zip(names, below, strict=True)],
+            "hovertemplate": f"cluster %{{customdata[0]}}<br>{words}: %{{y:.1%}}<br>below {bound:g}: %{{customdata[1]}}<extra></extra>",
+        }
+        for (words, color), bound, part, below in zip(
+            UNSURE_PARTS, BOUNDS, parts.T, np.nan_to_num(shares).T, strict=True
         )
-    yaxis = _axis("membership of the own cluster", range=[0, 1.04])
-    return Figure(
-        "confidence",
-        {"data": data, "layout": _layout(xaxis=_names_on("cluster", clusters.names[: len(numbers)]), yaxis=yaxis)},
-        340,
+    ]
+    top = share_top(shares)
+    layout = _layout(
+        barmode="stack",
+        xaxis=_names_on("cluster", names),
+        yaxis=_axis("share of the cells", range=[0, top], tickformat=".0%" if top >= 0.05 else ".1%", nticks=6),
+        bargap=0.25,
     )
+    return Figure("confidence", {"data": data, "layout": layout}, 340, list(UNSURE_PARTS))
+
+
+BOUNDS = (0.5, 0.7, 0.9)
+"""Memberships of the own cluster below which a cell is less and less sure of it."""
+UNSURE_PARTS = (("below .5", "#a50f15"), (".5 to .7", "#fb6a4a"), (".7 to .9", "#fcbba1"))
+
+
+def share_top(shares: FloatArray) -> float:
+    """End of an axis of (K, 3) shares of unsure cells: never so near that a few cells look like many."""
+    return min(1.0, max(0.05, 1.1 * float(np.nan_to_num(shares).max(initial=0.0))))
 
 
 def tree(linkage: Floats, leaves: Sequence[str]) -> Figure:
@@ -353,8 +367,8 @@ def _scaled(share: float) -> str:
 # ------------------------------------------------------------------ the fit
 
 
-def curves(metrics: dict[str, tuple[FloatArray, FloatArray]], phases: list[tuple[str, float, float]]) -> list[Figure]:
-    """One small figure for each column of the metrics; shades for phases, with their begin and end."""
+def curves(found: Sequence[Curve], phases: list[tuple[str, float, float]]) -> list[Figure]:
+    """One small figure for each curve; shades for phases, with their begin and end."""
     shades = [
         {
             "type": "rect",
@@ -371,34 +385,27 @@ def curves(metrics: dict[str, tuple[FloatArray, FloatArray]], phases: list[tuple
         for at, (_, start, stop) in enumerate(phases)
     ]
     made: list[Figure] = []
-    for name in sorted(metrics, key=lambda name: (_PLACE.get(name, len(_PLACE)), name)):
-        steps, values = metrics[name]
+    for curve in found:
+        steps: list[float | None] = []
+        values: list[float | None] = []
+        for at, held in curve.stretches:
+            steps += [*at.tolist(), None]
+            values += [*_plain(held), None]
         data = [
             {
                 "type": "scatter",
-                "mode": "lines" if len(steps) > 1 else "markers",
-                "x": steps.tolist(),
-                "y": _plain(values),
+                "mode": "lines+markers" if curve.has_dots else "lines",
+                "x": steps[:-1],
+                "y": values[:-1],
                 "line": {"color": BLUE, "width": 2},
                 "hovertemplate": "step %{x}<br>%{y:.4g}<extra></extra>",
             }
         ]
         layout = _layout(xaxis=_axis("step", showgrid=False), yaxis=_axis(nticks=5), shapes=shades)
-        made.append(Figure(f"curve-{len(made)}", {"data": data, "layout": layout}, 210, title=name.replace("_", " ")))
+        made.append(
+            Figure(f"curve-{len(made)}", {"data": data, "layout": layout}, 210, title=curve.name, note=curve.meaning)
+        )
     return made
-
-
-_NAMES = (
-    "total",
-    "reconstruction",
-    "layers",
-    "similarity",
-    "similarity_atlas",
-    "clustering",
-    "learning_rate",
-    "cells_per_s",
-)
-_PLACE = {name: at for at, name in enumerate(_NAMES)}
 
 
 def counts_tried(tried: dict[str, list[float]], chosen: int) -> Figure:
@@ -428,4 +435,8 @@ def counts_tried(tried: dict[str, list[float]], chosen: int) -> Figure:
     }
     layout = _layout(xaxis=_axis("number of clusters"), yaxis=_axis("score"), shapes=[mark])
     legend = [("score (the highest is taken)", BLUE), ("agreement", "#e69f00"), ("separation", "#009e73")]
-    return Figure("tried", {"data": data, "layout": layout}, 280, legend, title="estimate of the number of clusters")
+    title, note = (
+        "estimate of the number of clusters",
+        "How good each number of clusters looks; the dotted line is the one that was taken.",
+    )
+    return Figure("tried", {"data": data, "layout": layout}, 280, legend, title, note)

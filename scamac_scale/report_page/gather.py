@@ -117,13 +117,11 @@ class Memberships:
     mean: FloatArray
     histogram: IntArray
 
-    def quantiles(self, at: tuple[float, ...]) -> FloatArray:
-        """(K, len(at)) quantiles of the confidence, to the width of a bin; NaN for an empty cluster."""
-        below = np.cumsum(self.histogram, axis=1)
-        found = np.full((len(below), len(at)), np.nan)
-        for cluster in np.flatnonzero(below[:, -1]):
-            found[cluster] = (np.searchsorted(below[cluster] / below[cluster, -1], at) + 0.5) / BINS
-        return found
+    def shares_below(self, bounds: tuple[float, ...]) -> FloatArray:
+        """(K, len(bounds)) share of the cells of each cluster below each membership, to the width of a bin; NaN for an empty cluster."""
+        below = np.cumsum(self.histogram, axis=1)[:, [round(bound * BINS) - 1 for bound in bounds]]
+        counts = self.histogram.sum(axis=1, keepdims=True)
+        return np.where(counts > 0, below / np.maximum(counts, 1), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scamac_scale.ops.tree import drawing
+from scamac_scale.report_page.figures import BOUNDS, UNSURE_PARTS, share_top
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import FloatArray, IntArray
     from scamac_scale.ops.tree import Floats
+    from scamac_scale.report_page.curves import Curve
     from scamac_scale.report_page.gather import Memberships
     from scamac_scale.report_page.shown import Shown
 
@@ -55,7 +57,7 @@ class Pictures:
         self.names: list[str] = []
 
     @contextmanager
-    def axes(self, name: str, width: float, height: float) -> Iterator[Any]:  # Any: matplotlib's axes
+    def axes(self, name: str, title: str, width: float, height: float) -> Iterator[Any]:  # Any: matplotlib's axes
         """Give axes of a picture that is written at the end; names are letters, not mathematics."""
         import warnings
 
@@ -64,6 +66,7 @@ class Pictures:
 
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
+        _titled(figure, title)
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         yield axes
@@ -72,10 +75,11 @@ class Pictures:
             figure.savefig(self._folder / f"{name}.png", dpi=DPI)
         self.names.append(f"{name}.png")
 
-    def map(self, name: str, points: FloatArray, levels: Shown, codes: IntArray, *, is_named: bool) -> None:
-        """Cells in two dimensions by the color of their level; (n,) numbers of what is shown."""
+    def map(self, name: str, points: FloatArray, levels: Shown, codes: IntArray, title: str) -> None:
+        """Cells in two dimensions by the color of their level; (n,) numbers of what is shown. Clusters have their names on them."""
         n_columns = -(-len(levels.names) // SIDE_LEGEND)
-        with self.axes(name, 6.5 + 1.9 * n_columns, 6) as axes:
+        is_named = name == "map_cluster"
+        with self.axes(name, title, 6.5 + 1.9 * n_columns, 6) as axes:
             size = max(1.5, min(20, 20_000 / max(len(points), 1)))
             missing = codes >= len(levels.names)
             if missing.any():
@@ -103,48 +107,51 @@ class Pictures:
 
     def shades(self, name: str, points: FloatArray, values: FloatArray, title: str) -> None:
         """Cells in two dimensions by a value from 0 to 1."""
-        with self.axes(name, 7.2, 6) as axes:
+        with self.axes(name, title, 7.2, 6) as axes:
             order = np.argsort(-values)
             size = max(1.5, min(20, 20_000 / max(len(points), 1)))
             drawn = axes.scatter(
                 *points[order].T, s=size, c=values[order], cmap="cividis", vmin=0, vmax=1, linewidths=0
             )
-            axes.figure.colorbar(drawn, ax=axes, label=title, shrink=0.6)
+            axes.figure.colorbar(drawn, ax=axes, label="membership of the own cluster", shrink=0.6)
             _bare(axes)
 
     def sizes(self, clusters: Shown) -> None:
-        """Bars of cells."""
-        with self.axes("sizes", max(4.5, 1.5 + 0.28 * len(clusters.names)), 3.4) as axes:
-            axes.bar(range(len(clusters.names)), clusters.counts, color=clusters.colors)
-            if clusters.counts.max(initial=1) > 200 * clusters.counts[clusters.counts > 0].min(initial=1):
-                axes.set_yscale("log")
-            _named(axes, clusters.names, "cluster")
-            axes.set_ylabel("cells")
+        """Bars of cells, from top to bottom, each with its number."""
+        counts, total = clusters.counts, max(int(clusters.counts.sum()), 1)
+        with self.axes("sizes", "Cells of each cluster", 6.5, 1.1 + 0.24 * len(counts)) as axes:
+            bars = axes.barh(range(len(counts)), counts, color=clusters.colors)
+            axes.bar_label(bars, [f"{count:,} ({count / total:.1%})" for count in counts], padding=3, fontsize=8)
+            axes.set_xlim(0, 1.18 * counts.max(initial=1))
+            axes.xaxis.set_major_locator(_whole_ticks())
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.set_yticks(range(len(counts)), [safe(name) for name in clusters.names], fontsize=8)
+            axes.set_ylim(len(counts) - 0.4, -0.6)
+            axes.set_ylabel("cluster")
+            axes.set_xlabel("cells")
 
     def confidence(self, clusters: Shown, numbers: Sequence[int], memberships: Memberships) -> None:
-        """Boxes of confidences."""
-        quantiles = memberships.quantiles((0.05, 0.25, 0.5, 0.75, 0.95))
-        with self.axes("confidence", max(4.5, 1.5 + 0.28 * len(numbers)), 3.4) as axes:
-            boxes, places, colors = [], [], []
-            for at, number in enumerate(numbers):
-                low, first, middle, third, high = quantiles[number]
-                if np.isfinite(middle):
-                    boxes.append({"whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high, "fliers": []})
-                    places.append(at)
-                    colors.append(clusters.colors[at])
-            drawn = axes.bxp(
-                boxes, positions=places, patch_artist=True, manage_ticks=False, medianprops={"color": "black"}
+        """Bars of the share of unsure cells, by how unsure they are."""
+        shares = np.nan_to_num(memberships.shares_below(BOUNDS)[list(numbers)])
+        title = "Cells that are not sure of their cluster"
+        with self.axes("confidence", title, max(5.5, 1.8 + 0.28 * len(numbers)), 3.4) as axes:
+            base = np.zeros(len(shares))
+            for (words, color), below in zip(UNSURE_PARTS, shares.T, strict=True):
+                axes.bar(range(len(shares)), below - base, bottom=base, color=color, label=words)
+                base = below
+            axes.set_ylim(0, share_top(shares))
+            axes.yaxis.set_major_formatter(
+                lambda value, _: f"{value:.0%}" if share_top(shares) > 0.05 else f"{value:.1%}"
             )
-            for box, color in zip(drawn["boxes"], colors, strict=True):
-                box.set_facecolor(color)
-            axes.set_ylim(0, 1.03)
             _named(axes, clusters.names[: len(numbers)], "cluster")
-            axes.set_ylabel("membership of the own cluster")
+            axes.set_ylabel("share of the cells")
+            side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "reverse": True, "frameon": False, "fontsize": 7}
+            axes.legend(title="membership", title_fontsize=7, **side)
 
     def tree(self, linkage: Floats, leaves: Sequence[str]) -> None:
         """Dendrogram, leaves from top to bottom."""
         info = drawing(linkage)
-        with self.axes("tree", 6.5, 1 + 0.22 * len(leaves)) as axes:
+        with self.axes("tree", "The tree of the clusters", 6.5, 1 + 0.22 * len(leaves)) as axes:
             for across, up in zip(info["icoord"], info["dcoord"], strict=True):
                 axes.plot(up, (across - 5) / 10, color=BLUE, linewidth=1.5)
             axes.set_ylim(len(leaves) - 0.4, -0.6)
@@ -152,21 +159,21 @@ class Pictures:
             axes.set_yticks(range(len(leaves)), [safe(leaf) for leaf in leaves], fontsize=8)
             axes.set_xlabel("height: share of clusterings that keep them apart")
 
-    def table(self, name: str, rows: Sequence[str], columns: Sequence[str], shares: FloatArray, title: str) -> None:
-        """Shares from 0 to 1, rows by columns, as shades."""
-        with self.axes(name, 2.6 + 0.26 * len(columns), 1.2 + 0.22 * len(rows)) as axes:
+    def table(self, title: str, rows: Sequence[str], columns: Sequence[str], shares: FloatArray) -> None:
+        """Share of each label in each cluster, as shades."""
+        with self.axes("labels", title, max(4.5, 2.6 + 0.26 * len(columns)), 1.4 + 0.22 * len(rows)) as axes:
             drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
             axes.set_yticks(range(len(rows)), [safe(row) for row in rows], fontsize=7)
             _named(axes, columns, "cluster")
-            axes.figure.colorbar(drawn, ax=axes, label=title, shrink=0.8)
+            axes.figure.colorbar(drawn, ax=axes, label="share of the label", shrink=0.8)
 
-    def stacks(self, clusters: Shown, levels: Shown, table: IntArray) -> None:
+    def stacks(self, title: str, clusters: Shown, levels: Shown, table: IntArray) -> None:
         """Bars of the share of each batch, the last of all cells."""
         rows = np.vstack([table, table.sum(axis=0)])
         shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
         names = [*clusters.names, "all cells"]
         n_columns = -(-len(levels.names) // SIDE_LEGEND)
-        with self.axes("batches", max(5.0, 2 + 0.28 * len(names)) + 1.6 * n_columns, 3.6) as axes:
+        with self.axes("batches", title, max(5.0, 2 + 0.28 * len(names)) + 1.6 * n_columns, 3.6) as axes:
             base = np.zeros(len(names))
             for at, level in enumerate(levels.names):
                 axes.bar(range(len(names)), shares[:, at], bottom=base, color=levels.colors[at], label=safe(level))
@@ -178,31 +185,45 @@ class Pictures:
     def dots(self, plot: dict[str, Any], genes: Sequence[str], groups: Sequence[str]) -> None:
         """Dots of markers, as the figure of the page has them."""
         trace = plot["data"][0]
-        with self.axes("markers", 2.2 + 0.26 * len(groups), 1.2 + 0.19 * len(genes)) as axes:
+        title = "Marker genes of each cluster\nlarge: in most of its cells; dark: much more than in others"
+        with self.axes("markers", title, max(4.5, 2.2 + 0.26 * len(groups)), 1.5 + 0.19 * len(genes)) as axes:
             sizes = np.square(np.array(trace["marker"]["size"])) / 2.6
             axes.scatter(trace["x"], trace["y"], s=sizes, c=trace["marker"]["color"], linewidths=0)
             axes.set_ylim(len(genes) - 0.4, -0.6)
             axes.set_yticks(range(len(genes)), [safe(gene) for gene in genes], fontsize=7)
             _named(axes, groups, "cluster")
 
-    def curves(self, metrics: dict[str, tuple[FloatArray, FloatArray]]) -> None:
-        """All columns of the metrics, one below the other."""
+    def curves(self, found: Sequence[Curve]) -> None:
+        """Draw all curves, one below the other, with what each means."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        if not metrics:
+        if not found:
             return
-        figure = Figure(figsize=(6.5, 1.5 * len(metrics)), layout="constrained")
+        figure = Figure(figsize=(7.5, 0.5 + 1.6 * len(found)), layout="constrained")
         FigureCanvasAgg(figure)
-        for axes, (name, (steps, values)) in zip(
-            np.atleast_1d(figure.subplots(len(metrics), sharex=True)), metrics.items(), strict=True
-        ):
-            axes.plot(steps, values, color=BLUE, linewidth=1.4, marker="." if len(steps) == 1 else None)
-            axes.set_title(safe(name.replace("_", " ")), fontsize=8, loc="left")
+        _titled(figure, "The fit")
+        for axes, curve in zip(np.atleast_1d(figure.subplots(len(found), sharex=True)), found, strict=True):
+            for steps, values in curve.stretches:
+                axes.plot(steps, values, color=BLUE, linewidth=1.4, marker="." if curve.has_dots else None)
+            name = safe(curve.name[:1].upper() + curve.name[1:])
+            axes.set_title(f"{name}: {curve.meaning}" if curve.meaning else name, fontsize=8, loc="left")
             axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
         axes.set_xlabel("step")
         figure.savefig(self._folder / "curves.png", dpi=DPI)
         self.names.append("curves.png")
+
+
+def _titled(figure: Any, title: str) -> None:  # Any: matplotlib's figure
+    """Write the title over the whole width: axes may be narrow."""
+    figure.suptitle(safe(title), x=0.01, ha="left", fontsize=10)
+
+
+def _whole_ticks() -> Any:  # Any: matplotlib's locator
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(6, integer=True)
 
 
 def safe(text: str) -> str:

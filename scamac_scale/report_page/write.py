@@ -17,6 +17,7 @@ from scamac_scale.host.memory import explained
 from scamac_scale.remote.place import is_url
 from scamac_scale.report_page import figures, words
 from scamac_scale.report_page.checks import check
+from scamac_scale.report_page.curves import curves_of
 from scamac_scale.report_page.gather import gather
 from scamac_scale.report_page.leaves import leaves_of
 from scamac_scale.report_page.page import Page, Part, packed, render
@@ -207,11 +208,12 @@ def _map(result: ResultFacts, clusters: Shown, drawn: _Drawn, pictures: Pictures
                 "has_others": bool(told.n_others),
             }
         )
-        pictures.map(f"map_{kind}", drawn.points, told, codes, is_named=at == 0)
+        pictures.map(f"map_{kind}", drawn.points, told, codes, f"Cells by {short(title)}, {LAYOUT_NAMES[drawn.layout]}")
         notes += _others({"batch": "batches"}.get(kind, f"{kind}s"), told)
     confidence = None if result.memberships is None else result.memberships.confidence[drawn.rows]
     if confidence is not None:
-        pictures.shades("map_confidence", drawn.points, confidence, "confidence")
+        title = f"How sure the cells are of their cluster, {LAYOUT_NAMES[drawn.layout]}"
+        pictures.shades("map_confidence", drawn.points, confidence, title)
     name = LAYOUT_NAMES[drawn.layout]
     if len(drawn.rows) < result.n_cells:
         notes.insert(
@@ -239,7 +241,7 @@ def _labels(result: ResultFacts, clusters: Shown, pictures: Pictures) -> list[Pa
     table = clusters.summed(labels.summed(result.crossed(result.labels).T).T)
     figure, left_out = figures.sankey(clusters, labels, table)
     shares = table.T / np.maximum(table.sum(axis=0)[:, None], 1)
-    pictures.table("labels", labels.names, clusters.names, shares, "share of the label")
+    pictures.table(f"Cells of {short(result.label or '')} in each cluster", labels.names, clusters.names, shares)
     notes = [f"Labels in {short(result.label or '')} on the left, clusters on the right."]
     if result.scores:
         n_none = result.n_cells - result.scores["n_cells"]
@@ -274,7 +276,8 @@ def _confidence(result: ResultFacts, clusters: Shown, pictures: Pictures) -> lis
     pictures.confidence(clusters, numbers, result.memberships)
     figure = figures.confidence(clusters, numbers, result.memberships)
     notes = [
-        "Box: the middle half of the cells; whiskers: from 5 % to 95 %. Near 1, a cell belongs to no other cluster."
+        "The share of the cells of each cluster that belong to it by less than .9, .7 and .5, where 1 is wholly. All other cells belong to it by "
+        ".9 or more. Many cells below .5 mean that clusters overlap."
     ]
     if clusters.n_others:
         notes.append(f"The {clusters.n_own} largest clusters.")
@@ -302,7 +305,7 @@ def _batches(result: ResultFacts, clusters: Shown, pictures: Pictures) -> list[P
         return []
     levels = shown(result.batches)
     table = clusters.summed(levels.summed(result.crossed(result.batches).T).T)
-    pictures.stacks(clusters, levels, table)
+    pictures.stacks(f"Batches ({short(result.batch_key or '')}) in each cluster", clusters, levels, table)
     notes = [
         f"Shares of the batches ({short(result.batch_key or '')}) in each cluster; the last bar is of all cells. A bar unlike it is worth a look."
     ]
@@ -321,8 +324,9 @@ def _curves(facts: Facts, pictures: Pictures) -> Part:
     if not metrics:
         return Part("curves", "The fit", notes=["The run has no metrics.csv."])
     found = words.phases(facts)
-    pictures.curves(metrics)
-    made = figures.curves(metrics, found)
+    drawn = curves_of(metrics, found)
+    pictures.curves(drawn)
+    made = figures.curves(drawn, found)
     tried = facts.run.report.get("n_clusters_tried")
     notes = []
     if found:

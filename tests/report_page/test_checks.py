@@ -12,6 +12,7 @@ from scamac_scale.evaluation import Levels
 from scamac_scale.ops.tree import Tree
 from scamac_scale.report_page import checks
 from scamac_scale.report_page.checks import check, findings
+from scamac_scale.report_page.curves import curves_of
 from scamac_scale.report_page.gather import BINS, Facts, Memberships, ResultFacts, RunFacts
 from scamac_scale.report_page.words import about, lines, numbers_for_names, settings, title
 from tests.support.fitted import fitted_model
@@ -114,6 +115,23 @@ def test_the_batch_key_of_the_store_stands_among_the_settings() -> None:
         dict(settings(Facts(replace(run, config={"batch_key": None}))))["batch_key"]
         == "donor (as the cells were ingested)"
     )
+
+
+def test_curves_are_cut_where_a_stage_begins_and_speed_is_left_out() -> None:
+    steps = np.array([0.0, 50.0, 99.0, 100.0, 150.0])
+    metrics = {"similarity_atlas": (steps[2:4], steps[2:4]), "total": (steps, steps), "cells_per_s": (steps, steps)}
+    total, atlas = curves_of(metrics, [("pretraining", 0.0, 100.0), ("round 1", 100.0, 200.0)])
+    assert [part.tolist() for part, _ in total.stretches] == [[0, 50, 99], [100, 150]]
+    assert [part.tolist() for part, _ in atlas.stretches] == [[99], [100]]
+    assert atlas.has_dots
+    assert total.meaning.startswith("The sum of the losses")
+
+
+def test_shares_of_unsure_cells_are_counted_for_each_cluster() -> None:
+    histogram = np.zeros((2, BINS), np.int64)
+    histogram[0, [10, 49, 50, 95]] = 1, 1, 2, 4
+    shares = Memberships(np.zeros(8, np.float32), np.zeros(2), histogram).shares_below((0.5, 0.7, 0.9))
+    np.testing.assert_array_equal(shares, [[0.25, 0.5, 0.5], [np.nan] * 3])
 
 
 def test_genes_that_are_named_by_numbers_come_with_advice() -> None:
