@@ -209,13 +209,18 @@ def _count(facts: Facts) -> Iterator[Finding]:
     report = facts.run.report
     if report.get("is_count_estimated"):
         n_clusters = facts.run.model.n_clusters
-        command = recut_command(facts, n_clusters - 1 if n_clusters > 2 else n_clusters + 1)
+        other = n_clusters - 1 if n_clusters > 2 else n_clusters + 1
+        command = recut_command(facts, other)
         yield _finding(
             "note",
             "number of clusters",
             f"The number of clusters, {n_clusters}, is an estimate: right within one about two times in five.",
             "If you know it, say --n-clusters."
-            + (" The same tree gives this number, or any that you write there, without training." if command else ""),
+            + (
+                f" This cuts the same tree into {other}, or the number that you write there, without training."
+                if command
+                else ""
+            ),
             command,
         )
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MEANINGS = {
     "total": "The sum of the losses, each by its weight. It jumps where a stage adds one.",
-    "reconstruction": "How far the output of the network is from the values of the cells. It should fall, then stay.",
+    "reconstruction": "How far the output of the network is from the values of the cells. It falls, by little where values are noisy.",
     "layers": "How far the encoding of a cell is from its decoding. It should fall towards zero.",
     "similarity": "How much closeness in the latent differs from closeness by clusters, within a batch of cells. It should fall.",
     "similarity_atlas": "The same over all pairs of cells, measured now and then.",
