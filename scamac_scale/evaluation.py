@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.cells.tech_batches import find_tech_batches, split_key
+from scamac_scale.cells.tech_batches import MOST_JOINT, find_tech_batches, largest_joint, split_key
 from scamac_scale.errors import InputError
 from scamac_scale.host.memory import explained
 from scamac_scale.metrics.clustering import clustering_scores
@@ -126,27 +126,30 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """What obs tells of N cells."""
+    """What obs tells of the N cells that are counted; of `n_all`, those in `rows`."""
 
     batches: Levels
     clusters: Levels
     labels: Levels | None
+    rows: IntArray
+    n_all: int
+    n_more_batches: int
 
     @property
     def n_cells(self) -> int:
-        return len(self.batches.codes)
+        return len(self.rows)
 
 
 def _read_cells(obs: pd.DataFrame, columns: tuple[str, ...], key: str, label: str | None, where: str) -> _Cells:
-    found = find_tech_batches(obs, columns, where=where)
-    codes = found.joint().astype(np.int64)
-    first = np.unique(codes, return_index=True)[1]
-    names = [", ".join(found.names[at][code] for at, code in enumerate(found.codes[row])) for row in first]
+    found = largest_joint(find_tech_batches(obs, columns, where=where), MOST_JOINT)
+    names = found.names
     if len(names) < 2:
         raise InputError(
             f"{where}: all {len(obs):,} cells are of one batch ({', '.join(columns)}={names[0] if names else '-'}); "
             "name a column with two or more values, or leave out the batch key."
         )
+    n_all, rows = len(obs), np.flatnonzero(found.codes >= 0)
+    obs = obs if len(rows) == n_all else obs.iloc[rows]
     if len(obs) < MIN_CELLS:
         raise InputError(
             f"{where}: {len(obs)} cells are too few to tell how batches mix; at least {MIN_CELLS} are needed."
@@ -157,7 +160,8 @@ def _read_cells(obs: pd.DataFrame, columns: tuple[str, ...], key: str, label: st
         raise InputError(
             f"{where}: {n_missing:,} cells have no cluster in {key!r}; predict them first, or name another cluster column."
         )
-    return _Cells(Levels(names, codes), clusters, None if label is None else _levels(obs[label].to_numpy()))
+    labels = None if label is None else _levels(obs[label].to_numpy())
+    return _Cells(Levels(names, found.codes[rows]), clusters, labels, rows, n_all, found.n_more)
 
 
 def _levels(values: Any) -> Levels:  # Any: a column of any type
@@ -176,9 +180,9 @@ def _mixing(data: str | Path | ad.AnnData, cells: _Cells, batch_key: str, basis:
 
     rows = draw_sample(_strata(cells), SAMPLE_CELLS)
     with open_obsm(data, basis) as latent:
-        if latent.shape[0] != cells.n_cells:
+        if latent.shape[0] != cells.n_all:
             raise InputError(
-                f"{latent.name} has {latent.shape[0]:,} rows for {cells.n_cells:,} cells; the file is damaged, predict again."
+                f"{latent.name} has {latent.shape[0]:,} rows for {cells.n_all:,} cells; the file is damaged, predict again."
             )
         shares, points = _stream(latent, cells, rows)
     logger.info("looking for the neighbours of %s cells", f"{len(rows):,}")
@@ -203,7 +207,11 @@ def _mixing(data: str | Path | ad.AnnData, cells: _Cells, batch_key: str, basis:
     }
     if cells.labels is not None:
         scores |= _label_scores(points, neighbors, cells.labels.codes[rows])
-    found = [*_mixing_warnings(table, cells, batch_key), *_one_batch_warnings(cells, batch_key)]
+    found = [
+        *_left_out(cells, batch_key),
+        *_mixing_warnings(table, cells, batch_key),
+        *_one_batch_warnings(cells, batch_key),
+    ]
     if scores.get("clisi", 0.0) is None:
         found.append(
             f"only {scores['n_sampled_labelled']} cells of the sample have a label, too few for cLISI and graph connectivity "
@@ -264,12 +272,13 @@ def _stream(latent: ObsmArray, cells: _Cells, rows: IntArray) -> tuple[dict[str,
     groups, clusters, batches = _numbered(cells.clusters.codes, cells.batches.codes)
     sums = GroupSums(len(clusters), latent.shape[1])
     points = []
-    with track("read", cells.n_cells, "cells") as progress:
+    with track("read", cells.n_all, "cells") as progress:
         for start, block in latent.blocks():
-            stop = start + len(block)
-            sums.add(block, groups[start:stop])
-            low, high = np.searchsorted(rows, (start, stop))
-            points.append(block[rows[low:high] - start])
+            first, last = np.searchsorted(cells.rows, (start, start + len(block)))
+            own = block if last - first == len(block) else block[cells.rows[first:last] - start]
+            sums.add(own, groups[first:last])
+            low, high = np.searchsorted(rows, (first, last))
+            points.append(own[rows[low:high] - first])
             progress.advance(len(block))
     shares = {
         "variance_between_batches": sums.share_between(batches),
@@ -358,6 +367,16 @@ def _plain(values: FloatArray, at: int) -> float | None:
 
 
 # ------------------------------------------------------------------ what to do
+
+
+def _left_out(cells: _Cells, batch_key: str) -> Iterator[str]:
+    """Say which batches are not counted."""
+    if cells.n_more_batches:
+        n_own, n_cells = len(cells.batches.names), cells.n_all - cells.n_cells
+        yield (
+            f"there are {n_own + cells.n_more_batches:,} batches of {batch_key}; the {n_own:,} with the most cells are counted, the others, "
+            f"with {n_cells:,} cells ({n_cells / cells.n_all:.1%}), are left out of all scores of mixing."
+        )
 
 
 def _mixing_warnings(table: list[dict[str, Any]], cells: _Cells, batch_key: str) -> Iterator[str]:

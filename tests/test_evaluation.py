@@ -104,6 +104,28 @@ def test_several_columns_count_jointly() -> None:
     assert sum(row["n_cells"] for row in found["batches"]) == 600
 
 
+SHARES = ("variance_between_batches", "variance_between_batches_in_cluster")
+
+
+def test_of_very_many_crossed_batches_the_largest_are_counted_and_the_others_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adata = result()
+    draw = np.random.default_rng(0)
+    adata.obs["chip"], adata.obs["day"] = draw.integers(0, 20, 600) ** 2 // 40, draw.integers(0, 20, 600)
+    crossed = adata.obs["chip"].astype(str) + ", " + adata.obs["day"].astype(str)
+    n_kept = crossed.value_counts()[:50].sum()
+    monkeypatch.setattr(evaluation, "MOST_JOINT", 50)
+    found = evaluate(adata, "cell_type", batch_key="chip,day")
+    assert found["n_batches"] == len(found["batches"]) == 50
+    assert sum(row["n_cells"] for row in found["batches"]) == found["n_sampled"] == n_kept
+    assert f"the 50 with the most cells are counted, the others, with {600 - n_kept} cells" in found["warnings"][0]
+    own = adata[crossed.isin([row["batch"] for row in found["batches"]])].copy()
+    alone = evaluate(own, "cell_type", batch_key="chip,day")
+    assert [alone[name] for name in SHARES] == pytest.approx([found[name] for name in SHARES])
+    assert alone["ilisi"] == found["ilisi"]
+
+
 def test_without_a_label_there_are_no_scores_by_label() -> None:
     found = evaluate(result(), batch_key="donor")
     assert not found.keys() & {"ari", "nmi", "clisi", "graph_connectivity", "n_sampled_labelled"}

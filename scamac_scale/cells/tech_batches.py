@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from scamac_scale.cells.arrays import IntArray
 
+MOST_JOINT = 5_000
+"""Combinations of levels that are counted by themselves, in a table of these by clusters: several columns may have one for nearly every cell."""
 UNKNOWN = -1
 """Code of a level that is not among the names."""
 
@@ -64,6 +66,39 @@ class TechBatches:
             return self.codes[:, 0]
         found: IntArray = np.unique(self.codes, axis=0, return_inverse=True)[1].astype(np.int32).reshape(-1)
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class JointBatches:
+    """The combinations of levels that have the most cells.
+
+    Attributes
+    ----------
+    names
+        Of each, in the order of their codes.
+    codes
+        (N,) of each cell; -1 where its combination is not kept.
+    n_more
+        Combinations that are not kept.
+    """
+
+    names: list[str]
+    codes: IntArray
+    n_more: int
+
+
+def largest_joint(found: TechBatches, most: int = MOST_JOINT) -> JointBatches:
+    """Cross the columns, and keep the `most` combinations with the most cells."""
+    codes = found.joint().astype(np.int64)
+    first, counts = np.unique(codes, return_index=True, return_counts=True)[1:]
+    n_more = max(len(first) - most, 0)
+    if n_more:
+        kept = np.sort(np.argsort(-counts, kind="stable")[:most])
+        number = np.full(len(first), -1, dtype=np.int64)
+        number[kept] = np.arange(len(kept))
+        codes, first = number[codes], first[kept]
+    names = [", ".join(found.names[at][code] for at, code in enumerate(found.codes[row])) for row in first]
+    return JointBatches(names, codes, n_more)
 
 
 class WithTechBatches:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scamac_scale.cells.tech_batches import find_tech_batches, split_key
+from scamac_scale.cells.tech_batches import MOST_JOINT, find_tech_batches, largest_joint, split_key
 from scamac_scale.durable.foreign import at_home
 from scamac_scale.durable.plain import read_yaml
 from scamac_scale.errors import InputError
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 BINS = 100
 """Of the histogram of confidences of each cluster."""
-MOST_LEVELS = 5_000
+MOST_LEVELS = MOST_JOINT
 """Different labels, or batches: a table of these by clusters is kept. A column with more is a measurement; of columns that are crossed, so many are kept."""
 GENES_KEY = "rank_genes_groups"
 
@@ -351,17 +351,8 @@ def _levels(column: pd.Series[Any], *, has_all: bool = False) -> Levels:
 
 def _batches(obs: pd.DataFrame, columns: tuple[str, ...], where: str) -> tuple[Levels | None, int]:
     """Joint levels of the technical batches, None where there is one only; and how many are not kept."""
-    found = find_tech_batches(obs, columns, where=where)
-    codes = found.joint().astype(np.int64)
-    first, counts = np.unique(codes, return_index=True, return_counts=True)[1:]
-    n_more = max(len(first) - MOST_LEVELS, 0)
-    if n_more:
-        kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_LEVELS])
-        number = np.full(len(first), -1, dtype=np.int64)
-        number[kept] = np.arange(len(kept))
-        codes, first = number[codes], first[kept]
-    names = [", ".join(found.names[at][code] for at, code in enumerate(found.codes[row])) for row in first]
-    return Levels(names, codes) if len(names) > 1 else None, n_more
+    found = largest_joint(find_tech_batches(obs, columns, where=where), MOST_LEVELS)
+    return Levels(found.names, found.codes) if len(found.names) > 1 else None, found.n_more
 
 
 def _tree(uns: Any, run: RunFacts, n_clusters: int) -> Floats | None:  # Any: an h5py or zarr group
