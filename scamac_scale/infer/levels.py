@@ -59,7 +59,8 @@ def recut(model: FittedModel, options: PredictOptions) -> FittedModel:
     device = model.clusters.centers.device
     centers = _centers(model, n_clusters).to(device)
     assert model.landmarks is not None
-    return replace(model, clusters=clusters_at(centers, model.landmarks.to(device), model.config.loss))
+    clusters = clusters_at(centers, model.landmarks.to(device), model.config.loss)
+    return replace(model, clusters=clusters, provenance={**model.provenance, "is_count_estimated": False})
 
 
 def tree_of(model: FittedModel) -> Tree:

@@ -206,9 +206,9 @@ def _losses(facts: Facts) -> Iterator[Finding]:
 
 
 def _count(facts: Facts) -> Iterator[Finding]:
-    report = facts.run.report
-    if report.get("is_count_estimated"):
-        n_clusters = facts.run.model.n_clusters
+    n_clusters = facts.run.model.n_clusters
+    is_other = facts.result is not None and len(facts.result.clusters.names) != n_clusters  # it was said to predict
+    if facts.run.report.get("is_count_estimated") and not is_other:
         other = n_clusters - 1 if n_clusters > 2 else n_clusters + 1
         command = recut_command(facts, other)
         yield _finding(

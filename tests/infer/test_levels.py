@@ -71,6 +71,7 @@ def test_another_number_gives_the_means_of_landmarks_as_centers_and_as_many_memb
     np.testing.assert_array_equal(found.obsm["scamac_membership"].argmax(axis=1), codes(found.obs["scamac_cluster"]))
     np.testing.assert_array_equal(found.obsm["X_scAMAC"], predicted(tiny_adata).obsm["X_scAMAC"])
     assert found.uns["scamac"]["n_clusters"] == 7
+    assert not found.uns["scamac"]["is_count_estimated"]  # it was said
     assert found.uns["scamac_details"]["centers"].shape == (7, 8)
 
 

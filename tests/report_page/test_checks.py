@@ -108,6 +108,10 @@ def test_an_estimated_number_comes_with_a_command_to_paste() -> None:
     )
 
 
+def test_a_number_that_was_said_to_predict_is_no_estimate() -> None:
+    assert told(Facts(run_facts(is_count_estimated=True), result_facts([100, 200, 300, 400]))) == []
+
+
 def test_the_batch_key_of_the_store_stands_among_the_settings() -> None:
     run = run_facts()
     run.model.tech_levels = {"donor": ("ann", "bob")}
