@@ -48,7 +48,7 @@ PURE = 0.5
 """A cluster whose commonest label has less than this share of its cells is of no one label."""
 FEW_GENES = 500
 MOST_OUT = 0.5
-"""Filters that leave out a larger share of the cells are worth a look."""
+"""Filters of quality that leave out a larger share of the cells that were asked for are worth a look."""
 SAMPLE_CELLS = 5_000
 """Cells whose neighbours tell how batches mix: some seconds."""
 SHOWN = 5
@@ -154,14 +154,18 @@ def left_out(record: InputRecord) -> str:
 
 
 def _filters(facts: Facts) -> Iterator[Finding]:
-    """Tell of filters that took away most of the cells."""
+    """Tell of filters of quality that took away most of the cells that were asked for."""
     record = facts.run.genes.input
-    if record is None or record.n_cells - record.n_taken <= MOST_OUT * record.n_cells:
+    if record is None:
+        return
+    n_asked = record.n_cells - sum(record.left_out.get(name, 0) for name in ("where", "cells"))
+    n_poor = n_asked - record.n_taken
+    if n_poor <= MOST_OUT * n_asked:
         return
     yield _finding(
         "look",
         "cells",
-        f"The filters left out {record.n_cells - record.n_taken:,} of the {record.n_cells:,} cells of the input: {left_out(record)}.",
+        f"The filters of quality left out {n_poor:,} of the {n_asked:,} cells that were asked for: {left_out(record)}.",
         "If that was not meant, ingest again with other values of these.",
     )
 

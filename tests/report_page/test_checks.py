@@ -75,8 +75,13 @@ def test_what_the_filters_took_away_is_said() -> None:
         "1,000 in 2 inputs, 550 left out by the filters (ingest.where 500, ingest.min_genes 50); 3 are without counts, and in the fit"
     )
     assert said["Genes"] == "20,500 in 2 joined inputs, 600 in at least 23 cells, 600 chosen"
+    assert told(Facts(run)) == []  # what was asked for is as it should be
+    poor = replace(record, n_taken=90, left_out={"where": 800, "min_genes": 90, "max_mito": 20})
+    run.model.genes = replace(run.model.genes, input=poor)
     assert told(Facts(run)) == [("look", "cells")]
-    run.model.genes = replace(run.model.genes, input=replace(record, n_taken=500, left_out={"where": 500}))
+    run.model.genes = replace(
+        run.model.genes, input=replace(record, n_taken=100, left_out={"where": 800, "min_genes": 100})
+    )
     assert told(Facts(run)) == []
 
 
