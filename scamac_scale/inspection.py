@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scamac_scale.cells.arrays import FloatArray
+    from scamac_scale.cells.genes import GeneSpace
 
 Found = dict[str, Any]
 """What is told: plain data."""
@@ -163,6 +164,7 @@ def _look_at_model(path: Path | str, is_verified: bool) -> Found:
         "batches": {column: list(levels[:SHOWN_LEVELS]) for column, levels in fitted.tech_levels.items()},
         "corrections": 0 if fitted.network.correction is None else len(fitted.network.correction.layers),
         "temperature": fitted.clusters.temperature,
+        **_of_input(fitted.genes),
     }
     if is_verified:
         tensors = {
@@ -171,6 +173,14 @@ def _look_at_model(path: Path | str, is_verified: bool) -> Found:
         }  # all were checked when they were read
         found["verified"] = f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers"
     return found
+
+
+def _of_input(space: GeneSpace) -> Found:
+    """Say what the input held and what filters took away, where a store or model knows it."""
+    record = space.input
+    if record is None:
+        return {}
+    return {"n_input_cells": record.n_cells, "n_input_genes": record.n_genes, "left_out": dict(record.left_out)}
 
 
 def _is_store(path: Path | BucketPlace) -> bool:
@@ -199,6 +209,7 @@ def _look_at_store(path: Path | BucketPlace, is_verified: bool) -> Found:
             "batch_key": store.batch_key,
             "input": [entry.get("path") or entry.get("name") for entry in store.inputs],
             "ingest": store.config,
+            **_of_input(space),
         }
         found |= {name: store.config[name] for name in ("flavor", "genes", "min_cells") if name in store.config}
         if columns := split_key(store.batch_key):

@@ -69,6 +69,9 @@ def test_a_store_tells_where_it_came_from(pipeline: Path, tiny_atlas: Path) -> N
     assert found["ingest"]["n_genes"] == 100
     assert found["obs_columns"] == ["cell_type", "depth"]
     assert "verified" not in found
+    for told in (found, inspect(pipeline / "run" / "model")):
+        assert (told["n_input_cells"], told["n_input_genes"]) == (300, 200)
+        assert sum(told["left_out"].values()) == 0
 
 
 def test_a_result_counts_the_cells_of_each_cluster(pipeline: Path, tmp_path: Path) -> None:
