@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from scamac_scale.train.run.folder import RunFolder
     from scamac_scale.train.state import FitState
     from scamac_scale.train.sweeps import Sweeps
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 10
 WEIGHED_CELLS = 1000
@@ -211,6 +214,11 @@ class Stepper:
         # The printed scaling grows with the number of cells that are paired, here those of the sample.
         n_paired = self.source.n_cells if self.config.loss.similarity == "atlas" else self.batch_cells
         norms["similarity"] *= self.objective.similarity_scale(n_paired) / self.objective.similarity_scale(len(x))
+        if norms["reconstruction"] == 0.0:
+            logger.warning(
+                "the reconstruction has no gradient yet, so Eq. (15) has no weight: take steps before (train.pretrain), or set "
+                "loss.similarity_weight"
+            )
         return balanced_weight(norms["reconstruction"], norms["similarity"], self.config.loss.similarity_gradient_ratio)
 
     def _expected(self, rows: IntArray) -> torch.Tensor:

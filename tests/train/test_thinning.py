@@ -93,7 +93,7 @@ def test_the_network_does_not_see_what_it_must_predict(store: Path, is_noisy: bo
                 torch.testing.assert_close(target, 0.2 * counts)
 
 
-def test_the_weight_of_the_similarity_is_measured_against_counts(store: Path) -> None:
+def test_the_weight_of_the_similarity_is_measured_against_counts(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = []
     for share in (0.2, 0.4):
         config = replace(COUNTS, input=replace(COUNTS.input, target_share=share))
@@ -101,6 +101,7 @@ def test_the_weight_of_the_similarity_is_measured_against_counts(store: Path) ->
             tools, state = tools_of(config, source)
             for stage in (start_weights, freeze, find_clusters):
                 stage(tools, state)
+            assert "Eq. (15) has no weight" in caplog.text
             with torch.no_grad():  # the output layer starts at zero, and passes no gradient on
                 state.network.autoencoder.w4.weight.copy_(torch.linspace(-1, 1, 3200).view(100, 32))
             weights.append(tools.stepper.similarity_weight(state))
