@@ -51,7 +51,7 @@ def report(
     -------
     dict
         Plain data: ``report`` (the page), ``pictures``, ``page_bytes``, ``n_cells``, ``n_clusters``, and ``findings``, a list of
-        ``severity`` (bad, look, note), ``check``, ``found`` and ``advice``, the most serious first.
+        ``severity`` (bad, look, note), ``check``, ``found``, ``advice`` and ``command`` (to type; perhaps empty), the most serious first.
 
     Raises
     ------

@@ -87,7 +87,9 @@ def _ended(process: Ended, arguments: list[str]) -> int:
 def _untold(arguments: list[str], code: int, error: OSError) -> int:
     """Say that standard output could not be written; the exit code, which is that of the work where the text is not all of it."""
     command = arguments[0] if arguments else ""
-    is_text_all = code == 0 and (command in TEXT_ALONE or "--json" in arguments or "--help" in arguments)
+    is_text_all = code == 0 and (
+        command in TEXT_ALONE or "--json" in arguments or not {"--help", "--help-all"}.isdisjoint(arguments)
+    )
     message = f"standard output cannot be written: {error.strerror or error}"
     if code == 0 and not is_text_all:
         print(f"warning: {one_line(message)}; the work itself is done.", file=sys.stderr, flush=True)
