@@ -9,6 +9,8 @@ they run out of memory or of half an hour.
     python benchmarks/atlas.py --types 200 --cells 100000 1000000 --scanpy 100000
     python benchmarks/atlas.py --source zheng_facs3774.h5ad --cells 20000 100000 300000 --scanpy 300000 --picture docs/images/atlas.png
     python benchmarks/atlas.py --report
+
+scVI needs an environment of its own, named by --peer-python: pip install -c constraints.txt 'scvi-tools==1.4.2' scanpy igraph
 """
 
 from __future__ import annotations
